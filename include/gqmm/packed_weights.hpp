@@ -1,0 +1,45 @@
+// Weights rearranged once, at load time, into the order in which the kernels read them.
+#pragma once
+
+#include <gqmm/array.hpp>
+#include <gqmm/types.hpp>
+
+#include <memory>
+#include <optional>
+
+namespace gqmm {
+
+struct PackOptions {
+  std::optional<array> biases = {};
+  std::optional<int> group_size = {};
+  std::optional<int> bits = {};
+  Mode mode = Mode::affine;
+  bool transpose = true;
+  std::optional<array> global_scale = {};
+};
+
+/// An immutable, shared copy of quantized weights in kernel order, with its settings. Results are bit-identical to those from
+/// the original arrays. Copies of the object share the memory.
+class PackedWeights {
+ public:
+  struct Data;  // src/plan/packed.hpp
+  explicit PackedWeights(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
+
+  [[nodiscard]] Mode mode() const noexcept;
+  [[nodiscard]] int bits() const noexcept;
+  [[nodiscard]] int group_size() const noexcept;
+  [[nodiscard]] bool transpose() const noexcept;
+  /// Shape of the dequantized weights: (…, N, K) when transpose, else (…, K, N).
+  [[nodiscard]] const Shape& shape() const noexcept;
+  /// Bytes of memory held.
+  [[nodiscard]] std::size_t nbytes() const noexcept;
+  [[nodiscard]] const Data& data() const noexcept { return *data_; }
+
+ private:
+  std::shared_ptr<const Data> data_;
+};
+
+/// Copies w, scales and biases (shapes and types as in gather_qmm) into kernel order. Throws as gather_qmm does.
+[[nodiscard]] PackedWeights pack(const array& w, const array& scales, const PackOptions& options = {});
+
+}  // namespace gqmm

@@ -1,0 +1,34 @@
+// What the library found on this machine and what it uses.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace gqmm {
+
+/// Version of the library, e.g. "0.1.0".
+[[nodiscard]] std::string_view version() noexcept;
+
+struct InstructionSet {
+  std::string name;         ///< as GQMM_ISA takes it: "scalar", "avx2", "avx512"
+  std::string description;  ///< the extensions it needs
+  bool supported;           ///< by this machine
+};
+
+/// Every instruction set that the library was built with, from the least to the most capable.
+[[nodiscard]] std::vector<InstructionSet> instruction_sets();
+
+/// The one in use: the most capable that is supported, or the one that the environment variable GQMM_ISA names. Throws
+/// std::invalid_argument if GQMM_ISA names one that is unknown or unsupported.
+[[nodiscard]] std::string_view active_instruction_set();
+
+/// Uses another one from the next call on, whatever GQMM_ISA says. Throws like active_instruction_set. For tests and
+/// benchmarks: not to be called while an operator runs.
+void set_instruction_set(std::string_view name);
+
+/// Threads that this process may use: the smallest of the affinity mask, the cgroup's CPU quota (rounded up) and
+/// OMP_NUM_THREADS.
+[[nodiscard]] int available_threads();
+
+}  // namespace gqmm
