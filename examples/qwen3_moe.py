@@ -1,0 +1,179 @@
+"""A Qwen3-MoE language model in NumPy: the whole forward pass, with every quantized product left to injected operators.
+
+    model = Model("models/shakespeare-moe-affine4", gqmm)
+    logits = model(tokens)  # float32 (T, vocabulary)
+
+The folder holds a checkpoint in MLX's format: config.json and *.safetensors. Its codes are memory-mapped and used where they
+lie in the file, at odd addresses too; float scales and biases are cast to float32, and activations are float32. The operators
+are gqmm, or any object with its gather_qmm, quantized_matmul and dequantize.
+"""
+
+import json
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U32": "<u4", "U8": "u1"}
+
+
+@dataclass
+class Quantized:
+    """A matrix, or one per expert: codes (…, N, K·bits/32), scales and biases (…, N, K/group_size)."""
+
+    w: Any
+    scales: Any
+    biases: Any
+    settings: dict[str, Any]  # group_size, bits, mode
+
+    def map(self, function: Callable[[Any], Any]) -> "Quantized":
+        arrays = [None if array is None else function(array) for array in (self.w, self.scales, self.biases)]
+        return Quantized(*arrays, self.settings)
+
+
+class Checkpoint:
+    """A model folder: its config, and its tensors as views of the mapped files."""
+
+    def __init__(self, folder: str | Path):
+        self.config = json.loads((Path(folder) / "config.json").read_text())
+        self.tensors: dict[str, tuple[str, np.ndarray]] = {}
+        for path in sorted(Path(folder).glob("*.safetensors")):
+            with open(path, "rb") as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            start = 8 + int.from_bytes(data[:8], "little")
+            for name, info in json.loads(data[8:start]).items():
+                if name != "__metadata__":
+                    view = np.ndarray(info["shape"], DTYPES[info["dtype"]], data, start + info["data_offsets"][0])
+                    self.tensors[name] = (info["dtype"], view)
+
+    def float32(self, name: str) -> np.ndarray:
+        dtype, array = self.tensors[name]
+        return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array.astype("<f4")
+
+    def quantized(self, name: str) -> Quantized:
+        """One layer's matrix. The settings that config.json gives it replace those that it gives the whole model."""
+        common = self.config["quantization"]
+        settings = common.get(name) or {key: value for key, value in common.items() if not isinstance(value, dict)}
+        is_bytes = self.tensors[name + ".scales"][0] == "U8"  # E8M0 or E4M3, not a float type
+        return Quantized(
+            w=self.tensors[name + ".weight"][1],
+            scales=self.tensors[name + ".scales"][1] if is_bytes else self.float32(name + ".scales"),
+            biases=self.float32(name + ".biases") if name + ".biases" in self.tensors else None,
+            settings={"mode": "affine", **settings},
+        )
+
+
+class Cache:
+    """Keys and values of the tokens seen so far, (layers, heads, capacity, head_dim) each."""
+
+    def __init__(self, config: dict[str, Any], capacity: int):
+        shape = (config["num_hidden_layers"], config["num_key_value_heads"], capacity, config["head_dim"])
+        self.keys, self.values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self.length = 0
+
+
+class Model:
+    def __init__(self, folder: str | Path, operators: Any, as_weight: Callable[[np.ndarray], Any] = np.asarray):
+        """as_weight turns each array of the checkpoint, once, into what the operators take for weights."""
+        checkpoint = Checkpoint(folder)
+        self.config, self.operators = checkpoint.config, operators
+        names = {name.rpartition(".")[0] for name in checkpoint.tensors}
+        matrices = {name: checkpoint.quantized(name) for name in names if name + ".scales" in checkpoint.tensors}
+        self.embedding = matrices["model.embed_tokens"]
+        self.matrices = {name: matrix.map(as_weight) for name, matrix in matrices.items()}
+        self.norms = {name: checkpoint.float32(name + ".weight") for name in names - matrices.keys()}
+
+    def __call__(self, tokens: Sequence[int], cache: Cache | None = None) -> np.ndarray:
+        """The logits after each of the tokens, which follow those in the cache and are added to it."""
+        cache = cache or Cache(self.config, len(tokens))
+        x = self.embed(np.asarray(tokens))
+        for layer in range(self.config["num_hidden_layers"]):
+            name = f"model.layers.{layer}."
+            x = x + self.attention(name + "self_attn.", self.norm(name + "input_layernorm", x), cache, layer)
+            x = x + self.experts(name + "mlp.", self.norm(name + "post_attention_layernorm", x))
+        cache.length += len(tokens)
+        return self.linear("model.embed_tokens" if self.config["tie_word_embeddings"] else "lm_head", self.norm("model.norm", x))
+
+    def embed(self, tokens: np.ndarray) -> np.ndarray:
+        rows = self.embedding.map(lambda array: array[tokens])
+        return np.asarray(self.operators.dequantize(rows.w, rows.scales, rows.biases, **rows.settings), np.float32)
+
+    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        matrix = self.matrices[name]
+        return self.operators.quantized_matmul(x, matrix.w, matrix.scales, matrix.biases, **matrix.settings)
+
+    def expert_linear(self, name: str, x: np.ndarray, experts: np.ndarray) -> np.ndarray:
+        """x (T, top or 1, 1, K) times the matrices of the experts (T, top): (T, top, 1, N)."""
+        matrix, rows = self.matrices[name], np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2])
+        return self.operators.gather_qmm(
+            x, matrix.w, matrix.scales, matrix.biases, lhs_indices=rows, rhs_indices=experts, **matrix.settings
+        )
+
+    def norm(self, name: str, x: np.ndarray) -> np.ndarray:
+        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.config["rms_norm_eps"]) * self.norms[name]
+
+    def rope(self, x: np.ndarray, start: int) -> np.ndarray:
+        """Rotates x (heads, T, head_dim), the first half of head_dim against the second, by position."""
+        half = x.shape[-1] // 2
+        frequencies = self.config["rope_theta"] ** (-np.arange(half) / half)
+        angles = np.arange(start, start + x.shape[1])[:, None] * frequencies
+        cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        a, b = x[..., :half], x[..., half:]
+        return np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+    def attention(self, name: str, x: np.ndarray, cache: Cache, layer: int) -> np.ndarray:
+        head_dim, start, end = self.config["head_dim"], cache.length, cache.length + len(x)
+
+        def heads(projection: str) -> np.ndarray:  # (heads, T, head_dim)
+            return self.linear(name + projection, x).reshape(len(x), -1, head_dim).swapaxes(0, 1)
+
+        cache.keys[layer, :, start:end] = self.rope(self.norm(name + "k_norm", heads("k_proj")), start)
+        cache.values[layer, :, start:end] = heads("v_proj")
+        keys, values = cache.keys[layer, :, None, :end], cache.values[layer, :, None, :end]
+        q = self.rope(self.norm(name + "q_norm", heads("q_proj")), start)
+        q = q.reshape(len(keys), -1, len(x), head_dim)  # each key-value head serves a group of query heads
+        scores = q @ keys.swapaxes(-1, -2) * head_dim**-0.5
+        future = np.arange(end) > np.arange(start, end)[:, None]
+        y = softmax(np.where(future, np.float32(-np.inf), scores)) @ values
+        return self.linear(name + "o_proj", y.reshape(-1, len(x), head_dim).swapaxes(0, 1).reshape(len(x), -1))
+
+    def experts(self, name: str, x: np.ndarray) -> np.ndarray:
+        probabilities = softmax(self.linear(name + "gate", x))
+        chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.config["num_experts_per_tok"]]
+        weights = np.take_along_axis(probabilities, chosen, axis=-1)
+        if self.config["norm_topk_prob"]:
+            weights = weights / weights.sum(axis=-1, keepdims=True)
+        x = x[:, None, None]
+        gate = self.expert_linear(name + "switch_mlp.gate_proj", x, chosen)
+        up = self.expert_linear(name + "switch_mlp.up_proj", x, chosen)
+        y = self.expert_linear(name + "switch_mlp.down_proj", silu(gate) * up, chosen)
+        return (y[:, :, 0] * weights[..., None]).sum(axis=1)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    y = np.exp(x - x.max(axis=-1, keepdims=True))
+    return y / y.sum(axis=-1, keepdims=True)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-np.maximum(x, -80)))  # exp(80) is finite; below, the result is under 1e-32
+
+
+def losses(model: Model, tokens: Sequence[int], window: int = 256) -> Iterator[np.ndarray]:
+    """The loss of each prediction in nats, window by window, each from an empty cache: token i predicts token i + 1."""
+    for start in range(0, len(tokens) - 1, window):
+        inputs, targets = tokens[start : start + window][: len(tokens) - 1 - start], tokens[start + 1 : start + window + 1]
+        probabilities = softmax(model(inputs).astype(np.float64))
+        yield -np.log(probabilities[np.arange(len(targets)), targets])
+
+
+def generate(model: Model, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Iterator[int]:
+    """Samples count tokens after the prompt: the largest of the logits plus temperature times Gumbel noise (0: greedy)."""
+    random, cache, tokens = np.random.default_rng(seed), Cache(model.config, len(prompt) + count), prompt
+    for _ in range(count):
+        logits = model(tokens, cache)[-1]
+        tokens = [int(np.argmax(logits + temperature * random.gumbel(size=logits.shape)))]
+        yield tokens[0]
