@@ -1,0 +1,28 @@
+# `cmake --install`, after which find_package(gqmm) gives a project the target gqmm::gqmm.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+# No DEFINE_SYMBOL: static and shared builds then compile alike, and the second comes out of ccache.
+set_target_properties(gqmm PROPERTIES
+  VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} DEFINE_SYMBOL "")
+
+# A static library built by Clang needs Clang's OpenMP runtime, whatever compiler its user has: FindOpenMP in the user's project
+# would find another one. So the package names the runtime that the library was built with, gqmm::openmp_runtime.
+set(runtime ${OpenMP_CXX_LIB_NAMES})
+list(FILTER runtime INCLUDE REGEX "omp")
+list(GET runtime 0 runtime)
+set(gqmm_openmp_file ${OpenMP_${runtime}_LIBRARY})
+get_filename_component(gqmm_openmp_name ${gqmm_openmp_file} NAME)
+get_filename_component(gqmm_openmp_dir ${gqmm_openmp_file} DIRECTORY)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/gqmm)
+install(TARGETS gqmm EXPORT gqmm-targets
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/gqmm DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
+install(EXPORT gqmm-targets NAMESPACE gqmm:: DESTINATION ${package_dir} COMPONENT development)
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/gqmm-config.cmake.in ${PROJECT_BINARY_DIR}/gqmm-config.cmake
+  INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/gqmm-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/gqmm-config.cmake ${PROJECT_BINARY_DIR}/gqmm-config-version.cmake
+  DESTINATION ${package_dir} COMPONENT development)
