@@ -1,0 +1,46 @@
+#include "api/check.hpp"
+
+#include <algorithm>
+
+namespace gqmm {
+
+std::int64_t checked_product(std::string_view op, std::string_view what, std::int64_t a, std::int64_t b) {
+  std::int64_t product = 0;
+  if (__builtin_mul_overflow(a, b, &product)) {
+    fail(op, "{} = {} * {} exceeds 64 bits; split the call", what, a, b);
+  }
+  return product;
+}
+
+std::int64_t checked_count(std::string_view op, std::string_view what, const Shape& shape) {
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) {
+    return 0;
+  }
+  std::int64_t count = 1;
+  for (const std::int64_t extent : shape) {
+    if (__builtin_mul_overflow(count, extent, &count)) {
+      fail(op, "{} of shape {} has more elements than 64 bits can count; split the call", what, to_string(shape));
+    }
+  }
+  return count;
+}
+
+void check_stream(std::string_view op, const Stream& stream) {
+  if (stream.device.type != DeviceType::cpu || stream.device.index != 0) {
+    fail(op, "stream on device (type {}, index {}) is not supported; this build has the CPU only, type 0 and index 0",
+         static_cast<int>(stream.device.type), stream.device.index);
+  }
+  if (stream.threads < 0) {
+    fail(op, "stream.threads = {} is negative; use 0 for as many as the machine grants", stream.threads);
+  }
+}
+
+void check_compute_float(std::string_view op, std::string_view name, const array& a) {
+  if (!is_compute_float(a.dtype())) {
+    fail(op, "{} has type {}; convert it to float32, float16 or bfloat16", name, name_of(a.dtype()));
+  }
+}
+
+Shape leading_shape(const array& a) { return {a.shape().begin(), a.shape().end() - 2}; }
+
+}  // namespace gqmm

@@ -1,0 +1,107 @@
+#include "api/contiguous.hpp"
+
+#include "plan/matrix_batch.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+namespace gqmm {
+namespace {
+
+// Both sides of a transposing copy stay in L1: 2 · 32² · 4 bytes = 8 KiB.
+constexpr std::int64_t tile = 32;
+
+/// Copies rows × cols elements of Size bytes to contiguous rows.
+template <std::size_t Size>
+void copy_matrix(const std::byte* from, std::int64_t row_stride, std::int64_t col_stride, std::byte* to,
+                 std::int64_t to_row_stride, std::int64_t rows, std::int64_t cols) {
+  for (std::int64_t row_begin = 0; row_begin < rows; row_begin += tile) {
+    for (std::int64_t col_begin = 0; col_begin < cols; col_begin += tile) {
+      for (std::int64_t row = row_begin; row < std::min(rows, row_begin + tile); ++row) {
+        for (std::int64_t col = col_begin; col < std::min(cols, col_begin + tile); ++col) {
+          std::memcpy(to + row * to_row_stride + col * static_cast<std::int64_t>(Size),
+                      from + row * row_stride + col * col_stride, Size);
+        }
+      }
+    }
+  }
+}
+
+auto copier(std::size_t itemsize) {
+  switch (itemsize) {
+    case 1: return copy_matrix<1>;
+    case 2: return copy_matrix<2>;
+    case 4: return copy_matrix<4>;
+    default: return copy_matrix<8>;
+  }
+}
+
+}  // namespace
+
+bool has_contiguous_rows(const array& a) noexcept {
+  return a.rank() == 0 || a.dim(-1) <= 1 || a.stride(-1) == static_cast<std::int64_t>(size_of(a.dtype()));
+}
+
+array with_contiguous_rows(const array& a, std::span<const std::int64_t> used) {
+  if (has_contiguous_rows(a) || a.size() == 0) {
+    return a;
+  }
+  Shape stored = a.shape();
+  for (int axis = 0; axis < a.rank() - 1; ++axis) {
+    if (a.stride(axis) == 0) {
+      stored[static_cast<std::size_t>(axis)] = 1;
+    }
+  }
+  const array memory = array::empty(stored, a.dtype());
+  Strides strides = memory.strides();
+  for (int axis = 0; axis < a.rank() - 1; ++axis) {
+    if (a.stride(axis) == 0) {
+      strides[static_cast<std::size_t>(axis)] = 0;
+    }
+  }
+  array copy = array::borrow(memory.bytes(), a.shape(), a.dtype(), std::move(strides), memory.owner());
+
+  const MatrixBatch from(a);
+  const MatrixBatch to(copy);
+  const std::int64_t rows = memory.dim(-2);
+  const std::int64_t to_row_stride = memory.stride(-2);
+  const std::int64_t matrix_bytes = rows * to_row_stride;
+  std::vector<bool> filled(static_cast<std::size_t>(memory.size() / (rows * memory.dim(-1))));
+  const auto copy_one = copier(size_of(a.dtype()));
+  for (const std::int64_t index : used) {
+    const std::int64_t offset = to.matrix(index) - memory.bytes();
+    const auto position = static_cast<std::size_t>(offset / matrix_bytes);
+    if (!filled[position]) {
+      filled[position] = true;
+      copy_one(from.matrix(index), from.row_stride(), from.col_stride(), memory.mutable_bytes() + offset, to_row_stride, rows,
+               from.cols());
+    }
+  }
+  return copy;
+}
+
+array to_row_major(const array& a) {
+  if (a.is_row_major()) {
+    return a;
+  }
+  array copy = array::empty(a.shape(), a.dtype());
+  // A vector is a matrix of one row.
+  Shape shape = a.shape();
+  Strides strides = a.strides();
+  while (shape.size() < 2) {
+    shape.insert(shape.begin(), 1);
+    strides.insert(strides.begin(), 0);
+  }
+  const MatrixBatch from(array::borrow(a.bytes(), shape, a.dtype(), strides));
+  const std::int64_t row_bytes = from.cols() * static_cast<std::int64_t>(size_of(a.dtype()));
+  const auto copy_one = copier(size_of(a.dtype()));
+  for (std::int64_t index = 0; index < from.count(); ++index) {
+    copy_one(from.matrix(index), from.row_stride(), from.col_stride(), copy.mutable_bytes() + index * from.rows() * row_bytes,
+             row_bytes, from.rows(), from.cols());
+  }
+  return copy;
+}
+
+}  // namespace gqmm

@@ -1,0 +1,21 @@
+// Copies for operands whose last dimension is not contiguous, the one layout that kernels do not read in place.
+#pragma once
+
+#include <gqmm/array.hpp>
+
+#include <cstdint>
+#include <span>
+
+namespace gqmm {
+
+/// True if neighbours along the last dimension are neighbours in memory. Other dimensions and the address are free.
+[[nodiscard]] bool has_contiguous_rows(const array& a) noexcept;
+
+/// `a` itself if its rows are contiguous, else a copy in which they are. Only the matrices at the flat positions `used` are
+/// filled, so that a call pays for what it reads; dimensions of stride 0 stay so.
+[[nodiscard]] array with_contiguous_rows(const array& a, std::span<const std::int64_t> used);
+
+/// A row-major copy of the whole array, or `a` itself if it is row-major.
+[[nodiscard]] array to_row_major(const array& a);
+
+}  // namespace gqmm

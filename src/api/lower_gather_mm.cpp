@@ -1,0 +1,86 @@
+// gather_mm: the dense product with the same routing.
+#include "api/check.hpp"
+#include "api/contiguous.hpp"
+#include "api/indices.hpp"
+#include "api/lower.hpp"
+#include "api/output.hpp"
+#include "api/weights.hpp"
+
+#include <utility>
+
+namespace gqmm {
+namespace {
+
+constexpr std::string_view op = "gather_mm";
+
+void check_operand(std::string_view name, const array& a) {
+  check_compute_float(op, name, a);
+  if (a.rank() == 0) {
+    fail(op, "{} is a scalar; it needs at least one dimension", name);
+  }
+}
+
+/// A one-dimensional a is a row.
+array as_rows(const array& a) {
+  return a.rank() > 1 ? a : array::borrow(a.bytes(), {1, a.dim(0)}, a.dtype(), {0, a.stride(0)}, a.owner());
+}
+
+/// A one-dimensional b is a column.
+array as_columns(const array& b) {
+  const auto itemsize = static_cast<std::int64_t>(size_of(b.dtype()));
+  return b.rank() > 1 ? b : array::borrow(b.bytes(), {b.dim(0), 1}, b.dtype(), {b.stride(0), itemsize}, b.owner());
+}
+
+}  // namespace
+
+Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& options) {
+  check_operand("a", a);
+  check_operand("b", b);
+  check_stream(op, options.stream);
+  const array rows = as_rows(a);
+  const array columns = as_columns(b);
+  const std::int64_t K = rows.dim(-1);
+  if (K != columns.dim(-2)) {
+    fail(op, "a of shape {} has K = {} but b of shape {} has K = {}; the last dimension of a must be the last but one of b",
+         to_string(a.shape()), K, to_string(b.shape()), columns.dim(-2));
+  }
+  if (K == 0) {
+    fail(op, "K = 0: a of shape {} has no elements to sum over", to_string(a.shape()));
+  }
+  const Shape a_leading = leading_shape(rows);
+  const Shape b_leading = leading_shape(columns);
+  Pairs pairs = resolve_pairs(op, {"a", "lhs_indices", a_leading, options.lhs_indices},
+                              {"b", "rhs_indices", b_leading, options.rhs_indices}, options.sorted_indices);
+  Shape shape = std::move(pairs.shape);
+  if (a.rank() > 1) {
+    shape.push_back(rows.dim(-2));
+  }
+  if (b.rank() > 1) {
+    shape.push_back(columns.dim(-1));
+  }
+
+  Lowered lowered;
+  lowered.result = make_result(
+      op, shape, promote(a.dtype(), b.dtype()), options.out,
+      {{"a", &a}, {"b", &b}, {"lhs_indices", address_of(options.lhs_indices)}, {"rhs_indices", address_of(options.rhs_indices)}});
+  lowered.lhs = std::move(pairs.lhs);
+  lowered.rhs = std::move(pairs.rhs);
+  lowered.operands = {with_contiguous_rows(rows, lowered.lhs), with_contiguous_rows(columns, lowered.rhs)};
+
+  Problem& problem = lowered.problem;
+  problem.M = rows.dim(-2);
+  problem.N = columns.dim(-1);
+  problem.K = K;
+  problem.x = MatrixBatch(lowered.operands[0]);
+  problem.w = MatrixBatch(lowered.operands[1]);
+  problem.transpose = false;
+  problem.lhs = lowered.lhs;
+  problem.rhs = lowered.rhs;
+  problem.sorted = pairs.sorted;
+  problem.y = lowered.result.mutable_bytes();
+  problem.y_dtype = lowered.result.dtype();
+  problem.threads = options.stream.threads;
+  return lowered;
+}
+
+}  // namespace gqmm

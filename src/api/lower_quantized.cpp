@@ -1,0 +1,246 @@
+// gather_qmm and quantized_matmul, over weights in place and packed: one Problem each.
+#include "api/check.hpp"
+#include "api/contiguous.hpp"
+#include "api/indices.hpp"
+#include "api/lower.hpp"
+#include "api/output.hpp"
+#include "api/weights.hpp"
+#include "plan/packed.hpp"
+
+#include <string_view>
+#include <utility>
+
+namespace gqmm {
+namespace {
+
+constexpr std::string_view gather_op = "gather_qmm";
+constexpr std::string_view matmul_op = "quantized_matmul";
+
+/// x as a stack of matrices; a vector is a matrix of one row.
+struct Activations {
+  array x;
+  bool is_vector = false;
+};
+
+Activations check_gather_activations(const array& x) {
+  check_compute_float(gather_op, "x", x);
+  if (x.rank() < 2) {
+    fail(gather_op, "x has shape {}; it needs at least two dimensions, (..., M, K): reshape it to (1, K) for a single row",
+         to_string(x.shape()));
+  }
+  return {x};
+}
+
+Activations check_matmul_activations(const array& x) {
+  check_compute_float(matmul_op, "x", x);
+  if (x.rank() == 0) {
+    fail(matmul_op, "x is a scalar; it needs at least one dimension, (K,)");
+  }
+  if (x.rank() > 1) {
+    return {x};
+  }
+  return {array::borrow(x.bytes(), {1, x.dim(0)}, x.dtype(), {0, x.stride(0)}, x.owner()), true};
+}
+
+void check_matmul_options(const GatherQmmOptions& options) {
+  if (options.lhs_indices || options.rhs_indices || options.sorted_indices) {
+    fail(matmul_op, "{} is given; only gather_qmm selects matrices by index",
+         options.lhs_indices   ? "lhs_indices"
+         : options.rhs_indices ? "rhs_indices"
+                               : "sorted_indices");
+  }
+  if (options.global_scale) {
+    fail(matmul_op, "global_scale is given; only gather_qmm, quantize, dequantize and pack take it");
+  }
+}
+
+/// Weights of either kind as the rest of the lowering sees them.
+struct WeightSource {
+  Shape leading;
+  WeightExtents extents;
+  const Format* format = nullptr;
+  int group_size = 0;
+  bool transpose = true;
+  Dtype result_dtype = Dtype::float32;
+  const QuantizedWeights* in_place = nullptr;
+  const PackedWeights::Data* packed = nullptr;
+};
+
+int slices_of(Precision precision, Dtype result) {
+  switch (precision) {
+    case Precision::fast: return 1;
+    case Precision::float32: return 3;
+    case Precision::standard: break;
+  }
+  return result == Dtype::float32 ? 3 : 2;
+}
+
+/// Keeps `a`, rows made contiguous, alive in the lowered call.
+MatrixBatch keep(Lowered& lowered, const array& a, std::span<const std::int64_t> used) {
+  lowered.operands.push_back(with_contiguous_rows(a, used));
+  return MatrixBatch(lowered.operands.back());
+}
+
+void attach_weights(Lowered& lowered, const WeightSource& source) {
+  Problem& problem = lowered.problem;
+  if (source.packed != nullptr) {
+    problem.packed = source.packed;
+    for (const array* part : {&source.packed->codes, &source.packed->scales, &source.packed->biases}) {
+      lowered.operands.push_back(*part);
+    }
+    if (source.packed->global_scale.size() != 0) {
+      problem.global_scale = MatrixBatch(global_scale_per_matrix(source.packed->global_scale, {source.packed->experts}));
+      lowered.operands.push_back(source.packed->global_scale);
+    }
+    return;
+  }
+  const QuantizedWeights& weights = *source.in_place;
+  problem.w = keep(lowered, weights.w, lowered.rhs);
+  problem.scales = keep(lowered, *weights.scales, lowered.rhs);
+  if (weights.biases != nullptr) {
+    problem.biases = keep(lowered, *weights.biases, lowered.rhs);
+  }
+  if (weights.global_scale != nullptr) {
+    lowered.operands.push_back(global_scale_per_matrix(*weights.global_scale, source.leading));
+    problem.global_scale = MatrixBatch(lowered.operands.back());
+  }
+}
+
+Lowered lower(std::string_view op, const Activations& activations, const WeightSource& source, const GatherQmmOptions& options) {
+  const array& x = activations.x;
+  const Shape x_leading = leading_shape(x);
+  Pairs pairs = resolve_pairs(op, {"x", "lhs_indices", x_leading, options.lhs_indices},
+                              {"w", "rhs_indices", source.leading, options.rhs_indices}, options.sorted_indices);
+  Shape shape = std::move(pairs.shape);
+  if (!activations.is_vector) {
+    shape.push_back(x.dim(-2));
+  }
+  shape.push_back(source.extents.N);
+
+  Lowered lowered;
+  const QuantizedWeights* weights = source.in_place;
+  lowered.result = make_result(op, shape, source.result_dtype, options.out,
+                               {{"x", &x},
+                                {"w", weights != nullptr ? &weights->w : &source.packed->codes},
+                                {"scales", weights != nullptr ? weights->scales : &source.packed->scales},
+                                {"biases", weights != nullptr ? weights->biases : &source.packed->biases},
+                                {"global_scale", weights != nullptr ? weights->global_scale : &source.packed->global_scale},
+                                {"lhs_indices", address_of(options.lhs_indices)},
+                                {"rhs_indices", address_of(options.rhs_indices)}});
+  lowered.lhs = std::move(pairs.lhs);
+  lowered.rhs = std::move(pairs.rhs);
+  lowered.operands.reserve(5);
+
+  Problem& problem = lowered.problem;
+  problem.M = x.dim(-2);
+  problem.N = source.extents.N;
+  problem.K = source.extents.K;
+  problem.x = keep(lowered, x, lowered.lhs);
+  problem.format = source.format;
+  problem.group_size = source.group_size;
+  problem.transpose = source.transpose;
+  attach_weights(lowered, source);
+  problem.lhs = lowered.lhs;
+  problem.rhs = lowered.rhs;
+  problem.sorted = pairs.sorted;
+  problem.y = lowered.result.mutable_bytes();
+  problem.y_dtype = lowered.result.dtype();
+  problem.slices = slices_of(options.precision, problem.y_dtype);
+  problem.threads = options.stream.threads;
+  return lowered;
+}
+
+Lowered lower_in_place(std::string_view op, const Activations& activations, const array& w, const GatherQmmOptions& options) {
+  check_stream(op, options.stream);
+  const QuantizedWeights weights = {
+      .w = w,
+      .scales = address_of(options.scales),
+      .biases = address_of(options.biases),
+      .global_scale = address_of(options.global_scale),
+      .settings = resolve_settings(op, options.mode.value_or(Mode::affine), options.bits, options.group_size),
+      .transpose = options.transpose.value_or(true),
+  };
+  const Format& format = *weights.settings.format;
+  WeightSource source = {
+      .leading = {},
+      .extents = check_weights(op, weights, activations.x.dim(-1)),
+      .format = &format,
+      .group_size = weights.settings.group_size,
+      .transpose = weights.transpose,
+      .in_place = &weights,
+  };
+  source.leading = leading_shape(w);
+  source.result_dtype = result_dtype(format, activations.x.dtype(), weights.scales->dtype(),
+                                     weights.biases != nullptr ? weights.biases->dtype() : weights.scales->dtype());
+  return lower(op, activations, source, options);
+}
+
+template <class T>
+void check_setting(std::string_view op, std::string_view name, const std::optional<T>& given, const T& packed) {
+  if (given && *given != packed) {
+    fail(op, "{} = {} but w was packed with {} = {}; leave it out or pack again", name, *given, name, packed);
+  }
+}
+
+void check_packed_options(std::string_view op, const PackedWeights::Data& packed, const GatherQmmOptions& options) {
+  if (options.scales || options.biases || options.global_scale) {
+    fail(op, "{} is given but w is packed and holds its own; leave it out",
+         options.scales   ? "scales"
+         : options.biases ? "biases"
+                          : "global_scale");
+  }
+  if (options.mode) {
+    check_setting(op, "mode", std::optional(name_of(*options.mode)), name_of(packed.format->mode));
+  }
+  check_setting(op, "bits", options.bits, packed.format->bits);
+  check_setting(op, "group_size", options.group_size, packed.group_size);
+  check_setting(op, "transpose", options.transpose, packed.transpose);
+}
+
+Lowered lower_packed(std::string_view op, const Activations& activations, const PackedWeights& w,
+                     const GatherQmmOptions& options) {
+  check_stream(op, options.stream);
+  const PackedWeights::Data& packed = w.data();
+  check_packed_options(op, packed, options);
+  const auto rank = packed.shape.size();
+  const std::int64_t rows = packed.shape[rank - 2];
+  const std::int64_t cols = packed.shape[rank - 1];
+  WeightSource source = {
+      .leading = Shape(packed.shape.begin(), packed.shape.end() - 2),
+      .extents = {.N = packed.transpose ? rows : cols, .K = packed.transpose ? cols : rows},
+      .format = packed.format,
+      .group_size = packed.group_size,
+      .transpose = packed.transpose,
+      .packed = &packed,
+  };
+  const std::int64_t x_K = activations.x.dim(-1);
+  if (x_K != source.extents.K) {
+    fail(op, "x has K = {} but the packed w of shape {} has K = {}; the last dimension of x must be K", x_K,
+         to_string(packed.shape), source.extents.K);
+  }
+  source.result_dtype = result_dtype(*packed.format, activations.x.dtype(), packed.scales.dtype(),
+                                     packed.format->has_biases ? packed.biases.dtype() : packed.scales.dtype());
+  return lower(op, activations, source, options);
+}
+
+}  // namespace
+
+Lowered lower_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options) {
+  return lower_in_place(gather_op, check_gather_activations(x), w, options);
+}
+
+Lowered lower_gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions& options) {
+  return lower_packed(gather_op, check_gather_activations(x), w, options);
+}
+
+Lowered lower_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options) {
+  check_matmul_options(options);
+  return lower_in_place(matmul_op, check_matmul_activations(x), w, options);
+}
+
+Lowered lower_quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options) {
+  check_matmul_options(options);
+  return lower_packed(matmul_op, check_matmul_activations(x), w, options);
+}
+
+}  // namespace gqmm

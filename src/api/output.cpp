@@ -1,0 +1,60 @@
+#include "api/output.hpp"
+
+#include "api/check.hpp"
+
+#include <cstdint>
+
+namespace gqmm {
+namespace {
+
+/// Addresses [first, last) of the bytes of an array.
+struct ByteRange {
+  std::uintptr_t first;
+  std::uintptr_t last;
+};
+
+ByteRange byte_range(const array& a) {
+  const auto base = reinterpret_cast<std::uintptr_t>(a.bytes());
+  if (a.size() == 0) {
+    return {base, base};
+  }
+  ByteRange range = {base, base + size_of(a.dtype())};
+  for (int axis = 0; axis < a.rank(); ++axis) {
+    const std::int64_t reach = (a.dim(axis) - 1) * a.stride(axis);
+    (reach < 0 ? range.first : range.last) += static_cast<std::uintptr_t>(reach);
+  }
+  return range;
+}
+
+}  // namespace
+
+array make_result(std::string_view op, const Shape& shape, Dtype dtype, const std::optional<array>& out,
+                  std::initializer_list<NamedOperand> operands) {
+  checked_product(op, "bytes of the result", checked_count(op, "the result", shape), static_cast<std::int64_t>(size_of(dtype)));
+  if (!out) {
+    return array::empty(shape, dtype);
+  }
+  if (out->shape() != shape || out->dtype() != dtype) {
+    fail(op, "out is {} {} but the result is {} {}; allocate it so", name_of(out->dtype()), to_string(out->shape()),
+         name_of(dtype), to_string(shape));
+  }
+  if (!out->is_row_major()) {
+    fail(op, "out of shape {} is not row-major; pass contiguous memory", to_string(shape));
+  }
+  if (!out->is_writable()) {
+    fail(op, "out is read-only; make it with array::empty or array::borrow_mut");
+  }
+  const ByteRange target = byte_range(*out);
+  for (const auto& [name, operand] : operands) {
+    if (operand == nullptr || operand->size() == 0 || out->size() == 0) {
+      continue;
+    }
+    const ByteRange source = byte_range(*operand);
+    if (source.first < target.last && target.first < source.last) {
+      fail(op, "out overlaps the memory of {}; pass memory of its own", name);
+    }
+  }
+  return *out;
+}
+
+}  // namespace gqmm

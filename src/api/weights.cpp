@@ -1,0 +1,169 @@
+#include "api/weights.hpp"
+
+#include "api/check.hpp"
+
+#include <string>
+
+namespace gqmm {
+namespace {
+
+void check_words(std::string_view op, const array& w) {
+  if (w.dtype() != Dtype::uint32) {
+    fail(op, "w has type {}; quantized weights are uint32 words, as quantize returns them", name_of(w.dtype()));
+  }
+  if (w.rank() < 2) {
+    fail(op, "w has shape {}; it needs at least two dimensions", to_string(w.shape()));
+  }
+}
+
+void check_scale_types(std::string_view op, const QuantizedWeights& weights) {
+  const Format& format = *weights.settings.format;
+  const std::string_view mode = name_of(format.mode);
+  if (weights.scales == nullptr) {
+    fail(op, "scales is missing; pass the second array that quantize returns");
+  }
+  const Dtype dtype = weights.scales->dtype();
+  if (format.scale_encoding == ScaleEncoding::floating) {
+    if (!is_compute_float(dtype)) {
+      fail(op, "scales has type {}; mode \"{}\" takes float32, float16 or bfloat16", name_of(dtype), mode);
+    }
+  } else if (dtype != Dtype::uint8) {
+    fail(op, "scales has type {}; mode \"{}\" takes uint8", name_of(dtype), mode);
+  }
+  if (format.has_biases) {
+    if (weights.biases == nullptr) {
+      fail(op, "biases is missing; mode \"{}\" needs it: pass the third array that quantize returns", mode);
+    }
+    if (!is_compute_float(weights.biases->dtype())) {
+      fail(op, "biases has type {}; mode \"{}\" takes float32, float16 or bfloat16", name_of(weights.biases->dtype()), mode);
+    }
+  } else if (weights.biases != nullptr) {
+    fail(op, "biases is given but mode \"{}\" has none; leave it out", mode);
+  }
+}
+
+/// "pad x and w to K = 128", or also "quantize with group_size = 32" where a smaller group divides the length.
+std::string padding_remedy(const QuantizationSettings& settings, std::string_view what, std::string_view letter,
+                           std::int64_t length) {
+  const std::int64_t group = settings.group_size;
+  std::string remedy = fmt::format("pad {} to {} = {}", what, letter, (length / group + 1) * group);
+  for (const int other : settings.format->group_sizes) {
+    if (other < group && length % other == 0) {
+      return remedy + fmt::format(" or quantize with group_size = {}", other);
+    }
+  }
+  return remedy;
+}
+
+/// Codes in a row of w, a multiple of the group size.
+std::int64_t check_row(std::string_view op, const QuantizedWeights& weights) {
+  const auto& [format, group_size] = weights.settings;
+  const std::int64_t words = weights.w.dim(-1);
+  const std::int64_t bits_in_row = checked_product(op, "bits in a row of w", words, 32);
+  if (bits_in_row % (std::int64_t{group_size} * format->bits) != 0) {
+    fail(op,
+         "w of shape {} has {} words per row, which do not hold a whole number of groups of group_size = {} codes with bits = "
+         "{}; check bits and group_size",
+         to_string(weights.w.shape()), words, group_size, format->bits);
+  }
+  return bits_in_row / format->bits;
+}
+
+/// What else the caller may have meant, for weights whose K is not x's.
+std::string inner_remedy(const QuantizedWeights& weights, std::int64_t N, std::int64_t x_K) {
+  const Format& format = *weights.settings.format;
+  if (weights.transpose ? N == x_K : weights.w.dim(-1) * 32 / format.bits == x_K) {
+    return weights.transpose ? "transpose = false would fit" : "transpose = true would fit";
+  }
+  if (weights.transpose) {
+    for (const Format& other : formats()) {
+      if (other.mode == format.mode && weights.w.dim(-1) * 32 == x_K * other.bits) {
+        return fmt::format("bits = {} would fit", other.bits);
+      }
+    }
+  }
+  return "the last dimension of x must be K";
+}
+
+void check_group_array(std::string_view op, const QuantizedWeights& weights, std::string_view name, const array& a,
+                       const Shape& expected) {
+  if (a.shape() == expected) {
+    return;
+  }
+  std::string remedy = "pass the arrays of one quantize call";
+  const std::int64_t row = expected.back() * weights.settings.group_size;
+  if (a.rank() == static_cast<int>(expected.size()) && a.dim(-1) > 0) {
+    for (const int other : weights.settings.format->group_sizes) {
+      if (row == a.dim(-1) * other && other != weights.settings.group_size) {
+        remedy = fmt::format("group_size = {} would fit", other);
+      }
+    }
+  }
+  fail(op, "{} has shape {} but w of shape {} with bits = {} and group_size = {} needs {}; {}", name, to_string(a.shape()),
+       to_string(weights.w.shape()), weights.settings.format->bits, weights.settings.group_size, to_string(expected), remedy);
+}
+
+}  // namespace
+
+QuantizationSettings resolve_settings(std::string_view op, Mode mode, std::optional<int> bits, std::optional<int> group_size) {
+  return resolve_settings(op, mode, bits ? &*bits : nullptr, group_size ? &*group_size : nullptr);
+}
+
+WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights, std::optional<std::int64_t> x_K) {
+  const array& w = weights.w;
+  const int group_size = weights.settings.group_size;
+  check_words(op, w);
+  check_scale_types(op, weights);
+  check_global_scale(op, weights.settings.format->mode, weights.global_scale, leading_shape(w));
+  if (x_K == 0 || (weights.transpose ? w.dim(-1) : w.dim(-2)) == 0) {
+    fail(op, "K = 0: {} of shape {} has no elements to sum over", x_K == 0 ? "x" : "w",
+         x_K == 0 ? "(..., 0)" : to_string(w.shape()));
+  }
+  if (weights.transpose && x_K && *x_K % group_size != 0) {
+    fail(op, "K = {} is not a multiple of group_size = {}; {}", *x_K, group_size,
+         padding_remedy(weights.settings, "x and w", "K", *x_K));
+  }
+  const std::int64_t codes = check_row(op, weights);
+  const WeightExtents extents = {.N = weights.transpose ? w.dim(-2) : codes, .K = weights.transpose ? codes : w.dim(-2)};
+  if (x_K && *x_K != extents.K) {
+    fail(op, "x has K = {} but w of shape {} with bits = {} and transpose = {} has K = {}; {}", *x_K, to_string(w.shape()),
+         weights.settings.format->bits, weights.transpose, extents.K, inner_remedy(weights, extents.N, *x_K));
+  }
+  Shape expected = w.shape();
+  expected.back() = codes / group_size;
+  check_group_array(op, weights, "scales", *weights.scales, expected);
+  if (weights.biases != nullptr) {
+    check_group_array(op, weights, "biases", *weights.biases, expected);
+  }
+  return extents;
+}
+
+void check_global_scale(std::string_view op, Mode mode, const array* global_scale, const Shape& leading) {
+  if (global_scale == nullptr) {
+    return;
+  }
+  if (mode != Mode::nvfp4) {
+    fail(op, "global_scale is given but mode \"{}\" has none; only \"nvfp4\" takes it", name_of(mode));
+  }
+  if (global_scale->dtype() != Dtype::float32) {
+    fail(op, "global_scale has type {}; convert it to float32", name_of(global_scale->dtype()));
+  }
+  if (global_scale->size() != 1 && global_scale->shape() != leading) {
+    fail(op, "global_scale has shape {} but the leading shape of w is {}; pass one value, or one per matrix",
+         to_string(global_scale->shape()), to_string(leading));
+  }
+}
+
+array global_scale_per_matrix(const array& global_scale, const Shape& leading) {
+  Shape shape = leading;
+  Strides strides = global_scale.shape() == leading ? global_scale.strides() : Strides(leading.size(), 0);
+  shape.insert(shape.end(), {1, 1});
+  strides.insert(strides.end(), {sizeof(float), sizeof(float)});
+  return array::borrow(global_scale.bytes(), std::move(shape), Dtype::float32, std::move(strides), global_scale.owner());
+}
+
+Dtype result_dtype(const Format& format, Dtype x, Dtype scales, Dtype biases) {
+  return format.scale_encoding == ScaleEncoding::floating ? promote(promote(x, scales), biases) : x;
+}
+
+}  // namespace gqmm
