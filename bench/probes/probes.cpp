@@ -1,0 +1,161 @@
+#include "probes/probes.hpp"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <span>
+#include <stdexcept>
+
+namespace gqmm::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point start, Clock::time_point end) {
+  return std::chrono::duration<double>(end - start).count();
+}
+
+ProbeSet find_set(std::string_view name) {
+  std::string names;
+  for (const ProbeSet& set : probe_sets()) {
+    if (set.supported && (name.empty() || name == set.name)) {
+      return set;
+    }
+    if (set.supported) {
+      names += fmt::format("{}{}", names.empty() ? "" : ", ", set.name);
+    }
+  }
+  throw std::invalid_argument(
+      fmt::format("[bench] probe set '{}' is unknown or not supported by this machine; use one of {}", name, names));
+}
+
+}  // namespace
+
+std::vector<ProbeSet> probe_sets() {
+  std::vector<ProbeSet> sets;
+#if defined(GQMM_BENCH_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+  sets.push_back({"avx512-vnni", avx512 && __builtin_cpu_supports("avx512vnni"), &avx512_vnni_loops});
+  sets.push_back({"avx512", avx512, &avx512_loops});
+  sets.push_back({"avx-vnni", avx2 && __builtin_cpu_supports("avxvnni"), &avx_vnni_loops});
+  sets.push_back({"avx2", avx2, &avx2_loops});
+#endif
+  sets.push_back({"portable", true, &portable_loops});
+  return sets;
+}
+
+std::string_view name_of(Limit limit) {
+  switch (limit) {
+    case Limit::int8_dot: return "int8 dot";
+    case Limit::float32_fma: return "float32 fma";
+    case Limit::dram_read: break;
+  }
+  return "DRAM read";
+}
+
+std::string_view unit_of(Limit limit) {
+  switch (limit) {
+    case Limit::int8_dot: return "GOP/s";
+    case Limit::float32_fma: return "GFLOP/s";
+    case Limit::dram_read: break;
+  }
+  return "GB/s";
+}
+
+Probes::Probes(int threads, std::string_view set, std::size_t buffer_bytes, Pages pages)
+    : threads_(threads), set_(find_set(set)), buffer_(buffer_bytes, pages) {
+  // Each thread touches what it will read, so that on machines with several memories it reads its own.
+  seconds_of([&](int thread) {
+    const std::size_t share = buffer_.size() / static_cast<std::size_t>(threads_);
+    std::memset(buffer_.data() + static_cast<std::size_t>(thread) * share, 1, share);
+  });
+  dot_rounds_ = calibrated_rounds(Limit::int8_dot);
+  fma_rounds_ = calibrated_rounds(Limit::float32_fma);
+  double best = 0;
+  for (const ReadVariant& variant : std::span(set_.loops->read_variants, read_variant_count)) {
+    std::vector<double> rates;
+    for (int repetition = 0; repetition < 3; ++repetition) {
+      rates.push_back(read_rate(variant));
+    }
+    std::sort(rates.begin(), rates.end());
+    if (rates[1] > best) {
+      best = rates[1];
+      reader_ = variant;
+    }
+  }
+}
+
+/// Wall time of work(thread) on every thread at once, from the moment when all of them are there.
+template <class Work>
+double Probes::seconds_of(const Work& work) const {
+  Clock::time_point start;
+  Clock::time_point end;
+#pragma omp parallel num_threads(threads_)
+  {
+#pragma omp barrier
+#pragma omp master
+    start = Clock::now();
+    work(omp_get_thread_num());
+#pragma omp barrier
+#pragma omp master
+    end = Clock::now();
+  }
+  return seconds_between(start, end);
+}
+
+double Probes::read_rate(const ReadVariant& variant) const {
+  const std::size_t share = buffer_.size() / static_cast<std::size_t>(threads_) & ~std::size_t{63};
+  std::size_t bytes = 0;
+  const double seconds = seconds_of([&](int thread) {
+    const std::size_t read = variant.run(buffer_.data() + static_cast<std::size_t>(thread) * share, share);
+    if (thread == 0) {
+      bytes = read;
+    }
+  });
+  return static_cast<double>(bytes) * threads_ / seconds;
+}
+
+double Probes::arithmetic_rate(Limit limit, std::int64_t rounds) const {
+  const bool dot = limit == Limit::int8_dot;
+  const auto run = dot ? set_.loops->int8_dot : set_.loops->float32_fma;
+  const double operations = dot ? set_.loops->int8_dot_operations : set_.loops->float32_fma_operations;
+  const double seconds = seconds_of([&](int) { run(rounds); });
+  return operations * static_cast<double>(rounds) * threads_ / seconds;
+}
+
+std::int64_t Probes::calibrated_rounds(Limit limit) const {
+  constexpr double target_seconds = 2e-3;
+  const double operations = limit == Limit::int8_dot ? set_.loops->int8_dot_operations : set_.loops->float32_fma_operations;
+  // A few times as long as the measurement itself: the clock rises when wide vectors are first used.
+  std::int64_t rounds = 10000;
+  for (int step = 0; step < 8; ++step) {
+    const double rate = arithmetic_rate(limit, rounds) / threads_;
+    rounds = std::max<std::int64_t>(1000, static_cast<std::int64_t>(target_seconds * rate / operations));
+  }
+  return rounds;
+}
+
+double Probes::measure(Limit limit) {
+  if (limit == Limit::dram_read) {
+    return read_rate(reader_);
+  }
+  return arithmetic_rate(limit, limit == Limit::int8_dot ? dot_rounds_ : fma_rounds_);
+}
+
+std::string Probes::description(Limit limit) const {
+  switch (limit) {
+    case Limit::int8_dot: return set_.loops->int8_dot_instruction;
+    case Limit::float32_fma: return set_.loops->float32_fma_instruction;
+    case Limit::dram_read: break;
+  }
+  const std::string streams = fmt::format("{} stream{}", reader_.streams, reader_.streams == 1 ? "" : "s");
+  return reader_.prefetch_bytes == 0 ? streams + ", no prefetch"
+                                     : fmt::format("{}, prefetch {} bytes ahead", streams, reader_.prefetch_bytes);
+}
+
+}  // namespace gqmm::bench
