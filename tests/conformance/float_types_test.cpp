@@ -1,0 +1,161 @@
+// Every value of the storage types, against the compiler's own half type and against the definitions of the formats.
+#include "formats/float_types.hpp"
+
+#include <gtest/gtest.h>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace gqmm {
+namespace {
+
+// Independent of float_types.hpp: sign · mantissa · 2^exponent by ldexp.
+double value_of_float(unsigned bits, int exponent_bits, int mantissa_bits) {
+  const double sign = (bits >> (exponent_bits + mantissa_bits)) != 0 ? -1.0 : 1.0;
+  const int bias = (1 << (exponent_bits - 1)) - 1;
+  const auto exponent = static_cast<int>((bits >> mantissa_bits) & ((1U << exponent_bits) - 1U));
+  const auto mantissa = static_cast<int>(bits & ((1U << mantissa_bits) - 1U));
+  const int implicit = exponent == 0 ? 0 : 1 << mantissa_bits;
+  return sign * std::ldexp(implicit + mantissa, (exponent == 0 ? 1 : exponent) - bias - mantissa_bits);
+}
+
+TEST(Float16, EveryValueWidensExactlyAndRoundTrips) {
+  for (unsigned bits = 0; bits < 0x10000U; ++bits) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    const float value = float_from_float16(half);
+    if ((bits & 0x7c00U) == 0x7c00U) {
+      const bool is_nan = (bits & 0x3ffU) != 0;
+      ASSERT_EQ(std::isnan(value), is_nan) << std::hex << bits;
+      ASSERT_EQ(std::isinf(value), !is_nan) << std::hex << bits;
+      ASSERT_EQ(float16_from_float(value), is_nan ? 0x7e00 : half) << std::hex << bits;
+      continue;
+    }
+    ASSERT_EQ(static_cast<double>(value), value_of_float(bits, 5, 10)) << std::hex << bits;
+    ASSERT_EQ(std::signbit(value), bits >= 0x8000U) << std::hex << bits;
+    ASSERT_EQ(float16_from_float(value), half) << std::hex << bits;
+  }
+}
+
+TEST(Bfloat16, EveryValueWidensExactlyAndRoundTrips) {
+  for (unsigned bits = 0; bits < 0x10000U; ++bits) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    const float value = float_from_bfloat16(half);
+    if ((bits & 0x7f80U) == 0x7f80U) {
+      const bool is_nan = (bits & 0x7fU) != 0;
+      ASSERT_EQ(std::isnan(value), is_nan) << std::hex << bits;
+      ASSERT_EQ(bfloat16_from_float(value), is_nan ? 0x7fc0 : half) << std::hex << bits;
+      continue;
+    }
+    ASSERT_EQ(static_cast<double>(value), value_of_float(bits, 8, 7)) << std::hex << bits;
+    ASSERT_EQ(bfloat16_from_float(value), half) << std::hex << bits;
+  }
+}
+
+// Between two neighbours a, b of the type: everything below the middle goes to a, above to b, the middle to the even one.
+template <class Narrow, class Widen>
+void expect_nearest_even(unsigned first, unsigned last, Narrow narrow, Widen widen) {
+  for (unsigned bits = first; bits < last; ++bits) {
+    const auto low = static_cast<std::uint16_t>(bits);
+    const auto high = static_cast<std::uint16_t>(bits + 1);
+    const double middle = (static_cast<double>(widen(low)) + static_cast<double>(widen(high))) / 2;
+    const auto tie = static_cast<float>(middle);
+    ASSERT_EQ(static_cast<double>(tie), middle) << std::hex << bits;
+    for (const float sign : {1.0F, -1.0F}) {
+      const unsigned sign_bit = sign < 0 ? 0x8000U : 0U;
+      ASSERT_EQ(narrow(sign * tie), sign_bit | (bits % 2 == 0 ? low : high)) << std::hex << bits;
+      ASSERT_EQ(narrow(sign * std::nextafter(tie, 0.0F)), sign_bit | low) << std::hex << bits;
+      ASSERT_EQ(narrow(sign * std::nextafter(tie, std::numeric_limits<float>::infinity())), sign_bit | high) << std::hex << bits;
+    }
+  }
+}
+
+TEST(Float16, RoundsToNearestEvenBetweenEveryTwoNeighbours) {
+  expect_nearest_even(0, 0x7bff, float16_from_float, float_from_float16);
+}
+
+TEST(Bfloat16, RoundsToNearestEvenBetweenEveryTwoNeighbours) {
+  expect_nearest_even(0, 0x7f7f, bfloat16_from_float, float_from_bfloat16);
+}
+
+TEST(Float16, ValuesBeyondTheRangeBecomeInfinite) {
+  EXPECT_EQ(float16_from_float(65504.0F), 0x7bff);
+  EXPECT_EQ(float16_from_float(std::nextafter(65520.0F, 0.0F)), 0x7bff);
+  EXPECT_EQ(float16_from_float(65520.0F), 0x7c00);
+  EXPECT_EQ(float16_from_float(-65520.0F), 0xfc00);
+  EXPECT_EQ(float16_from_float(std::numeric_limits<float>::max()), 0x7c00);
+  EXPECT_EQ(bfloat16_from_float(std::numeric_limits<float>::max()), 0x7f80);
+}
+
+TEST(Float16, ValuesBelowTheSmallestRoundToZeroWithTheirSign) {
+  EXPECT_EQ(float16_from_float(0x1p-25F), 0x0000);
+  EXPECT_EQ(float16_from_float(std::nextafter(0x1p-25F, 1.0F)), 0x0001);
+  EXPECT_EQ(float16_from_float(-0x1p-25F), 0x8000);
+  EXPECT_EQ(float16_from_float(-std::numeric_limits<float>::denorm_min()), 0x8000);
+  EXPECT_EQ(float16_from_float(-0.0F), 0x8000);
+  EXPECT_EQ(bfloat16_from_float(std::numeric_limits<float>::denorm_min()), 0x0000);
+}
+
+#ifdef __FLT16_MANT_DIG__
+TEST(Float16, AgreesWithTheCompilersHalfType) {
+  for (unsigned bits = 0; bits < 0x10000U; ++bits) {
+    const auto half = std::bit_cast<_Float16>(static_cast<std::uint16_t>(bits));
+    const auto expected = static_cast<float>(half);
+    const float actual = float_from_float16(static_cast<std::uint16_t>(bits));
+    ASSERT_TRUE(std::isnan(expected) ? std::isnan(actual)
+                                     : std::bit_cast<std::uint32_t>(actual) == std::bit_cast<std::uint32_t>(expected))
+        << std::hex << bits;
+  }
+  // A prime stride walks 3 million floats over the whole range of exponents and mantissas.
+  for (std::uint64_t bits = 0; bits < 0x100000000U; bits += 1429) {
+    const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
+    if (!std::isnan(value)) {
+      ASSERT_EQ(float16_from_float(value), std::bit_cast<std::uint16_t>(static_cast<_Float16>(value))) << value;
+    }
+  }
+}
+#endif
+
+TEST(E4M3, EveryByteHasItsValue) {
+  for (unsigned bits = 0; bits < 256; ++bits) {
+    const float value = float_from_e4m3(static_cast<std::uint8_t>(bits));
+    if ((bits & 0x7fU) == 0x7fU) {
+      ASSERT_TRUE(std::isnan(value)) << bits;
+    } else {
+      ASSERT_EQ(static_cast<double>(value), value_of_float(bits, 4, 3)) << bits;
+      ASSERT_EQ(std::signbit(value), bits >= 0x80U) << bits;
+    }
+  }
+  EXPECT_EQ(float_from_e4m3(0x7e), 448.0F);
+}
+
+TEST(E8M0, EveryByteIsItsPowerOfTwoAnd255IsInfinite) {
+  for (unsigned bits = 0; bits < 255; ++bits) {
+    ASSERT_EQ(static_cast<double>(float_from_e8m0(static_cast<std::uint8_t>(bits))),
+              std::ldexp(1.0, static_cast<int>(bits) - 127))
+        << bits;
+  }
+  EXPECT_EQ(float_from_e8m0(255), std::numeric_limits<float>::infinity());
+}
+
+TEST(E2M1, EveryCodeHasItsValue) {
+  for (unsigned code = 0; code < 16; ++code) {
+    ASSERT_EQ(static_cast<double>(float_from_e2m1(code)), value_of_float(code, 2, 1)) << code;
+    ASSERT_EQ(std::signbit(float_from_e2m1(code)), code >= 8) << code;
+  }
+}
+
+TEST(StoreFloat, EveryNanIsThePositiveQuietNan) {
+  for (const std::uint32_t bits : {0x7f800001U, 0x7fc00000U, 0xffc00000U, 0xffffffffU, 0xff800001U}) {
+    std::byte memory[4] = {};
+    store_float(memory, Dtype::float32, std::bit_cast<float>(bits));
+    EXPECT_EQ(load_unaligned<std::uint32_t>(memory), 0x7fc00000U);
+    store_float(memory, Dtype::float16, std::bit_cast<float>(bits));
+    EXPECT_EQ(load_unaligned<std::uint16_t>(memory), 0x7e00U);
+    store_float(memory, Dtype::bfloat16, std::bit_cast<float>(bits));
+    EXPECT_EQ(load_unaligned<std::uint16_t>(memory), 0x7fc0U);
+  }
+}
+
+}  // namespace
+}  // namespace gqmm
