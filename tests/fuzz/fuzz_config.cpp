@@ -1,0 +1,6 @@
+#include "fuzz/targets.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  gqmm::io::read_as_config(std::as_bytes(std::span(data, size)));
+  return 0;
+}
