@@ -67,11 +67,11 @@ class Checkpoint:
 
 
 class Cache:
-    """Keys and values of the tokens seen so far, (layers, heads, capacity, head_dim) each."""
+    """Keys and values of the tokens seen so far, (layers, heads, capacity, head_dim) each; attention is computed in dtype."""
 
-    def __init__(self, config: dict[str, Any], capacity: int):
+    def __init__(self, config: dict[str, Any], capacity: int, dtype: type[np.floating] = np.float32):
         shape = (config["num_hidden_layers"], config["num_key_value_heads"], capacity, config["head_dim"])
-        self.keys, self.values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self.keys, self.values = np.empty(shape, dtype), np.empty(shape, dtype)
         self.length = 0
 
 
@@ -137,7 +137,8 @@ class Model:
         q = q.reshape(len(keys), -1, len(x), head_dim)  # each key-value head serves a group of query heads
         scores = q @ keys.swapaxes(-1, -2) * head_dim**-0.5
         future = np.arange(end) > np.arange(start, end)[:, None]
-        y = softmax(np.where(future, np.float32(-np.inf), scores)) @ values
+        scores[..., future] = -np.inf
+        y = (softmax(scores) @ values).astype(np.float32)  # (groups, heads of a group, T, head_dim)
         return self.linear(name + "o_proj", y.reshape(-1, len(x), head_dim).swapaxes(0, 1).reshape(len(x), -1))
 
     def experts(self, name: str, x: np.ndarray) -> np.ndarray:
