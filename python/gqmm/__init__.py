@@ -1,0 +1,35 @@
+"""gather_qmm: the matrix product that runs the experts of quantized mixture-of-experts models.
+
+The functions mean what those of ``mlx.core`` mean in MLX 0.32.4, on any CPU and on the arrays of NumPy, PyTorch, JAX and MLX.
+"""
+
+from gqmm._gqmm import (
+    Device,
+    InstructionSet,
+    PackedWeights,
+    Stream,
+    active_instruction_set,
+    available_threads,
+    instruction_sets,
+    version,
+)
+from gqmm._ops import dequantize, gather_mm, gather_qmm, pack, quantize, quantized_matmul
+
+__version__ = version()
+
+__all__ = [
+    "Device",
+    "InstructionSet",
+    "PackedWeights",
+    "Stream",
+    "__version__",
+    "active_instruction_set",
+    "available_threads",
+    "dequantize",
+    "gather_mm",
+    "gather_qmm",
+    "instruction_sets",
+    "pack",
+    "quantize",
+    "quantized_matmul",
+]

@@ -1,0 +1,143 @@
+"""
+Compiled part of gqmm. Use the functions of the package gqmm, which document it.
+"""
+
+from typing import Any
+
+
+class Device:
+    """A processor that operators run on. There is one: the CPU."""
+
+    def __init__(self, type: str = 'cpu', index: int = 0) -> None:
+        """Raises ValueError for anything but ('cpu', 0)."""
+
+    @property
+    def type(self) -> str:
+        """Kind of device: 'cpu'."""
+
+    @property
+    def index(self) -> int:
+        """Number among the devices of its kind."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __hash__(self) -> int: ...
+
+    def __repr__(self) -> str: ...
+
+class Stream:
+    """
+    Where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the caller's thread and has finished when it returns.
+    """
+
+    def __init__(self, threads: int = 0, device: Device = Device()) -> None:
+        """
+        threads: threads of a call, the caller's included; 0: available_threads(). Raises ValueError if negative.
+        """
+
+    @property
+    def threads(self) -> int:
+        """Threads of a call; 0: available_threads()."""
+
+    @property
+    def device(self) -> Device:
+        """The stream's device."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __hash__(self) -> int: ...
+
+    def __repr__(self) -> str: ...
+
+class PackedWeights:
+    """
+    Quantized weights in the order in which the kernels read them; pack() makes them. Passed as w, without scales and biases. Immutable; results are bit-identical to those from the original arrays.
+    """
+
+    @property
+    def mode(self) -> str:
+        """Quantization mode."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+
+    @property
+    def group_size(self) -> int:
+        """Weights that share a scale."""
+
+    @property
+    def transpose(self) -> bool:
+        """Whether products are x @ w.T."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """
+        Shape of the weights they stand for: (…, N, K) when transpose, else (…, K, N).
+        """
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+
+    def __repr__(self) -> str: ...
+
+class InstructionSet:
+    """A family of CPU instructions that gqmm has kernels for."""
+
+    @property
+    def name(self) -> str:
+        """
+        As the environment variable GQMM_ISA takes it: 'scalar', 'avx2', 'avx512'.
+        """
+
+    @property
+    def description(self) -> str:
+        """The extensions it needs."""
+
+    @property
+    def supported(self) -> bool:
+        """Whether this machine has them."""
+
+    def __repr__(self) -> str: ...
+
+def instruction_sets() -> list[InstructionSet]:
+    """
+    Every instruction set that gqmm was built with, from the least to the most capable.
+    """
+
+def active_instruction_set() -> str:
+    """
+    Name of the instruction set in use: the most capable that is supported, or the one that the environment variable
+    GQMM_ISA names. Raises ValueError if GQMM_ISA names one that is unknown or unsupported.
+    """
+
+def available_threads() -> int:
+    """
+    Threads that this process may use: the smallest of the affinity mask, the cgroup's CPU quota (rounded up) and
+    OMP_NUM_THREADS.
+    """
+
+def version() -> str:
+    """Version of the library."""
+
+class Result:
+    """
+    Owner of a result's memory: lends its bytes (buffer protocol) and the array (DLPack).
+    """
+
+    def __dlpack__(self, **kwargs: object) -> object: ...
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+def gather_qmm(x: object, w: object, scales: object, biases: object, lhs_indices: object, rhs_indices: object, transpose: bool | None, group_size: int | None, bits: int | None, mode: str | None, global_scale: object, sorted_indices: bool, precision: str, stream: object, /) -> Any: ...
+
+def quantized_matmul(x: object, w: object, scales: object, biases: object, transpose: bool | None, group_size: int | None, bits: int | None, mode: str | None, precision: str, stream: object, /) -> Any: ...
+
+def gather_mm(a: object, b: object, lhs_indices: object, rhs_indices: object, sorted_indices: bool, stream: object, /) -> Any: ...
+
+def quantize(w: object, group_size: int | None, bits: int | None, mode: str | None, global_scale: object, stream: object, /) -> tuple[Any, ...]: ...
+
+def dequantize(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, global_scale: object, dtype: object, stream: object, /) -> Any: ...
+
+def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, transpose: bool | None, /) -> PackedWeights: ...

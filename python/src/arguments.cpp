@@ -1,0 +1,119 @@
+#include "arguments.hpp"
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace gqmm::python {
+namespace {
+
+std::string repr_of(nb::handle value) { return nb::cast<std::string>(nb::repr(value)); }
+
+[[noreturn]] void fail_kind(ArgumentName name, const char* expected, nb::handle value) {
+  throw nb::type_error(fmt::format("[{}] {}: expected {}, got {}", name.op, name.name, expected, repr_of(value)).c_str());
+}
+
+std::string parse_string(ArgumentName name, nb::handle value) {
+  if (!nb::isinstance<nb::str>(value)) {
+    fail_kind(name, "a string", value);
+  }
+  return nb::cast<std::string>(value);
+}
+
+}  // namespace
+
+bool parse_bool(ArgumentName name, nb::handle value) {
+  if (value.ptr() == Py_True || value.ptr() == Py_False) {
+    return value.ptr() == Py_True;
+  }
+  if (nb::cast<std::string>(value.type().attr("__module__")) == "numpy" && value.type().attr("__name__").equal(nb::str("bool"))) {
+    return nb::cast<bool>(nb::bool_(value));
+  }
+  fail_kind(name, "True or False", value);
+}
+
+std::optional<bool> parse_optional_bool(ArgumentName name, nb::handle value) {
+  if (value.is_none()) {
+    return std::nullopt;
+  }
+  return parse_bool(name, value);
+}
+
+std::optional<int> parse_optional_int(ArgumentName name, nb::handle value) {
+  if (value.is_none()) {
+    return std::nullopt;
+  }
+  if (PyBool_Check(value.ptr()) || PyIndex_Check(value.ptr()) == 0) {
+    fail_kind(name, "an integer or None", value);
+  }
+  const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
+  if (!index.is_valid()) {
+    throw nb::python_error();
+  }
+  int overflow = 0;
+  const long number = PyLong_AsLongAndOverflow(index.ptr(), &overflow);
+  if (overflow != 0 || number > std::numeric_limits<int>::max() || number < std::numeric_limits<int>::min()) {
+    throw std::invalid_argument(fmt::format("[{}] {} = {} is out of range", name.op, name.name, repr_of(index)));
+  }
+  return static_cast<int>(number);
+}
+
+std::optional<Mode> parse_optional_mode(const char* op, nb::handle value) {
+  if (value.is_none()) {
+    return std::nullopt;
+  }
+  return mode_from_name(parse_string({op, "mode"}, value), op);
+}
+
+Precision parse_precision(const char* op, nb::handle value) {
+  return precision_from_name(parse_string({op, "precision"}, value), op);
+}
+
+std::optional<Dtype> parse_optional_dtype(ArgumentName name, nb::handle value) {
+  if (value.is_none()) {
+    return std::nullopt;
+  }
+  // numpy.dtype has a name, a scalar type like numpy.float32 (or jax.numpy.float32) is called after itself, and torch and MLX
+  // print "torch.float32" and "mlx.core.float32".
+  nb::object text;
+  if (nb::isinstance<nb::str>(value)) {
+    text = nb::borrow(value);
+  } else if (nb::hasattr(value, "__name__")) {
+    text = value.attr("__name__");
+  } else if (nb::hasattr(value, "name")) {
+    text = value.attr("name");
+  } else {
+    text = nb::str(value);
+  }
+  if (!nb::isinstance<nb::str>(text)) {
+    fail_kind(name, "an element type", value);
+  }
+  const std::string full = nb::cast<std::string>(text);
+  const std::string_view short_name = std::string_view(full).substr(full.rfind('.') + 1);
+  for (const Dtype dtype :
+       {Dtype::float32, Dtype::float16, Dtype::bfloat16, Dtype::float64, Dtype::int8, Dtype::int16, Dtype::int32, Dtype::int64,
+        Dtype::uint8, Dtype::uint16, Dtype::uint32, Dtype::uint64, Dtype::bool_}) {
+    if (name_of(dtype) == short_name) {
+      return dtype;
+    }
+  }
+  if (nb::isinstance<nb::str>(value)) {
+    throw std::invalid_argument(
+        fmt::format("[{}] {} = '{}' is not an element type; use float16, bfloat16 or float32", name.op, name.name, full));
+  }
+  fail_kind(name, "an element type such as float32, float16 or bfloat16", value);
+}
+
+Stream parse_stream(const char* op, nb::handle value) {
+  Stream stream;
+  if (!value.is_none() && !nb::try_cast(value, stream)) {
+    throw std::invalid_argument(
+        fmt::format("[{}] unsupported stream {}; pass None or gqmm.Stream(threads=…)", op, repr_of(value)));
+  }
+  return stream;
+}
+
+}  // namespace gqmm::python

@@ -1,0 +1,56 @@
+// Arrays of the Python libraries from and to gqmm::array. Everything here runs with the GIL held.
+#pragma once
+
+#include <gqmm/array.hpp>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>  // IWYU pragma: keep: a cast of std::string compiles without it, and fails when it runs
+
+#include <cstdint>
+#include <optional>
+
+namespace gqmm::python {
+
+namespace nb = nanobind;
+
+/// Where in a call an argument stands; error messages begin with "[op] name".
+struct ArgumentName {
+  const char* op;
+  const char* name;
+};
+
+/// A Python array's memory, without a copy. `keep` holds what guarantees that the memory stays where it is (a capsule, a
+/// memoryview, or the array itself) and must be destroyed with the GIL held.
+struct Operand {
+  array view;
+  nb::object keep;
+};
+
+/// The library whose arrays a result should be. Objects of none of them count as NumPy's.
+enum class Library : std::uint8_t { numpy, torch, jax, mlx };
+
+/// Never imports a library: an object can only be torch's if torch has been imported.
+Library library_of(nb::handle object);
+
+/// Raises TypeError for an object that is no array; std::invalid_argument for an array whose element type, byte order, device or
+/// layout is not supported.
+Operand import_array(ArgumentName name, nb::handle object);
+/// The same; None gives nothing.
+std::optional<Operand> import_optional_array(ArgumentName name, nb::handle object);
+
+/// An array of `library` that shares the memory of `result`; MLX on a CPU copies it.
+nb::object export_array(Library library, array result);
+
+/// The class that lends a result's memory to the libraries, through the buffer protocol and DLPack.
+void bind_result(nb::module_& module);
+
+/// Element types by the kind that typestrings give ('b' bool, 'i', 'u', 'f', 'V' for bfloat16) and size.
+std::optional<Dtype> find_dtype(char kind, std::int64_t itemsize);
+
+/// The module if it has been imported already; else an invalid object.
+nb::object imported_module(const char* name);
+
+/// ml_dtypes.bfloat16's scalar type if ml_dtypes has been imported; else an invalid handle.
+nb::handle bfloat16_type();
+
+}  // namespace gqmm::python

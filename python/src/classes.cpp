@@ -1,0 +1,133 @@
+// The classes that users see: Device, Stream, PackedWeights, InstructionSet.
+#include "classes.hpp"
+
+#include <gqmm/packed_weights.hpp>
+#include <gqmm/stream.hpp>
+#include <gqmm/system.hpp>
+
+#include <fmt/format.h>
+#include <nanobind/operators.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace gqmm::python {
+namespace {
+
+namespace nb = nanobind;
+
+Device make_device(std::string_view type, int index) {
+  if (type != "cpu" || index != 0) {
+    throw std::invalid_argument(fmt::format("[Device] unsupported device {}:{}; there is cpu:0", type, index));
+  }
+  return {};
+}
+
+Stream make_stream(int threads, Device device) {
+  if (threads < 0) {
+    throw std::invalid_argument(
+        fmt::format("[Stream] threads = {} is negative; give a positive number, or 0 for all that are available", threads));
+  }
+  return {device, threads};
+}
+
+std::string describe(const Device& device) { return fmt::format("gqmm.Device('cpu', {})", device.index); }
+
+std::string describe(const Stream& stream) {
+  return fmt::format("gqmm.Stream(threads={}, device={})", stream.threads, describe(stream.device));
+}
+
+nb::tuple tuple_of(const Shape& shape) {
+  nb::list extents;
+  for (const std::int64_t extent : shape) {
+    extents.append(extent);
+  }
+  return nb::tuple(extents);
+}
+
+void bind_streams(nb::module_& m) {
+  nb::class_<Device>(m, "Device", nb::is_final(), "A processor that operators run on. There is one: the CPU.")
+      .def(
+          "__init__", [](Device* self, std::string_view type, int index) { new (self) Device(make_device(type, index)); },
+          nb::arg("type") = "cpu", nb::arg("index") = 0, "Raises ValueError for anything but ('cpu', 0).")
+      .def_prop_ro(
+          "type", [](const Device&) { return "cpu"; }, "Kind of device: 'cpu'.")
+      .def_ro("index", &Device::index, "Number among the devices of its kind.")
+      .def(nb::self == nb::self, nb::sig("def __eq__(self, other: object, /) -> bool"))
+      .def("__hash__", [](const Device& self) { return nb::hash(nb::make_tuple(static_cast<int>(self.type), self.index)); })
+      .def("__repr__", [](const Device& self) { return describe(self); });
+
+  nb::class_<Stream>(m, "Stream", nb::is_final(),
+                     "Where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the "
+                     "caller's thread and has finished when it returns.")
+      .def(
+          "__init__", [](Stream* self, int threads, const Device& device) { new (self) Stream(make_stream(threads, device)); },
+          nb::arg("threads") = 0, nb::arg("device") = Device{},
+          nb::sig("def __init__(self, threads: int = 0, device: Device = Device()) -> None"),
+          "threads: threads of a call, the caller's included; 0: available_threads(). Raises ValueError if negative.")
+      .def_ro("threads", &Stream::threads, "Threads of a call; 0: available_threads().")
+      .def_ro("device", &Stream::device, "The stream's device.")
+      .def(
+          "__eq__",
+          [](const Stream& self, nb::object other) {
+            Stream stream;
+            return nb::try_cast(other, stream) && self.device == stream.device && self.threads == stream.threads;
+          },
+          nb::sig("def __eq__(self, other: object, /) -> bool"))
+      .def("__hash__", [](const Stream& self) { return nb::hash(nb::make_tuple(self.device.index, self.threads)); })
+      .def("__repr__", [](const Stream& self) { return describe(self); });
+}
+
+void bind_packed_weights(nb::module_& m) {
+  nb::class_<PackedWeights>(m, "PackedWeights", nb::is_final(),
+                            "Quantized weights in the order in which the kernels read them; pack() makes them. Passed as w, "
+                            "without scales and biases. Immutable; results are bit-identical to those from the original arrays.")
+      .def_prop_ro(
+          "mode", [](const PackedWeights& self) { return name_of(self.mode()); }, "Quantization mode.")
+      .def_prop_ro("bits", &PackedWeights::bits, "Bits of a code.")
+      .def_prop_ro("group_size", &PackedWeights::group_size, "Weights that share a scale.")
+      .def_prop_ro("transpose", &PackedWeights::transpose, "Whether products are x @ w.T.")
+      .def_prop_ro(
+          "shape", [](const PackedWeights& self) { return tuple_of(self.shape()); },
+          nb::sig("def shape(self) -> tuple[int, ...]"),
+          "Shape of the weights they stand for: (…, N, K) when transpose, else (…, K, N).")
+      .def_prop_ro("nbytes", &PackedWeights::nbytes, "Bytes of memory held.")
+      .def("__repr__", [](const PackedWeights& self) {
+        return fmt::format("<gqmm.PackedWeights {} {} {}-bit, groups of {}, {}{} bytes>", to_string(self.shape()),
+                           name_of(self.mode()), self.bits(), self.group_size(), self.transpose() ? "" : "transpose=False, ",
+                           self.nbytes());
+      });
+}
+
+void bind_system(nb::module_& m) {
+  nb::class_<InstructionSet>(m, "InstructionSet", nb::is_final(), "A family of CPU instructions that gqmm has kernels for.")
+      .def_ro("name", &InstructionSet::name, "As the environment variable GQMM_ISA takes it: 'scalar', 'avx2', 'avx512'.")
+      .def_ro("description", &InstructionSet::description, "The extensions it needs.")
+      .def_ro("supported", &InstructionSet::supported, "Whether this machine has them.")
+      .def("__repr__", [](const InstructionSet& self) {
+        return fmt::format("<gqmm.InstructionSet '{}'{}>", self.name, self.supported ? "" : ", not supported by this machine");
+      });
+  m.def("instruction_sets", &instruction_sets,
+        "Every instruction set that gqmm was built with, from the least to the most capable.");
+  m.def("active_instruction_set", &active_instruction_set,
+        "Name of the instruction set in use: the most capable that is supported, or the one that the environment variable\n"
+        "GQMM_ISA names. Raises ValueError if GQMM_ISA names one that is unknown or unsupported.");
+  m.def("available_threads", &available_threads,
+        "Threads that this process may use: the smallest of the affinity mask, the cgroup's CPU quota (rounded up) and\n"
+        "OMP_NUM_THREADS.");
+  m.def("version", &version, "Version of the library.");
+}
+
+}  // namespace
+
+void bind_classes(nb::module_& module) {
+  bind_streams(module);
+  bind_packed_weights(module);
+  bind_system(module);
+}
+
+}  // namespace gqmm::python

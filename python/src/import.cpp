@@ -1,0 +1,412 @@
+// Python arrays as gqmm::array, without a copy. In order of preference:
+//
+//   NumPy               __array_struct__: the C twin of __array_interface__, five times as fast; any strides, any address, any
+//                       element type, read-only memory included
+//   PyTorch             torch.utils.dlpack.to_dlpack
+//   JAX                 DLPack
+//   anything else       __array_interface__, then the buffer protocol (MLX, whose bfloat16 it also names), then DLPack
+#include "arrays.hpp"
+
+#include <dlpack/dlpack.h>
+#include <fmt/format.h>
+#include <nanobind/stl/pair.h>
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace gqmm::python {
+namespace {
+
+// Bits of PyArrayInterface::flags (NumPy's "array interface", version 3).
+constexpr int not_swapped = 0x200;
+
+struct PyArrayInterface {
+  int two;
+  int nd;
+  char typekind;
+  int itemsize;
+  int flags;
+  Py_intptr_t* shape;
+  Py_intptr_t* strides;  // bytes
+  void* data;
+  PyObject* descr;
+};
+
+[[noreturn]] void fail(ArgumentName name, const std::string& what) {
+  throw std::invalid_argument(fmt::format("[{}] {}: {}", name.op, name.name, what));
+}
+
+[[noreturn]] void throw_type_error(ArgumentName name, const std::string& what) {
+  throw nb::type_error(fmt::format("[{}] {}: {}", name.op, name.name, what).c_str());
+}
+
+std::string class_name_of(nb::handle object) { return nb::cast<std::string>(nb::str(object.type().attr("__name__"))); }
+
+std::string text_of(nb::handle object) { return nb::cast<std::string>(nb::str(object)); }
+
+/// Turns an exception that a library raised while exporting its array into ValueError, keeping it as the cause.
+[[noreturn]] void fail_because(ArgumentName name, nb::python_error& error) {
+  if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) {
+    throw nb::python_error(std::move(error));
+  }
+  const std::string reason = text_of(error.value());
+  nb::raise_from(error, PyExc_ValueError, "[%s] %s: its library does not lend the memory: %s", name.op, name.name,
+                 reason.c_str());
+}
+
+/// Refuses negative extents and more bytes than 63 bits count. False if there is no element.
+bool check_extents(ArgumentName name, const Shape& shape, Dtype dtype) {
+  auto bytes = static_cast<std::int64_t>(size_of(dtype));
+  bool has_elements = true;
+  bool overflow = false;
+  for (const std::int64_t extent : shape) {
+    if (extent < 0) {
+      fail(name, fmt::format("shape {} has a negative extent", to_string(shape)));
+    }
+    has_elements = has_elements && extent != 0;
+    overflow = overflow || __builtin_mul_overflow(bytes, extent, &bytes);
+  }
+  if (overflow && has_elements) {
+    fail(name, fmt::format("shape {} of {} exceeds 2^63 bytes", to_string(shape), name_of(dtype)));
+  }
+  return has_elements;
+}
+
+array checked_view(ArgumentName name, void* data, Shape shape, Dtype dtype, Strides strides) {
+  if (check_extents(name, shape, dtype) && data == nullptr) {
+    fail(name, fmt::format("no memory behind its shape {}", to_string(shape)));
+  }
+  return array::borrow(data, std::move(shape), dtype, std::move(strides));
+}
+
+Dtype dtype_or_fail(ArgumentName name, std::optional<Dtype> dtype, const std::string& type) {
+  if (!dtype) {
+    fail(name, fmt::format("element type {} is not supported; use float16, bfloat16, float32, or an integer type", type));
+  }
+  return *dtype;
+}
+
+[[noreturn]] void fail_byte_order(ArgumentName name) {
+  fail(name, "its bytes are in the order of another machine; convert it with x.astype(x.dtype.newbyteorder('='))");
+}
+
+/// Element type of an object that describes itself with a NumPy typestring. NumPy shows bfloat16 as two opaque bytes, so its
+/// dtype decides.
+Dtype numpy_dtype(ArgumentName name, nb::handle object, char kind, std::int64_t itemsize) {
+  std::optional<Dtype> dtype = kind == 'V' ? std::nullopt : find_dtype(kind, itemsize);
+  std::string shown = fmt::format("'{}{}'", kind, itemsize);
+  if (!dtype) {
+    const nb::object type = nb::getattr(object, "dtype", nb::none());
+    if (itemsize == 2 && bfloat16_type().is_valid() && nb::getattr(type, "type", nb::none()).is(bfloat16_type())) {
+      dtype = Dtype::bfloat16;
+    } else if (!type.is_none()) {
+      shown = text_of(type);
+    }
+  }
+  return dtype_or_fail(name, dtype, shown);
+}
+
+bool is_instance(nb::handle object, nb::handle type) {
+  return type.is_valid() && PyObject_TypeCheck(object.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
+}
+
+/// A class of the numpy package if that has been imported; else an invalid handle. `cached` keeps it for the life of the process.
+nb::handle numpy_class(const char* class_name, nb::handle& cached) {
+  if (!cached.is_valid()) {
+    if (const nb::object module = imported_module("numpy"); module.is_valid()) {
+      cached = nb::getattr(module, class_name, nb::handle()).release();
+    }
+  }
+  return cached;
+}
+
+nb::handle ndarray_class() {
+  static nb::handle cached;
+  return numpy_class("ndarray", cached);
+}
+
+nb::handle numpy_scalar_class() {
+  static nb::handle cached;
+  return numpy_class("generic", cached);
+}
+
+Operand import_numpy(ArgumentName name, nb::handle object) {
+  if (!object.type().is(ndarray_class()) && nb::hasattr(object, "mask") && nb::hasattr(object, "filled")) {
+    throw_type_error(name, fmt::format("masked arrays are not supported; pass {}.filled(value)", name.name));
+  }
+  nb::object capsule = object.attr("__array_struct__");
+  const auto* self = static_cast<const PyArrayInterface*>(PyCapsule_GetPointer(capsule.ptr(), nullptr));
+  if (self == nullptr) {
+    throw nb::python_error();
+  }
+  const Dtype dtype = numpy_dtype(name, object, self->typekind, self->itemsize);
+  if ((self->flags & not_swapped) == 0 && self->itemsize > 1) {
+    fail_byte_order(name);
+  }
+  Shape shape(self->shape, self->shape + self->nd);
+  Strides strides(self->strides, self->strides + self->nd);
+  return {checked_view(name, self->data, std::move(shape), dtype, std::move(strides)), std::move(capsule)};
+}
+
+Dtype dlpack_dtype(ArgumentName name, DLDataType type) {
+  // Kinds by DLPack's codes: int, uint, float, opaque, bfloat, complex, bool.
+  constexpr char kinds[] = {'i', 'u', 'f', '?', 'V', 'c', 'b'};
+  const bool known = type.code < sizeof(kinds) && type.lanes == 1 && type.bits % 8 == 0;
+  return dtype_or_fail(name, known ? find_dtype(kinds[type.code], type.bits / 8) : std::nullopt,
+                       fmt::format("DLPack (code {}, {} bits, {} lanes)", int{type.code}, int{type.bits}, int{type.lanes}));
+}
+
+[[noreturn]] void fail_device(ArgumentName name, long type, long index) {
+  constexpr int cuda = kDLCUDA;
+  fail(name, fmt::format("its memory is on {} {}, and gqmm reads the CPU's; copy it there first, e.g. {}.cpu()",
+                         type == cuda ? std::string("CUDA device") : fmt::format("DLPack device type {}, index", type), index,
+                         name.name));
+}
+
+bool is_cpu(long device_type) { return device_type == kDLCPU || device_type == kDLCUDAHost || device_type == kDLROCMHost; }
+
+/// The capsule is not consumed: dropping it hands the tensor back.
+Operand import_capsule(ArgumentName name, nb::object capsule) {
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor") == 0) {
+    throw_type_error(name, "__dlpack__ returned no \"dltensor\" capsule");
+  }
+  const DLTensor* tensor = &static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->dl_tensor;
+  if (!is_cpu(tensor->device.device_type)) {
+    fail_device(name, tensor->device.device_type, tensor->device.device_id);
+  }
+  const Dtype dtype = dlpack_dtype(name, tensor->dtype);
+  const auto itemsize = static_cast<std::int64_t>(size_of(dtype));
+  Shape shape(tensor->shape, tensor->shape + tensor->ndim);
+  Strides strides;
+  if (tensor->strides != nullptr) {
+    for (std::int32_t axis = 0; axis < tensor->ndim; ++axis) {
+      strides.push_back(tensor->strides[axis] * itemsize);
+    }
+  }
+  void* data = tensor->data == nullptr ? nullptr : static_cast<std::byte*>(tensor->data) + tensor->byte_offset;
+  return {checked_view(name, data, std::move(shape), dtype, std::move(strides)), std::move(capsule)};
+}
+
+Operand import_dlpack(ArgumentName name, nb::handle object) {
+  nb::object capsule;
+  try {
+    const nb::object device = object.attr("__dlpack_device__")();
+    std::pair<long, long> type_and_index;
+    if (!nb::try_cast(device, type_and_index)) {
+      fail(name, fmt::format("malformed __dlpack_device__: {}", text_of(device)));
+    }
+    if (!is_cpu(type_and_index.first)) {
+      fail_device(name, type_and_index.first, type_and_index.second);
+    }
+    capsule = object.attr("__dlpack__")();
+  } catch (nb::python_error& error) {
+    fail_because(name, error);
+  }
+  return import_capsule(name, std::move(capsule));
+}
+
+Operand import_torch(ArgumentName name, nb::handle object) {
+  if (nb::cast<bool>(object.attr("requires_grad"))) {
+    fail(name, fmt::format("it requires grad, and gqmm computes no gradients; pass {}.detach()", name.name));
+  }
+  nb::object capsule;
+  try {
+    // Lazily negated tensors share memory with the original; resolving copies those alone.
+    const nb::object resolved = nb::cast<bool>(object.attr("is_neg")()) ? object.attr("resolve_neg")() : nb::borrow(object);
+    capsule = nb::module_::import_("torch.utils.dlpack").attr("to_dlpack")(resolved);
+  } catch (nb::python_error& error) {
+    fail_because(name, error);
+  }
+  return import_capsule(name, std::move(capsule));
+}
+
+nb::object memoryview_of(ArgumentName name, nb::handle object) {
+  try {
+    nb::object memory = nb::steal(PyMemoryView_FromObject(object.ptr()));
+    if (!memory.is_valid()) {
+      throw nb::python_error();
+    }
+    return memory;
+  } catch (nb::python_error& error) {
+    fail_because(name, error);
+  }
+}
+
+/// Element type of a memoryview's format: one letter as in the struct module, or "bfloat16", which MLX writes.
+Dtype buffer_dtype(ArgumentName name, const Py_buffer& buffer) {
+  std::string_view format = buffer.format == nullptr ? "B" : buffer.format;
+  const std::string shown(format);
+  if (format == "bfloat16") {
+    return Dtype::bfloat16;
+  }
+  if (format.size() == 2 && std::string_view("@=<>!^").find(format[0]) != std::string_view::npos) {
+    if ((format[0] == '>' || format[0] == '!') && buffer.itemsize > 1) {
+      fail_byte_order(name);
+    }
+    format.remove_prefix(1);
+  }
+  char kind = '?';
+  if (format.size() == 1) {
+    const auto is_any_of = [&](std::string_view letters) { return letters.find(format[0]) != std::string_view::npos; };
+    kind = is_any_of("bhilqn") ? 'i' : is_any_of("BHILQN") ? 'u' : is_any_of("efd") ? 'f' : is_any_of("?") ? 'b' : '?';
+  }
+  return dtype_or_fail(name, find_dtype(kind, buffer.itemsize), fmt::format("'{}'", shown));
+}
+
+Operand import_buffer(ArgumentName name, nb::handle object) {
+  nb::object memory = memoryview_of(name, object);
+  const Py_buffer& buffer = *PyMemoryView_GET_BUFFER(memory.ptr());
+  const Dtype dtype = buffer_dtype(name, buffer);
+  for (int axis = 0; buffer.suboffsets != nullptr && axis < buffer.ndim; ++axis) {
+    if (buffer.suboffsets[axis] >= 0) {
+      fail(name, "buffers of pointers (PIL style) are not supported; copy it into an array");
+    }
+  }
+  Shape shape(buffer.shape, buffer.shape + buffer.ndim);
+  Strides strides(buffer.strides, buffer.strides + buffer.ndim);
+  return {checked_view(name, buffer.buf, std::move(shape), dtype, std::move(strides)), std::move(memory)};
+}
+
+Shape tuple_of_integers(ArgumentName name, const char* key, nb::handle value) {
+  if (!PyTuple_Check(value.ptr())) {
+    fail(name, fmt::format("malformed __array_interface__: {} is not a tuple", key));
+  }
+  Shape result;
+  for (const nb::handle item : nb::borrow<nb::tuple>(value)) {
+    std::int64_t number = 0;
+    if (!nb::try_cast(item, number)) {
+      fail(name, fmt::format("malformed __array_interface__: {} = {}", key, text_of(value)));
+    }
+    result.push_back(number);
+  }
+  return result;
+}
+
+/// Memory that an __array_interface__ names as a buffer; the view must lie within it.
+void* buffer_memory(ArgumentName name, const Py_buffer& buffer, std::int64_t offset, const Shape& shape, const Strides& strides,
+                    Dtype dtype) {
+  if (!check_extents(name, shape, dtype)) {
+    return buffer.buf;
+  }
+  auto first = static_cast<double>(offset);
+  double last = first + static_cast<double>(size_of(dtype));
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    // Exact for all that can pass: a buffer is shorter than 2^53 bytes.
+    const double reach = static_cast<double>(shape[axis] - 1) * static_cast<double>(strides[axis]);
+    (reach < 0 ? first : last) += reach;
+  }
+  if (first < 0 || last > static_cast<double>(buffer.len)) {
+    fail(name, fmt::format("malformed __array_interface__: shape {} reaches outside its buffer of {} bytes", to_string(shape),
+                           buffer.len));
+  }
+  return static_cast<std::byte*>(buffer.buf) + offset;
+}
+
+Operand import_interface(ArgumentName name, nb::handle object, const nb::object& interface) {
+  if (!PyDict_Check(interface.ptr())) {
+    fail(name, "malformed __array_interface__: not a dictionary");
+  }
+  const auto fields = nb::borrow<nb::dict>(interface);
+  const auto field = [&](const char* key) { return fields.contains(key) ? nb::object(fields[key]) : nb::none(); };
+  const nb::object typestr = field("typestr");
+  if (!nb::isinstance<nb::str>(typestr)) {
+    fail(name, "malformed __array_interface__: no typestr");
+  }
+  const std::string type = nb::cast<std::string>(typestr);
+  const bool has_size = type.size() == 3 && type[2] >= '1' && type[2] <= '9';
+  const Dtype dtype = numpy_dtype(name, object, type.size() < 2 ? '?' : type[1], has_size ? type[2] - '0' : 0);
+  if (type[0] == '>' && size_of(dtype) > 1) {
+    fail_byte_order(name);
+  }
+  if (!field("mask").is_none()) {
+    fail(name, "masked arrays are not supported");
+  }
+  Shape shape = tuple_of_integers(name, "shape", field("shape"));
+  Strides strides = field("strides").is_none() ? row_major_strides(shape, size_of(dtype))
+                                               : tuple_of_integers(name, "strides", field("strides"));
+  if (strides.size() != shape.size()) {
+    fail(name, fmt::format("malformed __array_interface__: {} strides for shape {}", strides.size(), to_string(shape)));
+  }
+  const nb::object data = field("data");
+  if (PyTuple_Check(data.ptr()) && nb::len(data) == 2) {
+    std::uintptr_t address = 0;
+    if (!nb::try_cast(data[0], address)) {
+      fail(name, fmt::format("malformed __array_interface__: data = {}", text_of(data)));
+    }
+    // The dictionary may hold what owns the memory.
+    return {checked_view(name, reinterpret_cast<void*>(address), std::move(shape), dtype, std::move(strides)), interface};
+  }
+  nb::object memory = memoryview_of(name, data.is_none() ? object : nb::handle(data));
+  std::int64_t offset = 0;
+  if (!field("offset").is_none() && !nb::try_cast(field("offset"), offset)) {
+    fail(name, "malformed __array_interface__: offset is not an integer");
+  }
+  void* start = buffer_memory(name, *PyMemoryView_GET_BUFFER(memory.ptr()), offset, shape, strides, dtype);
+  return {checked_view(name, start, std::move(shape), dtype, std::move(strides)), std::move(memory)};
+}
+
+Operand import_other(ArgumentName name, nb::handle object) {
+  // The memory that a NumPy scalar's __array_interface__ points to is freed before the caller sees it.
+  const bool is_scalar = is_instance(object, numpy_scalar_class());
+  const nb::object interface = is_scalar ? nb::none() : nb::getattr(object, "__array_interface__", nb::none());
+  if (!interface.is_none()) {
+    return import_interface(name, object, interface);
+  }
+  if (!is_scalar && PyObject_CheckBuffer(object.ptr()) != 0) {
+    return import_buffer(name, object);
+  }
+  if (!is_scalar && nb::hasattr(object, "__dlpack__") && nb::hasattr(object, "__dlpack_device__")) {
+    return import_dlpack(name, object);
+  }
+  if (const nb::object jax = imported_module("jax"); jax.is_valid() && nb::isinstance(object, jax.attr("Array"))) {
+    throw_type_error(name, "a traced JAX value has no memory to read; call gqmm outside jit, or through jax.pure_callback");
+  }
+  throw_type_error(name, fmt::format("expected an array (one with __array_interface__, a buffer, or DLPack on the CPU), got {}",
+                                     class_name_of(object)));
+}
+
+}  // namespace
+
+std::optional<Dtype> find_dtype(char kind, std::int64_t itemsize) {
+  struct Entry {
+    char kind;
+    std::int64_t itemsize;
+    Dtype dtype;
+  };
+  constexpr Entry table[] = {
+      {'f', 4, Dtype::float32}, {'f', 2, Dtype::float16}, {'V', 2, Dtype::bfloat16}, {'u', 4, Dtype::uint32},
+      {'u', 1, Dtype::uint8},   {'u', 2, Dtype::uint16},  {'u', 8, Dtype::uint64},   {'i', 4, Dtype::int32},
+      {'i', 8, Dtype::int64},   {'i', 1, Dtype::int8},    {'i', 2, Dtype::int16},    {'f', 8, Dtype::float64},
+      {'b', 1, Dtype::bool_},
+  };
+  for (const Entry& entry : table) {
+    if (entry.kind == kind && entry.itemsize == itemsize) {
+      return entry.dtype;
+    }
+  }
+  return std::nullopt;
+}
+
+Operand import_array(ArgumentName name, nb::handle object) {
+  if (is_instance(object, ndarray_class())) {
+    return import_numpy(name, object);
+  }
+  switch (library_of(object)) {
+    case Library::torch: return import_torch(name, object);
+    case Library::mlx: return import_buffer(name, object);
+    case Library::jax: return import_dlpack(name, object);
+    case Library::numpy: break;
+  }
+  return import_other(name, object);
+}
+
+std::optional<Operand> import_optional_array(ArgumentName name, nb::handle object) {
+  if (object.is_none()) {
+    return std::nullopt;
+  }
+  return import_array(name, object);
+}
+
+}  // namespace gqmm::python

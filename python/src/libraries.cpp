@@ -1,0 +1,87 @@
+// Which library an object belongs to, found without importing any.
+#include "arrays.hpp"
+
+#include <array>
+
+namespace gqmm::python {
+namespace {
+
+bool is_subclass(nb::handle type, nb::handle of) {
+  const int found = PyObject_IsSubclass(type.ptr(), of.ptr());
+  if (found < 0) {
+    throw nb::python_error();
+  }
+  return found != 0;
+}
+
+bool is_type_of(nb::handle type, const char* module_name, const char* class_name) {
+  const nb::object module = imported_module(module_name);
+  if (!module.is_valid()) {
+    return false;
+  }
+  // A module that is still being imported may lack the class.
+  const nb::object base = nb::getattr(module, class_name, nb::none());
+  return base.is_type() && is_subclass(type, base);
+}
+
+Library classify(nb::handle type) {
+  if (is_type_of(type, "torch", "Tensor")) {
+    return Library::torch;
+  }
+  if (is_type_of(type, "mlx.core", "array")) {
+    return Library::mlx;
+  }
+  if (is_type_of(type, "jax", "Array")) {
+    return Library::jax;
+  }
+  return Library::numpy;
+}
+
+}  // namespace
+
+nb::object imported_module(const char* name) {
+  const nb::str key(name);
+  nb::object module = nb::steal(PyImport_GetModule(key.ptr()));
+  if (!module.is_valid() && PyErr_Occurred() != nullptr) {
+    throw nb::python_error();
+  }
+  return module;
+}
+
+nb::handle bfloat16_type() {
+  static nb::handle type;
+  if (!type.is_valid()) {
+    if (const nb::object module = imported_module("ml_dtypes"); module.is_valid()) {
+      // Kept for the life of the process, as the module itself is.
+      type = nb::getattr(module, "bfloat16", nb::handle()).release();
+    }
+  }
+  return type;
+}
+
+Library library_of(nb::handle object) {
+  // Subclass tests cost a microsecond; a program has few array types. The cache owns the types, so that no other type can take
+  // over an address.
+  struct Entry {
+    nb::handle type;
+    Library library;
+  };
+  static std::array<Entry, 8> cache;
+  static std::size_t used = 0;
+
+  const nb::handle type = object.type();
+  for (std::size_t i = 0; i < used; ++i) {
+    if (cache[i].type.is(type)) {
+      return cache[i].library;
+    }
+  }
+  const Library library = classify(type);
+  // NumPy is also the answer for types of libraries that are only half imported: not remembered, but for its own.
+  const bool certain = library != Library::numpy || is_type_of(type, "numpy", "ndarray");
+  if (certain && used < cache.size()) {
+    cache[used++] = {nb::handle(type).inc_ref(), library};
+  }
+  return library;
+}
+
+}  // namespace gqmm::python
