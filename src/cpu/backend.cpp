@@ -1,20 +1,76 @@
 #include "cpu/backend.hpp"
 
-#include "reference/reference.hpp"
+#include "cpu/dispatch.hpp"
+#include "cpu/product.hpp"
+#include "cpu/team.hpp"
+#include "formats/registry.hpp"
+#include "plan/packed.hpp"
+
+#include <gqmm/system.hpp>
+
+#include <algorithm>
 
 namespace gqmm::cpu {
+namespace {
+
+// Below so many multiply-adds a second thread costs more than it saves (waking it takes microseconds).
+constexpr std::int64_t work_worth_a_thread = std::int64_t{1} << 19;
+// Decode items: long runs of strips for linear prefetching, yet several per thread to even out.
+constexpr std::int64_t decode_items_per_thread = 8;
+// Rows that share a packed panel: packing costs as much as about 5 rows of one slice.
+constexpr std::int64_t rows_per_item = 256;
+
+int thread_count(const Problem& problem, std::int64_t items) {
+  const int wanted = problem.threads > 0 ? problem.threads : available_threads();
+  const double work = static_cast<double>(problem.rhs.size()) * static_cast<double>(problem.M) * static_cast<double>(problem.N) *
+                      static_cast<double>(problem.K);
+  const auto worth = static_cast<std::int64_t>(std::min(work / static_cast<double>(work_worth_a_thread), 1e6)) + 1;
+  return static_cast<int>(std::min({std::int64_t{wanted}, worth, items}));
+}
+
+Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const Routing& routing, std::int64_t strips) {
+  if (!has_integer_path(problem)) {
+    return {.few_rows = 0, .strips_few_rows = 1, .strips_many_rows = kernels.float_tile.nv, .rows_per_item = rows_per_item};
+  }
+  const int threads = problem.threads > 0 ? problem.threads : available_threads();
+  const std::int64_t decode_strips = static_cast<std::int64_t>(routing.segments.size()) * strips;
+  return {.few_rows = max_gemv_rows,
+          .strips_few_rows =
+              threads == 1 ? strips : std::clamp<std::int64_t>(decode_strips / (threads * decode_items_per_thread), 1, strips),
+          .strips_many_rows = kernels.gemm_tile[problem.slices - 1].nv,
+          .rows_per_item = rows_per_item};
+}
+
+}  // namespace
 
 void run(const Problem& problem) {
-  std::byte* y = problem.y;
-  for (std::size_t pair = 0; pair < problem.rhs.size(); ++pair) {
-    for (std::int64_t m = 0; m < problem.M; ++m) {
-      for (std::int64_t n = 0; n < problem.N; ++n) {
-        const ReferenceValue value = reference_value(problem, static_cast<std::int64_t>(pair), m, n);
-        store_float(y, problem.y_dtype, static_cast<float>(value.y));
-        y += size_of(problem.y_dtype);
-      }
-    }
+  if (problem.rhs.empty() || problem.M == 0 || problem.N == 0) {
+    return;
   }
+  const KernelTable& kernels = active_kernels();
+  const bool integers = has_integer_path(problem);
+  const bool even_odd = integers && kernels.formats[index_of(*problem.format)].even_odd;
+  const Weights weights(problem, kernels);
+  const std::int64_t experts = problem.packed != nullptr ? problem.packed->experts : problem.w.count();
+  const Routing routing = route(problem.rhs, experts, problem.sorted);
+  const std::vector<Item> items =
+      make_items(routing, problem.M, weights.strips(), choose_tiling(problem, kernels, routing, weights.strips()));
+  Activations activations(problem, kernels, integers, even_odd);
+  const Product product(problem, kernels, routing, activations, weights);
+
+  const auto item_count = static_cast<std::int64_t>(items.size());
+  const int threads = thread_count(problem, std::max(item_count, activations.count()));
+  WorkQueue rows(activations.count());
+  WorkQueue blocks(item_count);
+  run_phases(
+      threads, [&] { rows.drain([&](std::int64_t row) { activations.prepare(row); }); },
+      [&] {
+        blocks.drain([&](std::int64_t i) {
+          // With the queue handed out in order, the item `threads` further on is likely to be this thread's next.
+          const std::int64_t ahead = i + threads;
+          product.run(items[static_cast<std::size_t>(i)], ahead < item_count ? &items[static_cast<std::size_t>(ahead)] : nullptr);
+        });
+      });
 }
 
 }  // namespace gqmm::cpu

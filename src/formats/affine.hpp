@@ -12,7 +12,7 @@ template <int Bits>
 struct Affine {
   static constexpr Mode mode = Mode::affine;
   static constexpr int bits = Bits;
-  static constexpr int group_sizes[] = {32, 64, 128};
+  static constexpr int group_sizes[3] = {32, 64, 128};
   static constexpr int default_group_size = 64;
   static constexpr ScaleEncoding scale_encoding = ScaleEncoding::floating;
   static constexpr bool has_biases = true;

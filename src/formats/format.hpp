@@ -10,7 +10,6 @@
 
 #include "formats/float_types.hpp"
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -25,7 +24,7 @@ enum class ScaleEncoding : std::uint8_t { floating, e8m0, e4m3 };
 struct IntegerForm {
   bool exists = true;
   bool has_table = false;
-  std::array<std::uint8_t, 16> table = {};
+  std::uint8_t table[16] = {};
   int offset = 0;
   float unit = 1.0F;
   int max_u = 0;

@@ -22,7 +22,7 @@ inline constexpr IntegerForm e2m1_integer_form = {
 struct Mxfp4 {
   static constexpr Mode mode = Mode::mxfp4;
   static constexpr int bits = 4;
-  static constexpr int group_sizes[] = {32};
+  static constexpr int group_sizes[1] = {32};
   static constexpr int default_group_size = 32;
   static constexpr ScaleEncoding scale_encoding = ScaleEncoding::e8m0;
   static constexpr bool has_biases = false;
@@ -33,7 +33,7 @@ struct Mxfp4 {
 struct Nvfp4 {
   static constexpr Mode mode = Mode::nvfp4;
   static constexpr int bits = 4;
-  static constexpr int group_sizes[] = {16};
+  static constexpr int group_sizes[1] = {16};
   static constexpr int default_group_size = 16;
   static constexpr ScaleEncoding scale_encoding = ScaleEncoding::e4m3;
   static constexpr bool has_biases = false;
@@ -44,7 +44,7 @@ struct Nvfp4 {
 struct Mxfp8 {
   static constexpr Mode mode = Mode::mxfp8;
   static constexpr int bits = 8;
-  static constexpr int group_sizes[] = {32};
+  static constexpr int group_sizes[1] = {32};
   static constexpr int default_group_size = 32;
   static constexpr ScaleEncoding scale_encoding = ScaleEncoding::e8m0;
   static constexpr bool has_biases = false;

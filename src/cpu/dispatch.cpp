@@ -1,0 +1,100 @@
+#include "cpu/dispatch.hpp"
+
+#include "cpu/targets/targets.hpp"
+
+#include <gqmm/system.hpp>
+
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace gqmm {
+namespace {
+
+struct Target {
+  const char* name;
+  const char* description;
+  bool (*supported)();
+  const cpu::KernelTable& (*kernels)();
+};
+
+#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && has_avx2();
+}
+#endif
+
+// From the least to the most capable.
+constexpr Target targets[] = {
+    {"scalar", "any CPU", [] { return true; }, cpu::scalar_kernels},
+#if defined(__x86_64__)
+    {"avx2", "AVX2, FMA, F16C", has_avx2, cpu::avx2_kernels},
+    {"avx512", "AVX-512 F, BW, DQ, VL, VNNI", has_avx512, cpu::avx512_kernels},
+#endif
+};
+
+const Target& target_by_name(std::string_view name, std::string_view source) {
+  std::string known;
+  for (const Target& target : targets) {
+    if (target.name == name) {
+      if (!target.supported()) {
+        throw std::invalid_argument(fmt::format("[gqmm] {} = \"{}\", but this machine lacks {}; `gqmm info` lists what it has",
+                                                source, name, target.description));
+      }
+      return target;
+    }
+    known += fmt::format("{}\"{}\"", known.empty() ? "" : ", ", target.name);
+  }
+  throw std::invalid_argument(
+      fmt::format("[gqmm] {} = \"{}\" is not an instruction set of this build; use one of {}", source, name, known));
+}
+
+const Target& default_target() {
+  const char* pinned = std::getenv("GQMM_ISA");
+  if (pinned != nullptr && *pinned != '\0') {
+    return target_by_name(pinned, "GQMM_ISA");
+  }
+  const Target* best = &targets[0];
+  for (const Target& target : targets) {
+    best = target.supported() ? &target : best;
+  }
+  return *best;
+}
+
+std::atomic<const Target*> active{nullptr};
+
+const Target& active_target() {
+  const Target* target = active.load(std::memory_order_acquire);
+  if (target == nullptr) {
+    target = &default_target();  // every thread that comes here finds the same one
+    active.store(target, std::memory_order_release);
+  }
+  return *target;
+}
+
+}  // namespace
+
+std::vector<InstructionSet> instruction_sets() {
+  std::vector<InstructionSet> sets;
+  for (const Target& target : targets) {
+    sets.push_back({target.name, target.description, target.supported()});
+  }
+  return sets;
+}
+
+std::string_view active_instruction_set() { return active_target().name; }
+
+void set_instruction_set(std::string_view name) {
+  active.store(&target_by_name(name, "set_instruction_set"), std::memory_order_release);
+}
+
+namespace cpu {
+
+const KernelTable& active_kernels() { return active_target().kernels(); }
+
+}  // namespace cpu
+}  // namespace gqmm

@@ -1,0 +1,123 @@
+// The kernels of one instruction set behind plain function pointers: all that the rest of the library sees of them.
+#pragma once
+
+#include "cpu/simd/vocabulary.hpp"
+
+#include <gqmm/array.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gqmm::cpu {
+
+/// How a panel holds codes: two to a byte, one to a byte below 128, one to a byte.
+enum class PanelKind : std::uint8_t { nibbles, bytes, wide_bytes };
+inline constexpr int panel_kinds = 3;
+
+inline constexpr int max_slices = 3;
+inline constexpr int max_tile_rows = 8;  // of any instruction set's GEMM tile
+inline constexpr int max_tile_strips = 3;
+inline constexpr int max_gemv_rows = 4;
+
+/// How scales and biases are stored.
+enum class ScaleType : std::uint8_t { float32, float16, bfloat16, e8m0, e4m3 };
+
+/// A strip of quantized weights: 16 outputs (rows of w) and all of K, in place or packed (plan/packed.hpp).
+struct WeightStrip {
+  const std::byte* codes = nullptr;  // in place: the first row; packed: the first line of 16 words
+  std::int64_t row_stride = 0;       // in place: bytes between rows
+  const std::byte* scales = nullptr;
+  std::int64_t scale_stride = 0;
+  const std::byte* biases = nullptr;  // nullptr: none
+  std::int64_t bias_stride = 0;
+  int rows = lanes;  // in place: rows that exist, 1 … 16
+  bool packed = false;
+  ScaleType scale_type = ScaleType::float32;
+  ScaleType bias_type = ScaleType::float32;
+  float scale_factor = 1.0F;  // a global scale; scales are multiplied by it and rounded once
+};
+
+/// One strip times few rows.
+struct GemvArguments {
+  WeightStrip weights;
+  WeightStrip next;  // what will be wanted next: prefetched (codes == nullptr: nothing)
+  int group_size = 0;
+  std::int64_t K = 0;
+  const std::int32_t* const* x = nullptr;  // per row, [group][step][slice] words of 4 bytes
+  const float* const* x_scales = nullptr;  // per row, [group][slice magics …, sum]
+  float* c = nullptr;                      // [row][c_stride]
+  std::int64_t c_stride = 0;
+};
+
+/// A register tile of the GEMM over a range of groups: mr rows × nv strips.
+struct GemmArguments {
+  const std::byte* codes = nullptr;  // panel of the first strip at the first group
+  std::int64_t strip_codes = 0;      // bytes between strips
+  const float* scales = nullptr;     // [group][scale, bias][16 lanes]
+  std::int64_t strip_scales = 0;     // floats between strips
+  const std::int32_t* const* x = nullptr;
+  const float* const* x_scales = nullptr;
+  float* c = nullptr;
+  std::int64_t c_stride = 0;
+  int groups = 0;
+  int group_size = 0;
+  bool first = false;                   // c starts at zero, else at its content
+  const std::byte* prefetch = nullptr;  // memory wanted soon, `prefetch_lines` lines per 32 k
+  int prefetch_lines = 0;
+};
+
+/// A register tile of the float GEMM over a block of k: c += x · w, the block summed apart.
+struct FloatGemmArguments {
+  const float* w = nullptr;         // [k][16 lanes] of the first strip
+  std::int64_t strip_stride = 0;    // floats between strips
+  const float* const* x = nullptr;  // per row, at the block's first k
+  float* const* c = nullptr;        // per row
+  int k = 0;
+};
+
+struct SliceArguments {
+  const std::byte* x = nullptr;  // K consecutive elements
+  Dtype dtype = Dtype::float32;
+  std::int64_t K = 0;
+  int group_size = 0;
+  std::int32_t* words = nullptr;        // [group][step][slice]
+  float* scales = nullptr;              // [group][slice magics …, sum]
+  std::uint8_t* exceptional = nullptr;  // [group]: 1 for groups that need the float path; their slices are zero
+};
+
+/// The per-format kernels. docs/adding.md says what a new format needs.
+struct FormatKernels {
+  PanelKind panel = PanelKind::bytes;
+  bool even_odd = false;      // order of k within 8: slices must match
+  bool panel_is_raw = false;  // a packed strip is its own panel
+  /// Codes of k in [k0, k0 + count) of a strip → panel, [k/8 or k/4] lines of 16 words. count: a multiple of the group.
+  void (*pack)(const WeightStrip&, std::int64_t k0, std::int64_t count, std::byte* panel) = nullptr;
+  /// Scales and biases of groups [g0, g0 + count) in integer form → [group][scale, bias][16]. Returns the lanes whose scale or
+  /// bias is not finite or so large that sums could overflow: outputs that need the float path.
+  std::uint32_t (*pack_scales)(const WeightStrip&, std::int64_t g0, std::int64_t count, float* out) = nullptr;
+  /// ŵ of k in [k0, k0 + count) of a strip → [k][16] floats. count: a multiple of the group, at most 128.
+  void (*dequantize)(const WeightStrip&, int group_size, std::int64_t k0, std::int64_t count, float* out) = nullptr;
+  /// Without transpose: 16 outputs of `count` rows k, whose codes begin at `codes`; scale_bias is [k][2] → [k][16] floats.
+  void (*dequantize_rows)(const std::byte* codes, std::int64_t row_stride, const float* scale_bias, std::int64_t count,
+                          float* out) = nullptr;
+  /// [slices − 1][rows − 1]. Returns lanes as pack_scales does.
+  std::uint32_t (*gemv[max_slices][max_gemv_rows])(const GemvArguments&) = {};
+};
+
+struct KernelTable {
+  TileSize gemm_tile[max_slices];
+  TileSize float_tile;
+  const FormatKernels* formats;  // [index_of(format)]
+  /// [panel kind][slices − 1][mr − 1][nv − 1], and for groups of 16 (unit 16) in the second table.
+  void (*gemm[panel_kinds][max_slices][max_tile_rows][max_tile_strips])(const GemmArguments&);
+  void (*gemm16[max_slices][max_tile_rows][max_tile_strips])(const GemmArguments&);
+  void (*float_gemm[max_tile_rows][max_tile_strips])(const FloatGemmArguments&);
+  /// [slices − 1][even_odd]. Returns whether any group is exceptional.
+  bool (*slice[max_slices][2])(const SliceArguments&);
+  /// n elements of x → float32.
+  void (*widen)(const std::byte* x, Dtype dtype, std::int64_t n, float* out);
+  /// n floats → y, rounded, NaN made canonical.
+  void (*round)(const float* c, std::int64_t n, Dtype dtype, std::byte* y);
+};
+
+}  // namespace gqmm::cpu

@@ -1,0 +1,93 @@
+// Fills a KernelTable with the kernels of one vocabulary, for every format of the registry.
+#pragma once
+
+#include "cpu/kernels/float_path.hpp"
+#include "cpu/kernels/gemm.hpp"
+#include "cpu/kernels/gemv.hpp"
+#include "formats/registry.hpp"
+
+namespace gqmm::cpu {
+namespace {
+
+template <int... values>
+struct Values {};
+/// Values<1, 2, …, n>
+template <int n, int... rest>
+struct UpTo : UpTo<n - 1, n, rest...> {};
+template <int... rest>
+struct UpTo<0, rest...> {
+  using type = Values<rest...>;
+};
+template <int... values, class Function>
+constexpr void for_each(Values<values...>, Function function) {
+  (function.template operator()<values>(), ...);
+}
+
+template <class V, class F>
+constexpr FormatKernels make_format_kernels() {
+  using U = Unit<V, F>;
+  FormatKernels kernels;
+  kernels.dequantize = dequantize_strip<V, F>;
+  kernels.dequantize_rows = dequantize_rows<V, F>;
+  if constexpr (F::integer.exists) {
+    kernels.panel = U::panel;
+    kernels.even_odd = U::even_odd;
+    kernels.panel_is_raw = U::panel_is_raw;
+    kernels.pack = pack_strip<V, F>;
+    kernels.pack_scales = [](const WeightStrip& strip, std::int64_t g0, std::int64_t count, float* out) {
+      return pack_scales<V>(strip, g0, count, F::integer.unit, F::integer.offset, out);
+    };
+    for_each(Values<1, 2, 3>{}, [&]<int slices>() {
+      for_each(typename UpTo<max_gemv_rows>::type{},
+               [&]<int rows>() { kernels.gemv[slices - 1][rows - 1] = gemv<V, F, slices, rows>; });
+    });
+  }
+  return kernels;
+}
+
+template <class V, class... F>
+const FormatKernels* all_format_kernels(TypeList<F...>) {
+  static constexpr FormatKernels table[] = {make_format_kernels<V, F>()...};
+  return table;
+}
+
+/// Kinds that share code share a kernel.
+template <class V>
+constexpr PanelKind code_of(PanelKind kind) {
+  return kind == PanelKind::bytes && !V::wide_dot_differs ? PanelKind::wide_bytes : kind;
+}
+
+template <class V>
+KernelTable make_table() {
+  KernelTable table = {};
+  for (int p = 0; p < max_slices; ++p) {
+    table.gemm_tile[p] = V::gemm_tile[p];
+  }
+  table.float_tile = V::float_tile;
+  table.formats = all_format_kernels<V>(AllFormats{});
+  for_each(Values<1, 2, 3>{}, [&]<int slices>() {
+    constexpr TileSize tile = V::gemm_tile[slices - 1];
+    static_assert(tile.mr <= max_tile_rows && tile.nv <= max_tile_strips);
+    for_each(typename UpTo<tile.mr>::type{}, [&]<int mr>() {
+      for_each(typename UpTo<tile.nv>::type{}, [&]<int nv>() {
+        table.gemm16[slices - 1][mr - 1][nv - 1] = gemm_tile<V, code_of<V>(PanelKind::bytes), slices, mr, nv, 16>;
+        for_each(Values<0, 1, 2>{}, [&]<int kind>() {
+          table.gemm[kind][slices - 1][mr - 1][nv - 1] =
+              gemm_tile<V, code_of<V>(static_cast<PanelKind>(kind)), slices, mr, nv, 32>;
+        });
+      });
+    });
+    table.slice[slices - 1][0] = slice<V, slices, false>;
+    table.slice[slices - 1][1] = slice<V, slices, true>;
+  });
+  for_each(typename UpTo<V::float_tile.mr>::type{}, [&]<int mr>() {
+    for_each(typename UpTo<V::float_tile.nv>::type{},
+             [&]<int nv>() { table.float_gemm[mr - 1][nv - 1] = float_gemm_tile<V, mr, nv>; });
+  });
+  table.widen = widen<V>;
+  table.round = round<V>;
+  return table;
+}
+
+}  // namespace
+}  // namespace gqmm::cpu

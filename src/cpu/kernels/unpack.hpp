@@ -1,0 +1,151 @@
+// From the words of 16 rows to bytes that dot products take.
+//
+// Loading a line of each of 16 rows and transposing gives vectors w[j] whose lane n is word j of row n. A unit is the fewest
+// codes that fill whole words and lie in one group (32, or 16 for groups of 16): `words` vectors. Codes then become
+//
+//     nibbles   lane n of line i holds codes 8i … 8i+7 of the unit, 4 bits each    (formats of at most 4 bits)
+//     bytes     lane n of line i holds 4 codes, 8 bits each                        (the others, and those with a table)
+//
+// A step is one dot product: 4 k. Nibbles yield two steps, first the even k of 8 (low nibbles), then the odd; x is sliced in the
+// same order ("even_odd").
+#pragma once
+
+#include "cpu/kernels/kernel_table.hpp"
+#include "formats/format.hpp"
+
+namespace gqmm::cpu {
+namespace {
+
+/// mask, once every `pitch` bits.
+constexpr std::int32_t repeat(std::uint64_t mask, int pitch) {
+  std::uint64_t word = 0;
+  for (int at = 0; at < 32; at += pitch) {
+    word |= mask << at;
+  }
+  return static_cast<std::int32_t>(static_cast<std::uint32_t>(word));
+}
+
+/// Spreads `count` codes of `from` bits, contiguous at the bottom of each word, to `to` bits each: the upper half of the codes
+/// moves up to where it belongs, then both halves, `pitch` bits apart, are treated alike.
+template <class V, int from, int to, int count>
+typename V::i32 spread(typename V::i32 v) {
+  if constexpr (count == 1 || from == to) {
+    return v;
+  } else {
+    constexpr int half = count / 2;
+    constexpr std::uint64_t low = (std::uint64_t{1} << (half * from)) - 1;
+    constexpr int pitch = count * to;
+    const auto lower = V::bit_and(v, V::broadcast(repeat(low, pitch)));
+    const auto upper = V::bit_and(v, V::broadcast(repeat(low << (half * from), pitch)));
+    return spread<V, from, to, half>(V::bit_or(lower, V::template shift_left<half*(to - from)>(upper)));
+  }
+}
+
+template <class V, class F>
+struct Unit {
+  using i32 = typename V::i32;
+  static constexpr int codes = F::group_sizes[0] < 32 ? F::group_sizes[0] : 32;
+  static constexpr int words = codes * F::bits / 32;
+  static constexpr bool nibbles = F::bits <= 4 && !F::integer.has_table;
+  static constexpr bool even_odd = nibbles || F::integer.has_table;
+  static constexpr int steps = codes / 4;
+  static constexpr int lines = nibbles ? codes / 8 : codes / 4;
+  static constexpr PanelKind panel = nibbles                  ? PanelKind::nibbles
+                                     : F::integer.max_u < 128 ? PanelKind::bytes
+                                                              : PanelKind::wide_bytes;
+  static constexpr bool panel_is_raw = !F::integer.has_table && (F::bits == 4 || F::bits == 8);
+
+  /// words[0 … words) of a unit → its panel lines.
+  static void to_lines(const i32* in, i32* out) {
+    if constexpr (F::integer.has_table) {
+      const auto& table = F::integer.table;
+      const i32 mask = V::broadcast(0x0f0f0f0f);
+      for (int i = 0; i < words; ++i) {
+        out[2 * i] = V::lookup(table, V::bit_and(in[i], mask));
+        out[2 * i + 1] = V::lookup(table, V::bit_and(V::template shift_right<4>(in[i]), mask));
+      }
+    } else if constexpr (panel_is_raw) {
+      for (int i = 0; i < words; ++i) {
+        out[i] = in[i];
+      }
+    } else {
+      spread_lines<0>(in, out);
+    }
+  }
+
+ private:
+  static constexpr int codes_per_line = codes / lines;
+  static constexpr int line_bits = codes_per_line * F::bits;
+
+  template <int line>
+  static void spread_lines(const i32* in, i32* out) {
+    if constexpr (line < lines) {
+      constexpr int bit = line * line_bits;
+      constexpr int shift = bit % 32;
+      i32 field = in[bit / 32];
+      if constexpr (shift != 0) {
+        field = V::template shift_right<shift>(field);
+      }
+      if constexpr (shift + line_bits > 32) {
+        field = V::bit_or(field, V::template shift_left<32 - shift>(in[bit / 32 + 1]));
+      }
+      out[line] = spread<V, F::bits, 32 / codes_per_line, codes_per_line>(field);
+      spread_lines<line + 1>(in, out);
+    }
+  }
+};
+
+/// The u8 codes of step `step` from panel lines held in `line` (a function of the line's number within the unit).
+template <class V, bool nibbles, class Line>
+typename V::i32 step_codes(int step, Line line) {
+  if constexpr (nibbles) {
+    const auto mask = V::broadcast(0x0f0f0f0f);
+    const auto pair = line(step / 2);
+    return V::bit_and(step % 2 == 0 ? pair : V::template shift_right<4>(pair), mask);
+  } else {
+    return line(step);
+  }
+}
+
+/// The most words, up to 16, that are whole units: what one transpose yields.
+template <class V, class F>
+inline constexpr int block_words = 16 / Unit<V, F>::words * Unit<V, F>::words;
+
+/// Words [first, first + count) of the strip's 16 rows, lane n = row n. count ≤ 16. Rows that do not exist repeat the last one.
+template <class V>
+void load_block(const WeightStrip& strip, std::int64_t first, int count, typename V::i32 (&block)[16]) {
+  if (strip.packed) {
+    for (int j = 0; j < count; ++j) {
+      block[j] = V::load_words(strip.codes + (first + j) * 64, 16);
+    }
+    return;
+  }
+  for (int n = 0; n < lanes; ++n) {
+    const int row = n < strip.rows ? n : strip.rows - 1;
+    block[n] = V::load_words(strip.codes + row * strip.row_stride + first * 4, count);
+  }
+  V::transpose(block);
+}
+
+template <class V, class F>
+void pack_strip(const WeightStrip& strip, std::int64_t k0, std::int64_t count, std::byte* panel) {
+  using U = Unit<V, F>;
+  using i32 = typename V::i32;
+  const std::int64_t end = (k0 + count) * F::bits / 32;
+  for (std::int64_t word = k0 * F::bits / 32; word < end; word += block_words<V, F>) {
+    const int words = end - word < block_words<V, F> ? static_cast<int>(end - word) : block_words<V, F>;
+    i32 block[16];
+    load_block<V>(strip, word, words, block);
+    for (int at = 0; at < words; at += U::words) {
+      i32 line[U::lines];
+      U::to_lines(block + at, line);
+      for (int i = 0; i < U::lines; ++i) {
+        V::store_words(panel, line[i], 16);
+        panel += 64;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gqmm::cpu

@@ -1,0 +1,297 @@
+#include "cpu/product.hpp"
+
+#include "formats/registry.hpp"
+
+#include <algorithm>
+#include <array>
+
+namespace gqmm::cpu {
+namespace {
+
+constexpr std::int64_t line_bytes = 64;
+
+/// Panel bytes of the GEMM's inner loop over k: with the activations of a tile, it should stay in L1 (32 KiB or more) while the
+/// rows pass by.
+constexpr std::int64_t panel_chunk_bytes = 12 * 1024;
+
+struct ThreadScratch {
+  Scratch codes;
+  Scratch scales;
+  Scratch c;
+  Scratch floats;
+};
+thread_local ThreadScratch scratch;
+
+}  // namespace
+
+struct Product::Block {
+  const Item& item;
+  std::int64_t c_stride;                          // floats: strips · 16
+  float* c;                                       // [rows][c_stride]
+  std::vector<std::int64_t> x_rows;               // rows of Activations
+  std::vector<std::uint32_t>& exceptional_lanes;  // per strip
+
+  [[nodiscard]] float* row(std::int64_t r) const { return c + r * c_stride; }
+};
+
+bool has_integer_path(const Problem& problem) {
+  return problem.format != nullptr && problem.format->integer.exists && problem.transpose;
+}
+
+void Product::run(const Item& item, const Item* next) const {
+  std::vector<std::uint32_t> exceptional_lanes(static_cast<std::size_t>(item.strips), 0);
+  Block block = {.item = item,
+                 .c_stride = item.strips * lanes,
+                 .c = scratch.c.take<float>(static_cast<std::size_t>(item.rows * item.strips * lanes)),
+                 .x_rows = std::vector<std::int64_t>(static_cast<std::size_t>(item.rows)),
+                 .exceptional_lanes = exceptional_lanes};
+  for (std::int64_t r = 0; r < item.rows; ++r) {
+    const std::int64_t row = item.first_row + r;
+    const std::int64_t pair = routing_.order[static_cast<std::size_t>(row / problem_.M)];
+    block.x_rows[static_cast<std::size_t>(r)] = x_.row_of(pair, row % problem_.M);
+  }
+  if (!has_integer_path(problem_)) {
+    float_product(block);
+  } else {
+    if (item.rows <= max_gemv_rows) {
+      integer_gemv(block, next);
+    } else {
+      integer_gemm(block, next);
+    }
+    add_exceptional_groups(block);
+    redo_exceptional_outputs(block);
+  }
+  write(block);
+}
+
+void Product::integer_gemv(const Block& block, const Item* next) const {
+  const Item& item = block.item;
+  const FormatKernels& format = kernels_.formats[index_of(*problem_.format)];
+  const auto kernel = format.gemv[problem_.slices - 1][item.rows - 1];
+  std::array<const std::int32_t*, max_gemv_rows> x = {};
+  std::array<const float*, max_gemv_rows> x_scales = {};
+  for (std::size_t r = 0; r < block.x_rows.size(); ++r) {
+    x[r] = x_.words(block.x_rows[r]);
+    x_scales[r] = x_.scales(block.x_rows[r]);
+  }
+  for (std::int64_t s = 0; s < item.strips; ++s) {
+    GemvArguments arguments = {.weights = weights_.strip(item.expert, item.first_strip + s),
+                               .next = {},
+                               .group_size = problem_.group_size,
+                               .K = problem_.K,
+                               .x = x.data(),
+                               .x_scales = x_scales.data(),
+                               .c = block.c + s * lanes,
+                               .c_stride = block.c_stride};
+    if (s + 1 < item.strips) {
+      arguments.next = weights_.strip(item.expert, item.first_strip + s + 1);
+    } else if (next != nullptr) {
+      arguments.next = weights_.strip(next->expert, next->first_strip);
+    }
+    block.exceptional_lanes[static_cast<std::size_t>(s)] = kernel(arguments);
+  }
+}
+
+void Product::integer_gemm(const Block& block, const Item* next) const {
+  const Item& item = block.item;
+  const std::int64_t K = problem_.K;
+  const int group_size = problem_.group_size;
+  const std::int64_t groups = K / group_size;
+  const auto slices = static_cast<std::size_t>(problem_.slices);
+  const FormatKernels& format = kernels_.formats[index_of(*problem_.format)];
+  const std::int64_t bytes_per_k = format.panel == PanelKind::nibbles ? 8 : 16;
+  const TileSize tile = kernels_.gemm_tile[slices - 1];
+
+  // Codes of all K, in L2 while the rows pass by; a packed strip in panel order serves as it is.
+  GemmArguments arguments;
+  arguments.strip_codes = K * bytes_per_k;
+  arguments.strip_scales = groups * 2 * lanes;
+  arguments.group_size = group_size;
+  arguments.c_stride = block.c_stride;
+  const bool ready = problem_.packed != nullptr && format.panel_is_raw;
+  std::byte* panel =
+      ready ? nullptr : scratch.codes.take<std::byte>(static_cast<std::size_t>(item.strips * arguments.strip_codes));
+  float* scales = scratch.scales.take<float>(static_cast<std::size_t>(item.strips * arguments.strip_scales));
+  for (std::int64_t s = 0; s < item.strips; ++s) {
+    const WeightStrip strip = weights_.strip(item.expert, item.first_strip + s);
+    if (!ready) {
+      format.pack(strip, 0, K, panel + s * arguments.strip_codes);
+    }
+    block.exceptional_lanes[static_cast<std::size_t>(s)] =
+        format.pack_scales(strip, 0, groups, scales + s * arguments.strip_scales);
+  }
+  const std::byte* codes = ready ? weights_.strip(item.expert, item.first_strip).codes : panel;
+
+  // What is left of the next item's codes to prefetch, spread over the tiles.
+  std::int64_t prefetch_left = 0;
+  if (next != nullptr) {
+    const WeightStrip ahead = weights_.strip(next->expert, next->first_strip);
+    if (ahead.packed || ahead.row_stride * lanes == weights_.strip_bytes()) {
+      arguments.prefetch = ahead.codes;
+      prefetch_left = next->strips * weights_.strip_bytes() / line_bytes;
+    }
+  }
+  const std::int64_t unit = group_size < 32 ? group_size : 32;
+  const std::int64_t tile_units = (item.rows + tile.mr - 1) / tile.mr * (K / unit);
+  const std::int64_t lines_per_unit = (prefetch_left + tile_units - 1) / tile_units;
+
+  const std::int64_t chunk_k = panel_chunk_bytes / (item.strips * bytes_per_k) / group_size * group_size;
+  const std::int64_t chunk_groups = std::max<std::int64_t>(1, chunk_k / group_size);
+  const auto& kernels =
+      group_size < 32 ? kernels_.gemm16[slices - 1] : kernels_.gemm[static_cast<std::size_t>(format.panel)][slices - 1];
+  for (std::int64_t g = 0; g < groups; g += chunk_groups) {
+    arguments.groups = static_cast<int>(std::min(chunk_groups, groups - g));
+    arguments.first = g == 0;
+    arguments.codes = codes + g * group_size * bytes_per_k;
+    arguments.scales = scales + g * 2 * lanes;
+    for (std::int64_t row = 0; row < item.rows; row += tile.mr) {
+      const auto rows = static_cast<std::size_t>(std::min<std::int64_t>(tile.mr, item.rows - row));
+      std::array<const std::int32_t*, max_tile_rows> x = {};
+      std::array<const float*, max_tile_rows> x_scales = {};
+      for (std::size_t r = 0; r < rows; ++r) {
+        const std::int64_t x_row = block.x_rows[static_cast<std::size_t>(row) + r];
+        x[r] = x_.words(x_row) + g * group_size / 4 * problem_.slices;
+        x_scales[r] = x_.scales(x_row) + g * (problem_.slices + 1);
+      }
+      arguments.x = x.data();
+      arguments.x_scales = x_scales.data();
+      arguments.c = block.row(row);
+      arguments.prefetch_lines = static_cast<int>(prefetch_left > 0 ? lines_per_unit : 0);
+      kernels[rows - 1][item.strips - 1](arguments);
+      const std::int64_t lines = arguments.prefetch_lines * arguments.groups * (group_size / unit);
+      arguments.prefetch += lines * line_bytes;
+      prefetch_left -= lines;
+    }
+  }
+}
+
+// Groups of x that fixed point cannot hold contributed nothing so far; they join at the end, in ascending order.
+void Product::add_exceptional_groups(const Block& block) const {
+  std::vector<std::int64_t> candidates;  // rows of the block
+  for (std::int64_t r = 0; r < block.item.rows; ++r) {
+    if (x_.any_exceptional(block.x_rows[static_cast<std::size_t>(r)])) {
+      candidates.push_back(r);
+    }
+  }
+  if (candidates.empty()) {
+    return;
+  }
+  const std::int64_t group_size = problem_.group_size;
+  const std::int64_t strip_panel = group_size * lanes;
+  const std::int64_t panel_strips = kernels_.float_tile.nv;
+  float* panel = scratch.floats.take<float>(static_cast<std::size_t>(panel_strips * strip_panel));
+  std::vector<float> values(candidates.size() * static_cast<std::size_t>(group_size));
+  std::vector<const float*> x;
+  std::vector<float*> c;
+  for (std::int64_t g = 0; g < problem_.K / group_size; ++g) {
+    x.clear();
+    c.clear();
+    for (const std::int64_t r : candidates) {
+      const std::int64_t x_row = block.x_rows[static_cast<std::size_t>(r)];
+      if (x_.is_exceptional(x_row, g)) {
+        float* value = values.data() + x.size() * static_cast<std::size_t>(group_size);
+        x_.widen(x_row, g * group_size, group_size, value);
+        x.push_back(value);
+        c.push_back(block.row(r));
+      }
+    }
+    for (std::int64_t s = 0; s < block.item.strips && !x.empty(); s += panel_strips) {
+      const std::int64_t strips = std::min(panel_strips, block.item.strips - s);
+      for (std::int64_t i = 0; i < strips; ++i) {
+        weights_.dequantize(block.item.expert, block.item.first_strip + s + i, g * group_size, group_size,
+                            panel + i * strip_panel);
+      }
+      multiply_floats(s, strips, panel, group_size, x.data(), c.data(), static_cast<std::int64_t>(x.size()));
+    }
+  }
+}
+
+// Outputs whose scales or biases are not finite, or so large that an intermediate sum could overflow, are evaluated in float
+// whole.
+void Product::redo_exceptional_outputs(const Block& block) const {
+  const auto rows = static_cast<std::size_t>(block.item.rows);
+  std::vector<float> values;
+  std::vector<float> sums;
+  std::vector<const float*> x(rows);
+  std::vector<float*> c(rows);
+  for (std::int64_t s = 0; s < block.item.strips; ++s) {
+    const std::uint32_t mask = block.exceptional_lanes[static_cast<std::size_t>(s)];
+    if (mask == 0) {
+      continue;
+    }
+    float* panel = scratch.floats.take<float>(float_block * lanes);
+    values.resize(rows * float_block);
+    sums.assign(rows * lanes, 0.0F);
+    for (std::int64_t k0 = 0; k0 < problem_.K; k0 += float_block) {
+      const std::int64_t k = std::min(float_block, problem_.K - k0);
+      weights_.dequantize(block.item.expert, block.item.first_strip + s, k0, k, panel);
+      for (std::size_t r = 0; r < rows; ++r) {
+        x_.widen(block.x_rows[r], k0, k, values.data() + r * float_block);
+        x[r] = values.data() + r * float_block;
+        c[r] = sums.data() + r * lanes;
+      }
+      multiply_floats(0, 1, panel, k, x.data(), c.data(), block.item.rows);
+    }
+    for (std::size_t r = 0; r < rows; ++r) {
+      for (int lane = 0; lane < lanes; ++lane) {
+        if ((mask >> lane & 1U) != 0) {
+          block.row(static_cast<std::int64_t>(r))[s * lanes + lane] = sums[r * lanes + static_cast<std::size_t>(lane)];
+        }
+      }
+    }
+  }
+}
+
+void Product::float_product(const Block& block) const {
+  const Item& item = block.item;
+  std::fill_n(block.c, item.rows * block.c_stride, 0.0F);
+  const std::int64_t strip_panel = float_block * lanes;
+  const std::int64_t panel_strips = kernels_.float_tile.nv;
+  float* panel = scratch.floats.take<float>(static_cast<std::size_t>(panel_strips * strip_panel));
+  std::vector<const float*> x(static_cast<std::size_t>(item.rows));
+  std::vector<float*> c(static_cast<std::size_t>(item.rows));
+  for (std::int64_t r = 0; r < item.rows; ++r) {
+    c[static_cast<std::size_t>(r)] = block.row(r);
+  }
+  for (std::int64_t s = 0; s < item.strips; s += panel_strips) {
+    const std::int64_t strips = std::min(panel_strips, item.strips - s);
+    for (std::int64_t k0 = 0; k0 < problem_.K; k0 += float_block) {
+      const std::int64_t k = std::min(float_block, problem_.K - k0);
+      for (std::int64_t i = 0; i < strips; ++i) {
+        weights_.dequantize(item.expert, item.first_strip + s + i, k0, k, panel + i * k * lanes);
+      }
+      for (std::int64_t r = 0; r < item.rows; ++r) {
+        x[static_cast<std::size_t>(r)] = x_.floats(block.x_rows[static_cast<std::size_t>(r)]) + k0;
+      }
+      multiply_floats(s, strips, panel, k, x.data(), c.data(), item.rows);
+    }
+  }
+}
+
+/// c[r][strip · 16 …] += x[r] · panel, for `strips` strips of the panel, at most one tile's.
+void Product::multiply_floats(std::int64_t strip, std::int64_t strips, const float* panel, std::int64_t k, const float* const* x,
+                              float* const* c, std::int64_t rows) const {
+  std::array<float*, max_tile_rows> at = {};
+  for (std::int64_t row = 0; row < rows; row += kernels_.float_tile.mr) {
+    const auto count = static_cast<std::size_t>(std::min<std::int64_t>(kernels_.float_tile.mr, rows - row));
+    for (std::size_t r = 0; r < count; ++r) {
+      at[r] = c[static_cast<std::size_t>(row) + r] + strip * lanes;
+    }
+    kernels_.float_gemm[count - 1][strips - 1](
+        {.w = panel, .strip_stride = k * lanes, .x = x + row, .c = at.data(), .k = static_cast<int>(k)});
+  }
+}
+
+void Product::write(const Block& block) const {
+  const Item& item = block.item;
+  const std::int64_t n0 = item.first_strip * lanes;
+  const std::int64_t n = std::min(item.strips * lanes, problem_.N - n0);
+  const auto itemsize = static_cast<std::int64_t>(size_of(problem_.y_dtype));
+  for (std::int64_t r = 0; r < item.rows; ++r) {
+    const std::int64_t row = item.first_row + r;
+    const std::int64_t y_row = routing_.order[static_cast<std::size_t>(row / problem_.M)] * problem_.M + row % problem_.M;
+    kernels_.round(block.row(r), n, problem_.y_dtype, problem_.y + (y_row * problem_.N + n0) * itemsize);
+  }
+}
+
+}  // namespace gqmm::cpu

@@ -1,0 +1,14 @@
+// The kernels on AVX-512 VNNI. Compiled with those flags: nothing but this one function may be visible outside.
+#include "cpu/simd/avx512.hpp"
+
+#include "cpu/kernels/make_table.hpp"
+#include "cpu/targets/targets.hpp"
+
+namespace gqmm::cpu {
+
+const KernelTable& avx512_kernels() {
+  static const KernelTable table = make_table<Avx512>();
+  return table;
+}
+
+}  // namespace gqmm::cpu

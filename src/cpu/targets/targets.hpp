@@ -1,0 +1,13 @@
+// The instruction sets that the library is built with. A new one is a vocabulary (simd/), a translation unit beside this file, a
+// declaration here and a line in dispatch.cpp.
+#pragma once
+
+#include "cpu/kernels/kernel_table.hpp"
+
+namespace gqmm::cpu {
+
+const KernelTable& scalar_kernels();
+const KernelTable& avx2_kernels();
+const KernelTable& avx512_kernels();
+
+}  // namespace gqmm::cpu

@@ -1,0 +1,49 @@
+// The weights of a Problem, in place or packed or dense, as the kernels take them.
+#pragma once
+
+#include "cpu/kernels/kernel_table.hpp"
+#include "plan/problem.hpp"
+
+#include <cstdint>
+
+namespace gqmm::cpu {
+
+class Weights {
+ public:
+  Weights(const Problem& problem, const KernelTable& kernels);
+
+  /// Strips of 16 outputs, the last one perhaps partial.
+  [[nodiscard]] std::int64_t strips() const noexcept { return strips_; }
+  /// Bytes of codes in a strip.
+  [[nodiscard]] std::int64_t strip_bytes() const noexcept { return strip_bytes_; }
+  /// Outputs of a strip that exist.
+  [[nodiscard]] int strip_outputs(std::int64_t strip) const noexcept {
+    return strip + 1 < strips_ ? lanes : static_cast<int>(problem_.N - strip * lanes);
+  }
+
+  /// A strip of quantized, transposed weights.
+  [[nodiscard]] WeightStrip strip(std::int64_t expert, std::int64_t strip) const;
+
+  /// ŵ of 16 outputs and k in [k0, k0 + count), count ≤ 128, → [k][16] floats; lanes of outputs that do not exist are arbitrary.
+  /// Transposed weights: k0 and count are multiples of the group size.
+  void dequantize(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const;
+
+ private:
+  [[nodiscard]] float scale_factor(std::int64_t expert) const;
+  void dequantize_rows(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const;
+  void widen_dense(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const;
+
+  const Problem& problem_;
+  const KernelTable& kernels_;
+  const FormatKernels* format_ = nullptr;
+  ScaleType scale_type_ = ScaleType::float32;
+  ScaleType bias_type_ = ScaleType::float32;
+  std::int64_t strips_ = 0;
+  std::int64_t strip_bytes_ = 0;
+  std::int64_t words_ = 0;   // of a packed row
+  std::int64_t groups_ = 0;  // of a packed row
+  std::int64_t scale_bytes_ = 0;
+  std::int64_t bias_bytes_ = 0;
+};
+
+}  // namespace gqmm::cpu
