@@ -1,6 +1,9 @@
 #include "api/check.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <vector>
 
 namespace gqmm {
 
@@ -39,6 +42,15 @@ void check_compute_float(std::string_view op, std::string_view name, const array
   if (!is_compute_float(a.dtype())) {
     fail(op, "{} has type {}; convert it to float32, float16 or bfloat16", name, name_of(a.dtype()));
   }
+}
+
+std::string position_text(const Shape& shape, std::int64_t position) {
+  std::vector<std::int64_t> at(shape.size());
+  for (std::size_t axis = shape.size(); axis-- > 0;) {
+    at[axis] = position % shape[axis];
+    position /= shape[axis];
+  }
+  return at.empty() ? "" : fmt::format("[{}]", fmt::join(at, ", "));
 }
 
 Shape leading_shape(const array& a) { return {a.shape().begin(), a.shape().end() - 2}; }

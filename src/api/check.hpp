@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -33,6 +34,9 @@ void check_compute_float(std::string_view op, std::string_view name, const array
 
 /// The type that both convert to without loss: the same type, else float32.
 inline Dtype promote(Dtype a, Dtype b) { return a == b ? a : Dtype::float32; }
+
+/// "[1, 2]", the coordinates of the flat row-major `position` of `shape`; empty for a scalar.
+std::string position_text(const Shape& shape, std::int64_t position);
 
 /// The shape without its last two dimensions.
 Shape leading_shape(const array& a);

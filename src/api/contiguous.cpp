@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <vector>
 
 namespace gqmm {
@@ -82,19 +81,11 @@ array with_contiguous_rows(const array& a, std::span<const std::int64_t> used) {
   return copy;
 }
 
-array to_row_major(const array& a) {
-  if (a.is_row_major()) {
-    return a;
-  }
+array to_contiguous_rows(const array& a) { return has_contiguous_rows(a) ? a : copy_row_major(a); }
+
+array copy_row_major(const array& a) {
   array copy = array::empty(a.shape(), a.dtype());
-  // A vector is a matrix of one row.
-  Shape shape = a.shape();
-  Strides strides = a.strides();
-  while (shape.size() < 2) {
-    shape.insert(shape.begin(), 1);
-    strides.insert(strides.begin(), 0);
-  }
-  const MatrixBatch from(array::borrow(a.bytes(), shape, a.dtype(), strides));
+  const MatrixBatch from(a);
   const std::int64_t row_bytes = from.cols() * static_cast<std::int64_t>(size_of(a.dtype()));
   const auto copy_one = copier(size_of(a.dtype()));
   for (std::int64_t index = 0; index < from.count(); ++index) {

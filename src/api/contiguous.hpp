@@ -15,7 +15,10 @@ namespace gqmm {
 /// filled, so that a call pays for what it reads; dimensions of stride 0 stay so.
 [[nodiscard]] array with_contiguous_rows(const array& a, std::span<const std::int64_t> used);
 
-/// A row-major copy of the whole array, or `a` itself if it is row-major.
-[[nodiscard]] array to_row_major(const array& a);
+/// `a` itself if its rows are contiguous, else a row-major copy of it.
+[[nodiscard]] array to_contiguous_rows(const array& a);
+
+/// A row-major copy of `a`, which must have at least two dimensions.
+[[nodiscard]] array copy_row_major(const array& a);
 
 }  // namespace gqmm

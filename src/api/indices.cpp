@@ -4,8 +4,6 @@
 #include "api/check.hpp"
 #include "formats/float_types.hpp"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <string>
 
@@ -13,20 +11,14 @@ namespace gqmm {
 namespace {
 
 /// "rhs_indices[1, 2]", or the bare name of a scalar.
-std::string name_at(std::string_view name, const Shape& shape, std::size_t position) {
-  std::vector<std::size_t> at(shape.size());
-  for (std::size_t axis = shape.size(); axis-- > 0;) {
-    const auto extent = static_cast<std::size_t>(shape[axis]);
-    at[axis] = position % extent;
-    position /= extent;
-  }
-  return at.empty() ? std::string(name) : fmt::format("{}[{}]", name, fmt::join(at, ", "));
+std::string name_at(const IndexedOperand& operand, std::size_t position) {
+  return std::string(operand.indices_name) + position_text(operand.indices->shape(), static_cast<std::int64_t>(position));
 }
 
 template <class T>
 [[noreturn]] void fail_out_of_range(std::string_view op, const IndexedOperand& operand, std::size_t position, T value,
                                     std::int64_t count) {
-  const std::string name = name_at(operand.indices_name, operand.indices->shape(), position);
+  const std::string name = name_at(operand, position);
   if (count == 0) {
     fail(op, "{} = {} is out of range: {} has no matrices", name, value, operand.name);
   }
@@ -98,7 +90,7 @@ void check_ascending(std::string_view op, const IndexedOperand& operand, const s
   if (descent != values.end()) {
     const auto position = static_cast<std::size_t>(descent - values.begin());
     fail(op, "sorted_indices is set but {} = {} follows {}; sort the pairs by {} or leave sorted_indices unset",
-         name_at(operand.indices_name, operand.indices->shape(), position), *descent, values[position - 1], operand.indices_name);
+         name_at(operand, position), *descent, values[position - 1], operand.indices_name);
   }
 }
 

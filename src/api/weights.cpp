@@ -42,19 +42,6 @@ void check_scale_types(std::string_view op, const QuantizedWeights& weights) {
   }
 }
 
-/// "pad x and w to K = 128", or also "quantize with group_size = 32" where a smaller group divides the length.
-std::string padding_remedy(const QuantizationSettings& settings, std::string_view what, std::string_view letter,
-                           std::int64_t length) {
-  const std::int64_t group = settings.group_size;
-  std::string remedy = fmt::format("pad {} to {} = {}", what, letter, (length / group + 1) * group);
-  for (const int other : settings.format->group_sizes) {
-    if (other < group && length % other == 0) {
-      return remedy + fmt::format(" or quantize with group_size = {}", other);
-    }
-  }
-  return remedy;
-}
-
 /// Codes in a row of w, a multiple of the group size.
 std::int64_t check_row(std::string_view op, const QuantizedWeights& weights) {
   const auto& [format, group_size] = weights.settings;
@@ -109,19 +96,34 @@ QuantizationSettings resolve_settings(std::string_view op, Mode mode, std::optio
   return resolve_settings(op, mode, bits ? &*bits : nullptr, group_size ? &*group_size : nullptr);
 }
 
+void check_whole_groups(std::string_view op, std::string_view what, std::int64_t K, const QuantizationSettings& settings) {
+  const std::int64_t group = settings.group_size;
+  if (K % group == 0) {
+    return;
+  }
+  std::string remedy = fmt::format("pad {} to K = {}", what, (K / group + 1) * group);
+  for (const int other : settings.format->group_sizes) {
+    if (other < group && K % other == 0) {
+      remedy += fmt::format(" or quantize with group_size = {}", other);
+      break;
+    }
+  }
+  fail(op, "K = {} is not a multiple of group_size = {}; {}", K, group, remedy);
+}
+
 WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights, std::optional<std::int64_t> x_K) {
   const array& w = weights.w;
   const int group_size = weights.settings.group_size;
   check_words(op, w);
   check_scale_types(op, weights);
-  check_global_scale(op, weights.settings.format->mode, weights.global_scale, leading_shape(w));
+  const Shape leading = leading_shape(w);
+  check_global_scale(op, weights.settings.format->mode, weights.global_scale, &leading);
   if (x_K == 0 || (weights.transpose ? w.dim(-1) : w.dim(-2)) == 0) {
     fail(op, "K = 0: {} of shape {} has no elements to sum over", x_K == 0 ? "x" : "w",
          x_K == 0 ? "(..., 0)" : to_string(w.shape()));
   }
-  if (weights.transpose && x_K && *x_K % group_size != 0) {
-    fail(op, "K = {} is not a multiple of group_size = {}; {}", *x_K, group_size,
-         padding_remedy(weights.settings, "x and w", "K", *x_K));
+  if (weights.transpose && x_K) {
+    check_whole_groups(op, "x and w", *x_K, weights.settings);
   }
   const std::int64_t codes = check_row(op, weights);
   const WeightExtents extents = {.N = weights.transpose ? w.dim(-2) : codes, .K = weights.transpose ? codes : w.dim(-2)};
@@ -138,7 +140,7 @@ WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights
   return extents;
 }
 
-void check_global_scale(std::string_view op, Mode mode, const array* global_scale, const Shape& leading) {
+void check_global_scale(std::string_view op, Mode mode, const array* global_scale, const Shape* leading) {
   if (global_scale == nullptr) {
     return;
   }
@@ -148,9 +150,15 @@ void check_global_scale(std::string_view op, Mode mode, const array* global_scal
   if (global_scale->dtype() != Dtype::float32) {
     fail(op, "global_scale has type {}; convert it to float32", name_of(global_scale->dtype()));
   }
-  if (global_scale->size() != 1 && global_scale->shape() != leading) {
+  if (global_scale->size() == 1) {
+    return;
+  }
+  if (leading == nullptr) {
+    fail(op, "global_scale has shape {}; pass one value", to_string(global_scale->shape()));
+  }
+  if (global_scale->shape() != *leading) {
     fail(op, "global_scale has shape {} but the leading shape of w is {}; pass one value, or one per matrix",
-         to_string(global_scale->shape()), to_string(leading));
+         to_string(global_scale->shape()), to_string(*leading));
   }
 }
 

@@ -26,6 +26,9 @@ inline const array* address_of(const std::optional<array>& a) { return a ? &*a :
 /// resolve_settings of formats/registry.hpp over optionals.
 QuantizationSettings resolve_settings(std::string_view op, Mode mode, std::optional<int> bits, std::optional<int> group_size);
 
+/// Throws std::invalid_argument unless K weights are a whole number of groups. `what` is to be padded if not.
+void check_whole_groups(std::string_view op, std::string_view what, std::int64_t K, const QuantizationSettings& settings);
+
 struct WeightExtents {
   std::int64_t N = 0;
   std::int64_t K = 0;
@@ -35,9 +38,9 @@ struct WeightExtents {
 /// the length of the rows that the weights are to multiply and is checked as well.
 WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights, std::optional<std::int64_t> x_K);
 
-/// Throws std::invalid_argument unless global_scale, if given, is a float32 array of one value or of the leading shape of w, in a
-/// mode that has one.
-void check_global_scale(std::string_view op, Mode mode, const array* global_scale, const Shape& leading);
+/// Throws std::invalid_argument unless global_scale, if given, is float32, of one value or of the shape `leading` (null: one
+/// value only), in a mode that has one.
+void check_global_scale(std::string_view op, Mode mode, const array* global_scale, const Shape* leading);
 
 /// The global scale as (leading shape of w) + (1, 1), without a copy.
 array global_scale_per_matrix(const array& global_scale, const Shape& leading);
