@@ -1,0 +1,301 @@
+// Equality of bits: what a row of the result holds depends on that row of x and on the expert's weights, and on nothing else.
+#include "conformance/support/check.hpp"
+#include "conformance/support/guarded_memory.hpp"
+#include "conformance/support/problems.hpp"
+#include "formats/registry.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace gqmm::conformance {
+namespace {
+
+constexpr Dtype compute_types[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
+constexpr Precision precisions[] = {Precision::standard, Precision::fast, Precision::float32};
+
+std::size_t to_size(std::int64_t count) { return static_cast<std::size_t>(count); }
+
+// A small problem of any kind. One expert gets 1 … 200 rows, so that the kernels for few rows and for many meet.
+Spec random_spec(std::uint64_t seed) {
+  Random random(seed);
+  Spec spec;
+  spec.seed = seed;
+  spec.x_dtype = random.one_of(compute_types);
+  spec.scale_dtype = random.one_of(compute_types);
+  spec.transpose = random.chance(0.8);
+  if (!random.chance(0.08)) {
+    spec.format = &formats()[to_size(random.integer(0, static_cast<std::int64_t>(formats().size()) - 1))];
+    spec.group_size =
+        spec.format->group_sizes[to_size(random.integer(0, static_cast<std::int64_t>(spec.format->group_sizes.size()) - 1))];
+    spec.global_scale = spec.format->mode == Mode::nvfp4 && random.chance(0.5);
+    spec.precision = random.one_of(precisions);
+  }
+  const std::int64_t group = std::max(1, spec.group_size);
+  const std::int64_t free_extent = random.chance(0.5) ? random.integer(1, 40) : random.integer(1, 150);
+  const std::int64_t packed_extent =
+      spec.format == nullptr ? random.integer(1, 150) : group * random.integer(1, random.chance(0.7) ? 3 : 9);
+  spec.N = spec.transpose ? free_extent : packed_extent;
+  spec.K = spec.transpose ? packed_extent : free_extent;
+
+  const auto rows = static_cast<std::int64_t>(std::exp2(random.uniform(0, 7.65)));
+  spec.M = random.chance(0.7) ? 1 : random.integer(1, rows);
+  spec.pairs.assign(to_size(random.integer(1, 6)), 0);
+  for (std::int64_t& count : spec.pairs) {
+    count = random.chance(0.5) ? random.integer(0, 4) : 0;
+  }
+  spec.pairs[to_size(random.integer(0, spec.experts() - 1))] = std::max<std::int64_t>(1, rows / spec.M);
+  spec.values = random.one_of(all_values);
+  return spec;
+}
+
+// Values that take the exceptional ways through the kernels: they must depend on a row and its group alone as well.
+void add_special_values(const Spec& spec, Contents& contents) {
+  Random random(spec.seed ^ 0x1234567U);
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  constexpr float specials[] = {30000.0F, -3e4F,     1e30F,    infinity, -infinity, std::numeric_limits<float>::quiet_NaN(),
+                                1e-40F,   -1.5e-45F, 65504.0F, 1e-7F,    100.0F,    -1000.0F};
+  const auto sprinkle = [&](std::vector<float>& values, std::int64_t most) {
+    for (std::int64_t left = values.empty() ? 0 : random.integer(1, most); left > 0; --left) {
+      values[to_size(random.integer(0, static_cast<std::int64_t>(values.size()) - 1))] = random.one_of(specials);
+    }
+  };
+  if (random.chance(0.35)) {
+    sprinkle(contents.x, 8);
+  }
+  if (random.chance(0.1)) {
+    sprinkle(contents.scales, 2);
+  }
+  if (random.chance(0.1)) {
+    sprinkle(contents.biases, 2);
+  }
+  if (random.chance(0.1)) {
+    for (std::uint8_t& byte : contents.scale_bytes) {
+      byte = random.chance(0.05) ? static_cast<std::uint8_t>(random.bits()) : byte;
+    }
+  }
+}
+
+struct Case {
+  Spec spec;
+  Contents contents;
+  Operands operands;
+};
+
+// Calls `property` for every random problem, each on the instruction set whose turn it is.
+void for_each_problem(std::uint64_t first_seed, int count, const std::function<void(Case&)>& property) {
+  const RestoreInstructionSet restore;
+  const std::vector<std::string> sets = supported_instruction_sets();
+  count = quick() ? count / 16 : count;
+  for (int i = 0; i < count && !::testing::Test::HasFailure(); ++i) {
+    Case problem;
+    problem.spec = random_spec(first_seed + static_cast<std::uint64_t>(i));
+    const std::string& set = sets[to_size(i) % sets.size()];
+    const std::string description = fmt::format("on {}: {}", set, describe(problem.spec));
+    SCOPED_TRACE(description);
+    set_crash_note(description.c_str());
+    set_instruction_set(set);
+    problem.contents = random_contents(problem.spec);
+    add_special_values(problem.spec, problem.contents);
+    problem.operands = lay_out_operands(problem.spec, problem.contents);
+    problem.operands.options.stream.threads = 1;
+    property(problem);
+  }
+}
+
+array int64_array(const std::vector<std::int64_t>& values) {
+  auto memory = std::make_shared<std::vector<std::int64_t>>(values);
+  return array::borrow(memory->data(), {static_cast<std::int64_t>(values.size())}, Dtype::int64, {}, memory);
+}
+
+// Matrix `from[i]` of y at position i: what the result of the reordered pairs should be.
+array reordered(const array& y, const std::vector<std::int64_t>& from) {
+  array result = array::empty(y.shape(), y.dtype());
+  const auto bytes = to_size(y.dim(-1) * y.dim(-2)) * size_of(y.dtype());
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    std::memcpy(result.mutable_bytes() + i * bytes, y.bytes() + to_size(from[i]) * bytes, bytes);
+  }
+  return result;
+}
+
+Operands with_pairs(const Case& problem, const std::vector<std::int64_t>& from, bool sorted) {
+  Operands operands = problem.operands;
+  std::vector<std::int64_t> lhs;
+  std::vector<std::int64_t> rhs;
+  for (const std::int64_t pair : from) {
+    lhs.push_back(problem.contents.lhs[to_size(pair)]);
+    rhs.push_back(problem.contents.rhs[to_size(pair)]);
+  }
+  operands.options.lhs_indices = int64_array(lhs);
+  operands.options.rhs_indices = int64_array(rhs);
+  operands.options.sorted_indices = sorted;
+  return operands;
+}
+
+std::vector<std::int64_t> all_pairs(const Case& problem) {
+  std::vector<std::int64_t> pairs(problem.contents.rhs.size());
+  std::iota(pairs.begin(), pairs.end(), 0);
+  return pairs;
+}
+
+// Every element, in order, in fresh row-major memory.
+array contiguous_copy(const array& a) {
+  Random random(0);
+  const std::size_t itemsize = size_of(a.dtype());
+  std::vector<std::byte> bytes;
+  bytes.reserve(to_size(a.size()) * itemsize);
+  for (std::int64_t i = 0; i < a.size(); ++i) {
+    std::int64_t rest = i;
+    const std::byte* address = a.bytes();
+    for (int axis = a.rank() - 1; axis >= 0; --axis) {
+      address += rest % a.dim(axis) * a.stride(axis);
+      rest /= a.dim(axis);
+    }
+    bytes.insert(bytes.end(), address, address + itemsize);
+  }
+  return lay_out(bytes, a.shape(), a.dtype(), Layout::contiguous, random);
+}
+
+TEST(Bitwise, EveryInstructionSetGivesTheSameBits) {
+  const std::vector<std::string> sets = supported_instruction_sets();
+  for_each_problem(100000, 4000, [&](Case& problem) {
+    set_instruction_set(sets.front());
+    const array expected = call(problem.operands);
+    for (std::size_t i = 1; i < sets.size(); ++i) {
+      set_instruction_set(sets[i]);
+      EXPECT_TRUE(same_bits(expected, call_poisoned(problem.operands))) << "expected " << sets.front() << ", actual " << sets[i];
+    }
+  });
+}
+
+TEST(Bitwise, ARowAloneIsTheRowInAnyBatch) {
+  for_each_problem(110000, 3000, [](Case& problem) {
+    Random random(problem.spec.seed);
+    const array batch = call(problem.operands);
+    const auto row_bytes = to_size(problem.spec.N) * size_of(batch.dtype());
+    const auto pairs = static_cast<std::int64_t>(problem.contents.rhs.size());
+    for (int repetition = 0; repetition < 3; ++repetition) {
+      const std::int64_t pair = random.integer(0, pairs - 1);
+      const std::int64_t m = random.integer(0, problem.spec.M - 1);
+      const std::int64_t row = problem.contents.lhs[to_size(pair)] * problem.spec.M + m;
+      const std::span<const float> x =
+          std::span(problem.contents.x).subspan(to_size(row * problem.spec.K), to_size(problem.spec.K));
+
+      Operands alone = problem.operands;
+      alone.x =
+          lay_out(bytes_of(x, problem.spec.x_dtype), {1, 1, problem.spec.K}, problem.spec.x_dtype, Layout::contiguous, random);
+      alone.options.lhs_indices = int64_array({0});
+      alone.options.rhs_indices = int64_array({problem.contents.rhs[to_size(pair)]});
+      const array expected =
+          array::borrow(batch.bytes() + to_size(pair * problem.spec.M + m) * row_bytes, {1, 1, problem.spec.N}, batch.dtype());
+      EXPECT_TRUE(same_bits(expected, call_poisoned(alone)))
+          << "expected: pair " << pair << ", m " << m << " of the batch; actual: alone";
+    }
+  });
+}
+
+TEST(Bitwise, AColumnDoesNotDependOnItsNeighbours) {
+  for_each_problem(120000, 1000, [](Case& problem) {
+    // Without transpose a slice of N would cut groups; dense b may be cut anywhere.
+    if (!problem.spec.transpose || problem.spec.N < 2) {
+      return;
+    }
+    Random random(problem.spec.seed);
+    const std::int64_t first = random.integer(1, problem.spec.N - 1);
+    const std::int64_t count = random.integer(1, problem.spec.N - first);
+    const int axis_from_end = problem.spec.format == nullptr ? 1 : 2;
+    const auto slice = [&](const array& a) {
+      const auto axis = to_size(a.rank() - axis_from_end);
+      Shape shape = a.shape();
+      shape[axis] = count;
+      return array::borrow(a.bytes() + first * a.strides()[axis], shape, a.dtype(), a.strides(), a.owner());
+    };
+    const array whole = call(problem.operands);
+    Operands cut = problem.operands;
+    cut.w = slice(cut.w);
+    for (std::optional<array>* operand : {&cut.options.scales, &cut.options.biases}) {
+      if (operand->has_value()) {
+        *operand = slice(**operand);
+      }
+    }
+    Shape shape = whole.shape();
+    shape.back() = count;
+    const array expected =
+        array::borrow(whole.bytes() + to_size(first) * size_of(whole.dtype()), shape, whole.dtype(), whole.strides());
+    EXPECT_TRUE(same_bits(contiguous_copy(expected), call_poisoned(cut)))
+        << "outputs " << first << " … " << first + count - 1 << " alone";
+  });
+}
+
+TEST(Bitwise, PermutedPairsGivePermutedResults) {
+  for_each_problem(130000, 2500, [](Case& problem) {
+    Random random(problem.spec.seed);
+    std::vector<std::int64_t> from = all_pairs(problem);
+    random.shuffle(std::span(from));
+    const array expected = reordered(call(problem.operands), from);
+    EXPECT_TRUE(same_bits(expected, call_poisoned(with_pairs(problem, from, false))));
+  });
+}
+
+TEST(Bitwise, SortedIndicesGiveTheBitsOfUnsortedOnes) {
+  for_each_problem(140000, 2500, [](Case& problem) {
+    std::vector<std::int64_t> from = all_pairs(problem);
+    const auto key = [&](std::int64_t pair) { return std::pair(problem.contents.rhs[to_size(pair)], pair); };
+    std::sort(from.begin(), from.end(), [&](std::int64_t a, std::int64_t b) { return key(a) < key(b); });
+    const array expected = reordered(call(problem.operands), from);
+    EXPECT_TRUE(same_bits(expected, call_poisoned(with_pairs(problem, from, false)))) << "sorted, without the promise";
+    EXPECT_TRUE(same_bits(expected, call_poisoned(with_pairs(problem, from, true)))) << "sorted, with the promise";
+  });
+}
+
+TEST(Bitwise, PackedWeightsGiveTheBitsOfWeightsInPlace) {
+  for_each_problem(150000, 3000, [](Case& problem) {
+    if (problem.spec.format != nullptr) {
+      const PackedWeights packed = pack(problem.operands);
+      EXPECT_TRUE(same_bits(call(problem.operands), call_poisoned(problem.operands, &packed)));
+    }
+  });
+}
+
+TEST(Bitwise, TheNumberOfThreadsChangesNothing) {
+  for_each_problem(160000, 2500, [](Case& problem) {
+    const array expected = call(problem.operands);
+    for (const int threads : {2, 7}) {
+      problem.operands.options.stream.threads = threads;
+      EXPECT_TRUE(same_bits(expected, call_poisoned(problem.operands))) << "expected 1 thread, actual " << threads;
+    }
+  });
+}
+
+TEST(Bitwise, TheArrangementInMemoryChangesNothing) {
+  for_each_problem(170000, 2500, [](Case& problem) {
+    Random random(problem.spec.seed);
+    problem.spec.layout = random.one_of(all_layouts);
+    problem.spec.index_form = random.one_of(all_index_forms);
+    problem.contents = random_contents(problem.spec);
+    add_special_values(problem.spec, problem.contents);
+    const Operands strided = lay_out_operands(problem.spec, problem.contents);
+    Operands dense = strided;
+    dense.x = contiguous_copy(strided.x);
+    dense.w = contiguous_copy(strided.w);
+    GatherQmmOptions& options = dense.options;
+    for (std::optional<array>* operand :
+         {&options.scales, &options.biases, &options.lhs_indices, &options.rhs_indices, &options.global_scale}) {
+      if (operand->has_value()) {
+        *operand = contiguous_copy(**operand);
+      }
+    }
+    EXPECT_TRUE(same_bits(call(dense), call_poisoned(strided))) << describe(problem.spec);
+  });
+}
+
+}  // namespace
+}  // namespace gqmm::conformance
