@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <utility>
@@ -24,18 +26,44 @@ constexpr DtypeInfo dtype_table[] = {
 
 const DtypeInfo& info(Dtype dtype) { return dtype_table[static_cast<std::size_t>(dtype)]; }
 
-void check_layout(const void* data, const Shape& shape, const Strides& strides) {
+/// Throws unless the elements, laid out row-major, fit the address space. Everything else counts on that.
+void check_shape(const Shape& shape, std::size_t itemsize) {
   for (const std::int64_t extent : shape) {
     if (extent < 0) {
       throw std::invalid_argument(fmt::format("[array] shape {} has a negative extent", to_string(shape)));
     }
   }
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) {
+    return;
+  }
+  auto bytes = static_cast<std::int64_t>(itemsize);
+  for (const std::int64_t extent : shape) {
+    if (__builtin_mul_overflow(bytes, extent, &bytes)) {
+      throw std::invalid_argument(
+          fmt::format("[array] shape {} of {} bytes per element exceeds 64 bits", to_string(shape), itemsize));
+    }
+  }
+}
+
+void check_layout(const void* data, const Shape& shape, const Strides& strides) {
   if (strides.size() != shape.size()) {
     throw std::invalid_argument(fmt::format("[array] {} strides for the {} dimensions of shape {}; give one per dimension",
                                             strides.size(), shape.size(), to_string(shape)));
   }
-  if (data == nullptr && element_count(shape) != 0) {
+  if (element_count(shape) == 0) {
+    return;
+  }
+  if (data == nullptr) {
     throw std::invalid_argument(fmt::format("[array] null data for shape {}", to_string(shape)));
+  }
+  std::int64_t reach = 0;  // bytes between the furthest elements, at most
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    std::int64_t along = 0;
+    if (__builtin_mul_overflow(shape[axis] - 1, strides[axis], &along) || along == std::numeric_limits<std::int64_t>::min() ||
+        __builtin_add_overflow(reach, std::abs(along), &reach)) {
+      throw std::invalid_argument(
+          fmt::format("[array] a stride of {} bytes along {} elements exceeds 64 bits", strides[axis], shape[axis]));
+    }
   }
 }
 
@@ -52,6 +80,9 @@ bool is_compute_float(Dtype dtype) noexcept {
 }
 
 std::int64_t element_count(const Shape& shape) noexcept {
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) {
+    return 0;  // whatever the others multiply to
+  }
   std::int64_t count = 1;
   for (const std::int64_t extent : shape) {
     count *= extent;
@@ -64,7 +95,8 @@ Strides row_major_strides(const Shape& shape, std::size_t itemsize) {
   auto step = static_cast<std::int64_t>(itemsize);
   for (std::size_t axis = shape.size(); axis-- > 0;) {
     strides[axis] = step;
-    step *= shape[axis];
+    // Only an array without elements can overflow here, whose strides mean nothing.
+    step = static_cast<std::int64_t>(static_cast<std::uint64_t>(step) * static_cast<std::uint64_t>(shape[axis]));
   }
   return strides;
 }
@@ -88,6 +120,7 @@ array::array(std::byte* data, Shape shape, Dtype dtype, Strides strides, std::sh
       writable_(writable) {}
 
 array array::empty(Shape shape, Dtype dtype) {
+  check_shape(shape, size_of(dtype));
   Strides strides = row_major_strides(shape, size_of(dtype));
   const std::size_t bytes = static_cast<std::size_t>(element_count(shape)) * size_of(dtype);
   void* memory = nullptr;
@@ -105,6 +138,7 @@ array array::borrow(const void* data, Shape shape, Dtype dtype, Strides strides,
 }
 
 array array::borrow_mut(void* data, Shape shape, Dtype dtype, Strides strides, std::shared_ptr<const void> owner) {
+  check_shape(shape, size_of(dtype));
   if (strides.empty()) {
     strides = row_major_strides(shape, size_of(dtype));
   }

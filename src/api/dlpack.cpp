@@ -5,8 +5,9 @@
 #include <fmt/format.h>
 
 #include <memory>
-#include <optional>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 namespace gqmm {
 namespace {
@@ -38,6 +39,20 @@ Dtype dtype_from(DLDataType type) {
                                           int{type.bits}, int{type.lanes}));
 }
 
+/// Calls a tensor's deleter once the last array that uses it is gone.
+struct Import {
+  DLManagedTensor* tensor = nullptr;
+
+  Import() = default;
+  Import(const Import&) = delete;
+  Import& operator=(const Import&) = delete;
+  ~Import() {
+    if (tensor != nullptr && tensor->deleter != nullptr) {
+      tensor->deleter(tensor);
+    }
+  }
+};
+
 /// What an exported tensor keeps alive, and its own shape and strides.
 struct Export {
   array source;
@@ -56,28 +71,29 @@ array array::from_dlpack(DLManagedTensor* tensor) {
   const Dtype dtype = dtype_from(view.dtype);
   const auto itemsize = static_cast<std::int64_t>(size_of(dtype));
   Shape shape(view.shape, view.shape + view.ndim);
-  Strides strides = row_major_strides(shape, size_of(dtype));
+  Strides strides;
   if (view.strides != nullptr) {
-    for (std::size_t axis = 0; axis < strides.size(); ++axis) {
-      strides[axis] = view.strides[axis] * itemsize;
+    strides.assign(view.strides, view.strides + view.ndim);
+    for (std::int64_t& stride : strides) {
+      if (__builtin_mul_overflow(stride, itemsize, &stride)) {
+        throw std::invalid_argument(fmt::format("[array] a DLPack stride times {} bytes exceeds 64 bits", itemsize));
+      }
     }
   }
   void* data = view.data == nullptr ? nullptr : static_cast<std::byte*>(view.data) + view.byte_offset;
-  std::shared_ptr<const void> owner(tensor, [](const void* p) {
-    auto* managed = static_cast<DLManagedTensor*>(const_cast<void*>(p));
-    if (managed->deleter != nullptr) {
-      managed->deleter(managed);
-    }
-  });
-  return borrow_mut(data, std::move(shape), dtype, std::move(strides), std::move(owner));
+  const auto owner = std::make_shared<Import>();
+  array result = borrow_mut(data, std::move(shape), dtype, std::move(strides), owner);
+  owner->tensor = tensor;  // only now, when nothing can throw any more, is it ours
+  return result;
 }
 
 DLManagedTensor* array::to_dlpack() const {
   auto exported = std::make_unique<Export>();
   exported->source = *this;
   const auto itemsize = static_cast<std::int64_t>(size_of(dtype_));
-  for (const std::int64_t stride : strides_) {
-    if (stride % itemsize != 0) {
+  for (std::size_t axis = 0; axis < strides_.size(); ++axis) {
+    const std::int64_t stride = strides_[axis];
+    if (stride % itemsize != 0 && shape_[axis] > 1) {
       throw std::invalid_argument(fmt::format(
           "[array] a stride of {} bytes is no multiple of the element size {}; DLPack cannot express it; copy the array first",
           stride, itemsize));
