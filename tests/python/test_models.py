@@ -128,7 +128,9 @@ class RowByRow:
     ) -> np.ndarray:
         y = gqmm.gather_qmm(x, *weights, lhs_indices=lhs_indices, rhs_indices=rhs_indices, **settings)
         pairs = zip(*(pair.ravel() for pair in np.broadcast_arrays(lhs_indices, rhs_indices)), strict=True)
-        rows = [gqmm.gather_qmm(x, *weights, lhs_indices=lhs, rhs_indices=rhs, **settings) for lhs, rhs in pairs]
+        rows = [
+            gqmm.gather_qmm(x, *weights, lhs_indices=np.array(lhs), rhs_indices=np.array(rhs), **settings) for lhs, rhs in pairs
+        ]
         self.compare(y, np.stack(rows).reshape(y.shape))
         return y
 
