@@ -133,7 +133,7 @@ void Product::integer_gemm(const Block& block, const Item* next) const {
   }
   const std::int64_t unit = group_size < 32 ? group_size : 32;
   const std::int64_t tile_units = (item.rows + tile.mr - 1) / tile.mr * (K / unit);
-  const std::int64_t lines_per_unit = (prefetch_left + tile_units - 1) / tile_units;
+  const std::int64_t lines_per_unit = std::min<std::int64_t>(2, (prefetch_left + tile_units - 1) / tile_units);
 
   const std::int64_t chunk_k = panel_chunk_bytes / (item.strips * bytes_per_k) / group_size * group_size;
   const std::int64_t chunk_groups = std::max<std::int64_t>(1, chunk_k / group_size);

@@ -46,7 +46,10 @@ void gemm_tile(const GemmArguments& a) {
     }
   }
   const int units = a.group_size / unit;
+  // At most two lines per unit: bursts fill the miss buffers and stall the arithmetic behind them.
   const std::byte* prefetch = a.prefetch;
+  const std::int64_t prefetch_step = a.prefetch_lines * 64;
+  const std::int64_t second_line = a.prefetch_lines > 1 ? 64 : 0;
 
   for (int g = 0; g < a.groups; ++g) {
     i32 sum[mr][nv][slices];
@@ -59,11 +62,6 @@ void gemm_tile(const GemmArguments& a) {
       }
     }
     for (int u = 0; u < units; ++u) {
-      // One line at a time: a burst of prefetches fills the miss buffers and stalls the arithmetic behind it.
-      for (int line = 0; line < a.prefetch_lines; ++line) {
-        V::prefetch_l2(prefetch);
-        prefetch += 64;
-      }
 #pragma GCC unroll 8
       for (int step = 0; step < steps; ++step) {
         i32 w_u8[nv];
@@ -79,6 +77,9 @@ void gemm_tile(const GemmArguments& a) {
           }
         }
       }
+      V::prefetch_l2(prefetch);
+      V::prefetch_l2(prefetch + second_line);
+      prefetch += prefetch_step;
       for (int v = 0; v < nv; ++v) {
         codes[v] += line_bytes;
       }
@@ -86,6 +87,9 @@ void gemm_tile(const GemmArguments& a) {
         x[r] += steps * slices;
       }
     }
+    // Magic numbers are read again rather than kept in registers through the group: they are operands in memory, the registers
+    // are full. Without this line 12 of the sums spill.
+    asm volatile("" ::: "memory");
     for (int v = 0; v < nv; ++v) {
       const f32 scale = V::load(scales[v]);
       const f32 bias = V::load(scales[v] + lanes);

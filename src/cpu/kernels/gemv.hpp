@@ -13,28 +13,28 @@
 namespace gqmm::cpu {
 namespace {
 
-/// Walks the cache lines of a strip while another one is computed, so many lines per call.
+/// Walks the cache lines of rows that will be wanted, a few per call. Rows with gaps between them are left to the hardware.
 template <class V>
 class Prefetcher {
  public:
-  Prefetcher(const WeightStrip& next, std::int64_t row_bytes, std::int64_t lines_per_advance)
-      : per_advance_(static_cast<int>(lines_per_advance)) {
-    // In place, rows that follow each other without a gap are one run of memory; with gaps, only they would tell which lines.
-    const bool linear = next.codes != nullptr && (next.packed || next.row_stride == row_bytes);
-    at_ = linear ? next.codes : nullptr;
-    end_ = linear ? next.codes + row_bytes * (next.packed ? lanes : next.rows) : nullptr;
-  }
-  void advance() {
-    for (int i = 0; i < per_advance_ && at_ < end_; ++i) {
-      V::prefetch(at_);
-      at_ += 64;
+  Prefetcher(const std::byte* base, std::int64_t stride, std::int64_t row_bytes, const WeightStrip& strip) {
+    if (base != nullptr && (strip.packed || stride == row_bytes)) {
+      at_ = base;
+      step_ = 64;
+      lines_ = row_bytes * (strip.packed ? lanes : strip.rows) / 64;
     }
+  }
+  [[nodiscard]] std::int64_t lines() const { return lines_; }
+  void advance() {
+    V::prefetch(at_);
+    at_ += step_;
   }
 
  private:
-  const std::byte* at_;
-  const std::byte* end_;
-  int per_advance_;
+  static constexpr std::byte nothing_{};
+  const std::byte* at_ = &nothing_;
+  std::int64_t step_ = 0;
+  std::int64_t lines_ = 0;
 };
 
 /// Groups whose scales are unpacked at a time: 32 × 128 bytes = 4 KiB of L1.
@@ -62,7 +62,13 @@ std::uint32_t gemv(const GemvArguments& a) {
     x[r] = a.x[r];
     x_scales[r] = a.x_scales[r];
   }
-  Prefetcher<V> prefetcher(a.next, words * 4, U::words);
+  Prefetcher<V> next_codes(a.next.codes, a.next.row_stride, words * 4, a.next);
+  Prefetcher<V> next_scales(a.next.scales, a.next.scale_stride, groups * bytes_of(a.next.scale_type), a.next);
+  Prefetcher<V> next_biases(a.next.biases, a.next.bias_stride, groups * bytes_of(a.next.bias_type), a.next);
+  // Lines of scales per unit; those of codes are U::words.
+  const std::int64_t units = words / U::words;
+  const auto scale_lines = static_cast<int>((next_scales.lines() + units - 1) / units);
+  const auto bias_lines = static_cast<int>((next_biases.lines() + units - 1) / units);
   std::uint32_t exceptional = 0;
 
   alignas(64) float scales[scale_groups * 2 * lanes];
@@ -91,11 +97,17 @@ std::uint32_t gemv(const GemvArguments& a) {
           }
         }
       }
-      prefetcher.advance();
+      for (int i = 0; i < scale_lines; ++i) {
+        next_scales.advance();
+      }
       i32 line[U::lines];
       U::to_lines(block + at, line);
 #pragma GCC unroll 8
       for (int step = 0; step < U::steps; ++step) {
+        // Bursts of prefetches fill the miss buffers, then memory and arithmetic take turns: spread them.
+        if ((step + 1) * U::words / U::steps > step * U::words / U::steps) {
+          next_codes.advance();
+        }
         const i32 w_u8 = step_codes<V, U::nibbles>(step, [&](int l) { return line[l]; });
         for (int r = 0; r < rows; ++r) {
           for (int p = 0; p < slices; ++p) {
@@ -103,6 +115,9 @@ std::uint32_t gemv(const GemvArguments& a) {
             chain = V::template dot<max_u>(chain, w_u8, V::broadcast(x[r][step * slices + p]));
           }
         }
+      }
+      for (int i = 0; i < bias_lines; ++i) {
+        next_biases.advance();
       }
       for (int r = 0; r < rows; ++r) {
         x[r] += U::steps * slices;

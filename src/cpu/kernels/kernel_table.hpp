@@ -62,8 +62,8 @@ struct GemmArguments {
   int groups = 0;
   int group_size = 0;
   bool first = false;                   // c starts at zero, else at its content
-  const std::byte* prefetch = nullptr;  // memory wanted soon, `prefetch_lines` lines per 32 k
-  int prefetch_lines = 0;
+  const std::byte* prefetch = nullptr;  // memory wanted soon; any address will do when prefetch_lines is 0
+  int prefetch_lines = 0;               // 0, 1 or 2 per unit of 32 (16) k
 };
 
 /// A register tile of the float GEMM over a block of k: c += x · w, the block summed apart.

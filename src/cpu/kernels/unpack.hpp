@@ -113,16 +113,23 @@ inline constexpr int block_words = 16 / Unit<V, F>::words * Unit<V, F>::words;
 
 /// Words [first, first + count) of the strip's 16 rows, lane n = row n. count ≤ 16. Rows that do not exist repeat the last one.
 template <class V>
-void load_block(const WeightStrip& strip, std::int64_t first, int count, typename V::i32 (&block)[16]) {
+[[gnu::always_inline]] inline void load_block(const WeightStrip& strip, std::int64_t first, int count,
+                                              typename V::i32 (&block)[16]) {
   if (strip.packed) {
     for (int j = 0; j < count; ++j) {
       block[j] = V::load_words(strip.codes + (first + j) * 64, 16);
     }
     return;
   }
-  for (int n = 0; n < lanes; ++n) {
-    const int row = n < strip.rows ? n : strip.rows - 1;
-    block[n] = V::load_words(strip.codes + row * strip.row_stride + first * 4, count);
+  const std::byte* word = strip.codes + first * 4;
+  if (count == 16 && strip.rows == lanes) {
+    for (int n = 0; n < lanes; ++n) {
+      block[n] = V::load_words(word + n * strip.row_stride, 16);
+    }
+  } else {
+    for (int n = 0; n < lanes; ++n) {
+      block[n] = V::load_words(word + (n < strip.rows ? n : strip.rows - 1) * strip.row_stride, count);
+    }
   }
   V::transpose(block);
 }
