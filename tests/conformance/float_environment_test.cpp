@@ -1,0 +1,131 @@
+// A caller's floating-point environment must not reach the results: a library built with -ffast-math that a program loads sets
+// flush-to-zero in the thread that loads it, and in no other.
+#if defined(__x86_64__)
+
+#include "conformance/support/check.hpp"
+#include "conformance/support/guarded_memory.hpp"
+#include "conformance/support/problems.hpp"
+#include "formats/registry.hpp"
+
+#include <xmmintrin.h>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <functional>
+#include <string>
+
+namespace gqmm::conformance {
+namespace {
+
+constexpr unsigned default_setting = 0x1f80;
+constexpr unsigned flush_to_zero = 0x9fc0;  // FTZ and DAZ
+constexpr unsigned round_down = 0x3f80;
+constexpr unsigned round_towards_zero = 0x7f80;
+constexpr unsigned sticky_flags = 0x3f;  // raised by any inexact operation; not a setting
+
+// Sets the control register for one scope.
+class ControlRegister {
+ public:
+  explicit ControlRegister(unsigned value) : saved_(_mm_getcsr()) { _mm_setcsr(value); }
+  ~ControlRegister() { _mm_setcsr(saved_); }
+  ControlRegister(const ControlRegister&) = delete;
+  ControlRegister& operator=(const ControlRegister&) = delete;
+
+ private:
+  unsigned saved_;
+};
+
+// Problems full of subnormal activations, scales, biases, products and results.
+void for_each_subnormal_problem(const std::function<void(const Spec&, Operands&)>& function) {
+  const RestoreInstructionSet restore;
+  std::uint64_t seed = 700000;
+  for (const std::string& set : supported_instruction_sets()) {
+    set_instruction_set(set);
+    for (const Format& format : formats()) {
+      for (const bool transpose : {true, false}) {
+        for (const Dtype dtype : {Dtype::float32, Dtype::float16, Dtype::bfloat16}) {
+          Spec spec;
+          spec.format = &format;
+          spec.group_size = format.default_group_size;
+          spec.transpose = transpose;
+          spec.x_dtype = spec.scale_dtype = dtype;
+          spec.N = transpose ? 35 : format.default_group_size;
+          spec.K = 2 * std::max(32, format.default_group_size);
+          spec.pairs = {1, 12, 0, 3};
+          spec.seed = seed++;
+          Random random(spec.seed);
+          Contents contents = random_contents(spec);
+          const float tiny = dtype == Dtype::float16 ? 0x1p-24F : 0x1p-133F;
+          for (float& x : contents.x) {
+            x *= random.chance(0.5) ? 50 * tiny : 1.0F;
+          }
+          for (std::size_t i = 0; i < contents.scales.size(); ++i) {
+            contents.scales[i] *= random.chance(0.5) ? 90 * tiny : 1.0F;
+            contents.biases[i] *= random.chance(0.5) ? 90 * tiny : 1.0F;
+          }
+          for (std::uint8_t& byte : contents.scale_bytes) {
+            byte = random.chance(0.5) ? static_cast<std::uint8_t>(random.integer(0, 3)) : byte;
+          }
+          Operands operands = lay_out_operands(spec, contents);
+          SCOPED_TRACE(fmt::format("on {}: {}", set, describe(spec)));
+          function(spec, operands);
+          if (::testing::Test::HasFailure()) {
+            return;
+          }
+        }
+      }
+    }
+  }
+}
+
+// The call under a setting; the setting must be the same afterwards.
+array call_under(unsigned setting, const Operands& operands) {
+  const ControlRegister caller(setting);
+  array y = call(operands);
+  const unsigned after = _mm_getcsr();
+  EXPECT_EQ(after & ~sticky_flags, setting & ~sticky_flags) << "the caller's setting came back changed";
+  return y;
+}
+
+void expect_same_bits_under(unsigned setting) {
+  for_each_subnormal_problem([&](const Spec&, Operands& operands) {
+    operands.options.stream.threads = 1;
+    const array expected = call_under(default_setting, operands);
+    for (const int threads : {1, 2}) {
+      operands.options.stream.threads = threads;
+      EXPECT_TRUE(same_bits(expected, call_under(setting, operands))) << threads << " threads";
+    }
+  });
+}
+
+TEST(FloatEnvironment, ACallersFlushToZeroChangesNoBit) { expect_same_bits_under(flush_to_zero); }
+
+TEST(FloatEnvironment, ACallersRoundingModeChangesNoBit) {
+  expect_same_bits_under(round_down);
+  expect_same_bits_under(round_towards_zero);
+}
+
+// The contract holds for subnormal results as well: were they flushed everywhere, the bits above would still agree.
+TEST(FloatEnvironment, SubnormalsSurvive) {
+  for_each_subnormal_problem([](const Spec& spec, const Operands& operands) {
+    const Lowered lowered = lower(operands);
+    const Oracle oracle(lowered.problem);
+    const array y = call_under(flush_to_zero, operands);
+    EXPECT_TRUE(keeps(judge(lowered.problem, oracle, y))) << describe(spec);
+  });
+}
+
+// Quantized weights are made by the same code paths in every environment too.
+TEST(FloatEnvironment, PackingUnderFlushToZeroKeepsSubnormalScales) {
+  for_each_subnormal_problem([](const Spec&, const Operands& operands) {
+    const array expected = call(operands);
+    const ControlRegister caller(flush_to_zero);
+    const PackedWeights packed = pack(operands);
+    EXPECT_TRUE(same_bits(expected, call_poisoned(operands, &packed)));
+  });
+}
+
+}  // namespace
+}  // namespace gqmm::conformance
+
+#endif  // __x86_64__
