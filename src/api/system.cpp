@@ -1,5 +1,7 @@
 #include <gqmm/system.hpp>
 
+#include "api/thread_limits.hpp"
+
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
@@ -80,6 +82,11 @@ int threads_by_environment() {
 }  // namespace
 
 std::string_view version() noexcept { return GQMM_VERSION; }
+
+ThreadLimits thread_limits() {
+  const auto limit = [](int threads) { return threads == no_limit ? std::nullopt : std::optional(threads); };
+  return {threads_by_affinity(), limit(threads_by_cgroup()), limit(threads_by_environment())};
+}
 
 int available_threads() {
   static const int threads = std::min({threads_by_affinity(), threads_by_cgroup(), threads_by_environment()});
