@@ -32,6 +32,7 @@ SafetensorsFile add_file(Checkpoint& checkpoint, const std::filesystem::path& pa
   if (settings != file.metadata.end() && !checkpoint.quantization) {
     checkpoint.quantization = parse_quantization(settings->second, path.native() + ", metadata \"quantization\"");
   }
+  checkpoint.metadata.merge(file.metadata);
   return file;
 }
 

@@ -19,6 +19,7 @@ struct Checkpoint {
   std::filesystem::path path;
   std::vector<std::filesystem::path> files;  ///< the safetensors files, each mapped once
   TensorMap tensors;
+  Metadata metadata;  ///< of all files; of a key that several have, the first
   std::optional<QuantizationConfig> quantization;
 };
 

@@ -116,7 +116,9 @@ void SafetensorsWriter::commit() {
   if (!overwrite_) {
     // link() is the rename that never replaces. Where the file system has no hard links, rename() has to do.
     if (::link(temporary_.c_str(), path_.c_str()) == 0) {
-      return;  // the destructor removes the other name
+      ::unlink(temporary_.c_str());
+      temporary_.clear();
+      return;
     }
     if (errno == EEXIST) {
       fail("exists already");

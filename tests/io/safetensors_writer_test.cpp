@@ -33,6 +33,7 @@ TEST(SafetensorsWriter, WhatIsWrittenIsReadBack) {
   SafetensorsWriter writer(path, layouts, {{"format", "mlx"}}, false);
   write_all(writer);
   writer.commit();
+  EXPECT_EQ(files_in(folder.path()), 1U);
   const SafetensorsFile file = open_safetensors(path);
   EXPECT_EQ(file.metadata.at("format"), "mlx");
   ASSERT_EQ(file.tensors.size(), 4U);
