@@ -1,0 +1,214 @@
+// Callers on several threads, callers inside parallel regions of their own, and how many threads a call takes. The thread
+// sanitizer runs this suite.
+#include "conformance/support/check.hpp"
+#include "conformance/support/problems.hpp"
+#include "formats/registry.hpp"
+
+#include <omp.h>
+#include <sched.h>
+
+#include <gtest/gtest.h>
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <iterator>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace gqmm::conformance {
+namespace {
+
+Spec spec_number(std::uint64_t number) {
+  Spec spec;
+  spec.format = &formats()[number % formats().size()];
+  spec.group_size = spec.format->default_group_size;
+  spec.x_dtype = number % 2 == 0 ? Dtype::float32 : Dtype::bfloat16;
+  spec.transpose = number % 5 != 4;
+  spec.N = spec.transpose ? 150 : 2 * spec.group_size;
+  spec.K = 4 * std::max(32, spec.group_size);
+  spec.pairs = {1, 9, 0, 40, 3, 2};
+  spec.seed = 800000 + number;
+  return spec;
+}
+
+struct Expected {
+  Operands operands;
+  array y;
+};
+
+std::vector<Expected> problems_with_results(std::uint64_t count) {
+  std::vector<Expected> all;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    Operands operands = make_operands(spec_number(i));
+    operands.options.stream.threads = 1;
+    array y = call(operands);
+    all.push_back({std::move(operands), std::move(y)});
+  }
+  return all;
+}
+
+int process_threads() {
+  return static_cast<int>(
+      std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator()));
+}
+
+TEST(Threads, CallersOnSeveralThreadsAtOnceGetTheirOwnResults) {
+  const std::vector<Expected> problems = problems_with_results(2 * formats().size());
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (std::size_t caller = 0; caller < 4; ++caller) {
+    callers.emplace_back([&, caller] {
+      for (std::size_t i = 0; i < 2 * problems.size(); ++i) {
+        const Expected& problem = problems[(i * (caller + 1) + caller) % problems.size()];
+        Operands operands = problem.operands;
+        operands.options.stream.threads = static_cast<int>(1 + (i + caller) % 3);
+        wrong += same_bits(problem.y, call(operands)) ? 0 : 1;
+      }
+    });
+  }
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(Threads, CallersShareOperandsAndPackedWeights) {
+  const std::vector<Expected> problems = problems_with_results(formats().size());
+  for (const Expected& problem : problems) {
+    const PackedWeights packed = pack(problem.operands);
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> callers;
+    for (int caller = 0; caller < 3; ++caller) {
+      callers.emplace_back([&] {
+        GatherQmmOptions options = problem.operands.options;
+        options.scales.reset();
+        options.biases.reset();
+        options.stream.threads = 2;
+        wrong += same_bits(problem.y, gather_qmm(problem.operands.x, packed, options)) ? 0 : 1;
+      });
+    }
+    for (std::thread& caller : callers) {
+      caller.join();
+    }
+    EXPECT_EQ(wrong, 0);
+  }
+}
+
+// The first call of a process may come from several threads: nothing in it is initialised twice.
+TEST(Threads, QuestionsAboutTheSystemMayBeAskedFromAnyThread) {
+  std::vector<std::thread> callers;
+  std::atomic<int> wrong{0};
+  const std::string expected(active_instruction_set());
+  for (int caller = 0; caller < 4; ++caller) {
+    callers.emplace_back([&] {
+      wrong += active_instruction_set() == expected ? 0 : 1;
+      wrong += available_threads() >= 1 ? 0 : 1;
+      wrong += instruction_sets().empty() ? 1 : 0;
+    });
+  }
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(Threads, InsideACallersParallelRegionNoTeamIsStarted) {
+  const std::vector<Expected> problems = problems_with_results(formats().size());
+  const int levels = omp_get_max_active_levels();
+  omp_set_max_active_levels(4);  // the runtime would allow nested teams
+  constexpr int team = 3;
+  int before = 0;
+  int most = 0;
+  int wrong = 0;
+#pragma omp parallel num_threads(team) reduction(+ : wrong)
+  {
+#pragma omp barrier
+#pragma omp single
+    before = process_threads();
+    for (const Expected& problem : problems) {
+      Operands operands = problem.operands;
+      operands.options.stream.threads = 4;
+      wrong += same_bits(problem.y, call(operands)) ? 0 : 1;
+#pragma omp critical
+      most = std::max(most, process_threads());
+    }
+  }
+  omp_set_max_active_levels(levels);
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(most, before) << "threads of the process inside the region, after calls that asked for 4";
+}
+
+// The work of a call spreads over as many threads as its stream says, not one more.
+TEST(Threads, ACallTakesAsManyThreadsAsItsStreamSays) {
+  Operands operands = make_operands(spec_number(2));
+  operands.options.stream.threads = 1;
+  std::optional<array> y;
+  int alone = 0;
+  int with_three = 0;
+  // On a thread that has never run a parallel region, whose team therefore has to be started.
+  std::thread caller([&] {
+    const int before = process_threads();
+    y = call(operands);
+    alone = process_threads() - before;
+    operands.options.stream.threads = 3;
+    EXPECT_TRUE(same_bits(*y, call(operands)));
+    with_three = process_threads() - before;
+  });
+  caller.join();
+  EXPECT_EQ(alone, 0);
+  EXPECT_LE(with_three, 2);
+}
+
+TEST(Threads, ThePoolIsTheProgramsOwnOpenMp) {
+  // A team of the caller's first: the call reuses its threads and starts none.
+  int before = 0;
+#pragma omp parallel num_threads(3)
+  {
+#pragma omp single
+    before = process_threads();
+  }
+  Operands operands = make_operands(spec_number(3));
+  operands.options.stream.threads = 3;
+  (void)call(operands);
+  EXPECT_EQ(process_threads(), before);
+}
+
+TEST(Threads, AvailableThreadsAreWithinTheAffinityMask) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  ASSERT_EQ(sched_getaffinity(0, sizeof mask, &mask), 0);
+  EXPECT_GE(available_threads(), 1);
+  EXPECT_LE(available_threads(), CPU_COUNT(&mask));
+}
+
+TEST(Threads, ErrorsAreThrownInTheCallersThread) {
+  const Operands operands = make_operands(spec_number(1));
+  Operands wrong = operands;
+  Random random(0);
+  const std::int64_t bad_index = 1'000'000;
+  wrong.options.rhs_indices = lay_out(std::as_bytes(std::span(&bad_index, 1)), {1}, Dtype::int64, Layout::contiguous, random);
+  std::atomic<int> caught{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 3; ++caller) {
+    callers.emplace_back([&] {
+      for (int i = 0; i < 20; ++i) {
+        try {
+          (void)call(wrong);
+        } catch (const std::invalid_argument&) {
+          ++caught;
+        }
+        (void)call(operands);  // and the next call works
+      }
+    });
+  }
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
+  EXPECT_EQ(caught, 60);
+}
+
+}  // namespace
+}  // namespace gqmm::conformance
