@@ -16,6 +16,9 @@ find_package(fmt REQUIRED)
 # written out (docs/numerics.md).
 function(gqmm_compile_options target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror -ffp-contract=off)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)  # its own AVX-512 headers trip it
+  endif()
   if(GQMM_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${GQMM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
     target_link_options(${target} PRIVATE -fsanitize=${GQMM_SANITIZE})
