@@ -7,15 +7,18 @@ measures the model's loss against the published figure and writes text, side by 
 import argparse
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+# Attention's matrices are small: threads of NumPy's own would cost more than they give, and stand in the way of the operators'.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import gqmm
 import numpy as np
@@ -102,7 +105,7 @@ def progress(steps: Iterable[Any], total: int, label: str) -> Iterator[Any]:
     for done, step in enumerate(steps, start=1):
         yield step
         if on_terminal:
-            print(f"\r  {label:20} {'█' * (30 * done // total):░<30} {done:4} of {total}", end="", flush=True)
+            print(f"\r{label:20} {'█' * (30 * done // total):░<30} {done:4} of {total}", end="", flush=True)
     if on_terminal:
         print("\r\033[K", end="", flush=True)
 
@@ -133,9 +136,9 @@ def heading(text: str) -> None:
 
 
 def table(ours: Side, theirs: Side) -> None:
-    print(f"  {'':28}{ours.name:>12}{theirs.name:>16}{'ratio':>10}")
+    print(f"{'':28}{ours.name:>12}{theirs.name:>16}{'ratio':>10}")
     for name, value in ours.rows.items():
-        print(f"  {name:28}{value:12,.0f}{theirs.rows[name]:16,.0f}{value / theirs.rows[name]:9.1f}×")
+        print(f"{name:28}{value:12,.0f}{theirs.rows[name]:16,.0f}{value / theirs.rows[name]:9.1f}×")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -169,19 +172,19 @@ def main() -> int:
     heading(f"Loss over {len(reading) - 1:,} predictions, windows of {WINDOW} tokens, float32")
     ours, published = Side("gqmm", options.model, gqmm), published_loss(options.model)
     loss = ours.read(reading)
-    print(f"  loss {loss:.5f} (published {'nowhere' if published is None else f'{published:.5f}'})")
+    print(f"loss {loss:.5f} (published {'nowhere' if published is None else f'{published:.5f}'})")
     if published is not None and not abs(loss - published) <= TOLERANCE:
         print(f"demo: the losses differ by {abs(loss - published):.1e}, more than {TOLERANCE:.0e}", file=sys.stderr)
         return 1
 
     heading(f"Text: {options.tokens} tokens, temperature {options.temperature:g}, seed {options.seed}")
     tokens = ours.write(*writing)
-    print(textwrap.indent((options.prompt + tokenizer.decode(tokens)).strip(), "  "))
+    print((options.prompt + tokenizer.decode(tokens)).strip())
 
     if options.no_mlx or importlib.util.find_spec("mlx") is None:
         heading("Speed (without MLX)")
         for name, value in ours.rows.items():
-            print(f"  {name:28}{value:12,.0f}")
+            print(f"{name:28}{value:12,.0f}")
         return 0
     heading("Speed, beside the same loop over stock mx.gather_qmm and mx.quantized_matmul")
     stock = StockMlx()
@@ -189,7 +192,7 @@ def main() -> int:
     their_loss, their_tokens = theirs.read(reading), theirs.write(*writing)
     table(ours, theirs)
     same = next((i for i, (a, b) in enumerate(zip(tokens, their_tokens, strict=True)) if a != b), len(tokens))
-    print(f"  MLX's loss {their_loss:.5f}, {'the same text' if same == len(tokens) else f'the same text for {same} tokens'}")
+    print(f"MLX's loss {their_loss:.5f}, {'the same text' if same == len(tokens) else f'the same text for {same} tokens'}")
     return 0
 
 
