@@ -1,0 +1,14 @@
+// The engine of `gqmm bench`.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace gqmm::bench {
+
+/// Adds the subcommand "bench" to the program. Its callback throws std::invalid_argument for settings that contradict each other
+/// or the machine, and std::runtime_error for files that cannot be read or written.
+void add_command(CLI::App& program);
+
+}  // namespace gqmm::bench

@@ -1,0 +1,255 @@
+#include "bench.hpp"
+#include "formats/registry.hpp"
+#include "machine.hpp"
+#include "measure.hpp"
+#include "plan.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+
+#include <fmt/format.h>
+#include <gqmm/system.hpp>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+
+namespace gqmm::bench {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The command line as it was given.
+struct Arguments {
+  std::vector<std::string> what;
+  std::string suite;
+  std::int64_t experts = 0;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int64_t top = 0;
+  std::vector<std::int64_t> tokens = {1, 8, 64, 512};
+  std::string mode = "affine";
+  std::optional<int> bits;
+  std::optional<int> group_size;
+  bool not_transposed = false;
+  std::vector<std::string> dtypes = {"bfloat16"};
+  std::vector<std::string> precisions = {"default"};
+  bool packed = false;
+  std::string routing = "uniform";
+  std::vector<int> threads;
+  std::vector<std::string> isas;
+  std::string peers = "auto";
+  std::vector<std::string> with = {"mlx", "torch"};
+  std::string format = "table";
+  std::string json;
+  std::string markdown;
+  std::string results;
+  std::string pages = "default";
+  MeasureOptions measure;
+};
+
+template <class T>
+std::vector<T> converted(const std::vector<std::string>& names, T (*convert)(std::string_view)) {
+  std::vector<T> values;
+  for (const std::string& name : names) {
+    values.push_back(convert(name));
+  }
+  return values;
+}
+
+/// The layers that the positional arguments or --experts, --n, --k and --top name.
+std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
+  const Mode mode = mode_from_name(arguments.mode, "bench");
+  const QuantizationSettings settings = resolve_settings("bench", mode, arguments.bits ? &*arguments.bits : nullptr,
+                                                         arguments.group_size ? &*arguments.group_size : nullptr);
+  const auto layer = [&](const LayerShape& shape) {
+    return CheckpointLayer{shape, mode, settings.format->bits, settings.group_size};
+  };
+  if (arguments.experts > 0) {
+    if (!arguments.what.empty() || arguments.n <= 0 || arguments.k <= 0) {
+      throw std::invalid_argument("[bench] --experts needs --n and --k beside it, and no shape or checkpoint");
+    }
+    const std::int64_t top = arguments.top > 0 ? arguments.top : std::min<std::int64_t>(arguments.experts, 8);
+    if (top > arguments.experts) {
+      throw std::invalid_argument(fmt::format("[bench] --top = {} exceeds --experts = {}", top, arguments.experts));
+    }
+    return {layer({"custom", arguments.experts, arguments.n, arguments.k, top, false})};
+  }
+  if (arguments.what.empty()) {
+    return {layer(shape_from_name("qwen3-30b-a3b/gate"))};
+  }
+  std::vector<CheckpointLayer> layers;
+  for (const std::string& what : arguments.what) {
+    if (fs::exists(what)) {
+      const auto found = layers_of_checkpoint(what, arguments.top);
+      layers.insert(layers.end(), found.begin(), found.end());
+    } else {
+      layers.push_back(layer(shape_from_name(what)));
+    }
+  }
+  return layers;
+}
+
+std::vector<PlannedCase> plan(const Arguments& arguments) {
+  const std::string isa(active_instruction_set());
+  if (!arguments.suite.empty()) {
+    return suite(arguments.suite, isa, available_threads());
+  }
+  CaseGrid grid;
+  grid.layers = layers_of(arguments);
+  grid.tokens = arguments.tokens;
+  grid.dtypes = converted(arguments.dtypes, float_type_from_name);
+  grid.precisions =
+      converted<Precision>(arguments.precisions, [](std::string_view name) { return precision_from_name(name, "bench"); });
+  grid.threads = arguments.threads.empty() ? std::vector<int>{available_threads()} : arguments.threads;
+  grid.isas = arguments.isas.empty() ? std::vector<std::string>{isa} : arguments.isas;
+  grid.transpose = !arguments.not_transposed;
+  grid.packed = arguments.packed;
+  grid.routing = routing_from_name(arguments.routing);
+  std::vector<PlannedCase> planned;
+  for (const Case& settings : cases_of(grid)) {
+    planned.push_back({settings, arguments.with});
+  }
+  return planned;
+}
+
+void write_file(const fs::path& path, const Report& report, const std::string& format) {
+  if (path.has_parent_path()) {
+    fs::create_directories(path.parent_path());
+  }
+  std::ofstream file(path);
+  write(file, report, format);
+  file.close();
+  if (!file) {
+    throw std::runtime_error(fmt::format("[bench] cannot write {}", path.string()));
+  }
+}
+
+void run(Arguments arguments) {
+  arguments.measure.pages = pages_from_name(arguments.pages);
+  const std::string isa(active_instruction_set());
+  const std::vector<PlannedCase> planned = plan(arguments);
+  Runner runner(arguments.measure, {find_python(arguments.peers)});
+  Report report = {describe_machine(), command_line(), today(), arguments.measure, {}};
+  ProgressBar bar;
+  for (std::size_t i = 0; i < planned.size(); ++i) {
+    const auto& [settings, peers] = planned[i];
+    const auto show = [&](double done) {
+      bar.show((static_cast<double>(i) + done) / static_cast<double>(planned.size()), settings.name());
+    };
+    report.cases.push_back(runner.run(settings, peers, show));
+  }
+  bar.clear();
+  set_instruction_set(isa);
+
+  write(std::cout, report, arguments.format);
+  if (!arguments.json.empty()) {
+    write_file(arguments.json, report, "json");
+  }
+  if (!arguments.markdown.empty()) {
+    write_file(arguments.markdown, report, "markdown");
+  }
+  if (!arguments.results.empty()) {
+    const std::string suite = arguments.suite.empty() ? "cases" : arguments.suite;
+    const fs::path stem = fs::path(arguments.results) / fmt::format("{}-{}", suite, file_name_of(report.machine));
+    write_file(stem.string() + ".json", report, "json");
+    write_file(stem.string() + ".md", report, "markdown");
+  }
+}
+
+std::string known_shape_list() {
+  std::string text = "Shapes (E experts, N outputs, K inputs):\n";
+  for (const LayerShape& shape : known_shapes()) {
+    text += fmt::format("  {:20} E {:3}, N {:5}, K {:4}, top {}\n", shape.name, shape.experts, shape.N, shape.K, shape.top);
+  }
+  return text + R"(
+Examples:
+  gqmm bench                                           Qwen3-30B-A3B's gate projection at 1, 8, 64, 512 tokens
+  gqmm bench gpt-oss-20b --mode mxfp4 --tokens 1,32    another shape and format
+  gqmm bench path/to/model --dtype float32 --threads 1 the expert layers of a checkpoint
+  gqmm bench --experts 64 --n 1408 --k 2048 --top 6    a shape without a name
+  gqmm bench --suite report --results bench/results    the figures of the documentation
+)";
+}
+
+void add_options(CLI::App& command, Arguments& arguments) {
+  command.add_option("what", arguments.what, "shapes by name, safetensors files or model folders");
+  command.add_option("--suite", arguments.suite, "a fixed set of cases")->check(CLI::IsMember({"report", "formats", "shapes"}));
+
+  const std::string shape = "Shape";
+  command.add_option("--experts", arguments.experts, "number of experts E")->check(CLI::PositiveNumber)->group(shape);
+  command.add_option("--n", arguments.n, "outputs N of an expert")->check(CLI::PositiveNumber)->group(shape);
+  command.add_option("--k", arguments.k, "inputs K of an expert")->check(CLI::PositiveNumber)->group(shape);
+  command.add_option("--top", arguments.top, "experts per token")->check(CLI::PositiveNumber)->group(shape);
+  command.add_option("--tokens", arguments.tokens, "tokens T per call")->delimiter(',')->check(CLI::PositiveNumber)->group(shape);
+  command
+      .add_option("--routing", arguments.routing,
+                  "uniform, balanced (as many rows for every expert), or one (all rows to one expert)")
+      ->group(shape);
+
+  const std::string types = "Types";
+  command.add_option("--mode", arguments.mode, "affine, mxfp4, mxfp8 or nvfp4")->group(types);
+  command.add_option("--bits", arguments.bits, "bits per code")->group(types);
+  command.add_option("--group-size", arguments.group_size, "weights per scale")->group(types);
+  command.add_flag("--no-transpose", arguments.not_transposed, "weights are (E, K, N), packed along N")->group(types);
+  command.add_option("--dtype", arguments.dtypes, "of x: float16, bfloat16, float32")->delimiter(',')->group(types);
+  command.add_option("--precision", arguments.precisions, "default, fast, float32")->delimiter(',')->group(types);
+  command.add_flag("--packed", arguments.packed, "weights from gqmm::pack, not in place")->group(types);
+
+  const std::string machine = "Machine";
+  command.add_option("--threads", arguments.threads, "threads of a call")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->group(machine);
+  command.add_option("--isa", arguments.isas, "instruction sets")->delimiter(',')->group(machine);
+  command.add_option("--pages", arguments.pages, "of the weights: default, huge, small")->group(machine);
+  command
+      .add_option_function<std::size_t>(
+          "--pool", [&arguments](std::size_t mebibytes) { arguments.measure.pool_bytes = mebibytes << 20; },
+          "MiB of weights to rotate through, at least (eight times the last-level cache, so that they come from memory)")
+      ->check(CLI::PositiveNumber)
+      ->group(machine);
+  command
+      .add_option("--probes", arguments.measure.probe_set, "instructions whose peak is the limit, instead of the machine's best")
+      ->group(machine);
+
+  const std::string method = "Method";
+  command.add_option("--repetitions", arguments.measure.repetitions, "accepted repetitions per case")
+      ->check(CLI::PositiveNumber)
+      ->group(method)
+      ->capture_default_str();
+  command.add_option("--tolerance", arguments.measure.tolerance, "difference of the limits around a repetition that rejects it")
+      ->check(CLI::PositiveNumber)
+      ->group(method)
+      ->capture_default_str();
+  command.add_option("--peers", arguments.peers, "a Python interpreter with the peers, auto or none")->group(method);
+  command.add_option("--with", arguments.with, "which peers, by the beginnings of their names")->delimiter(',')->group(method);
+  command.add_option("--peer-seconds", arguments.measure.peer_seconds, "time for each peer per case")
+      ->check(CLI::PositiveNumber)
+      ->group(method)
+      ->capture_default_str();
+
+  const std::string output = "Output";
+  command.add_option("--format", arguments.format, "of the standard output")
+      ->check(CLI::IsMember({"table", "markdown", "csv", "json"}))
+      ->group(output)
+      ->capture_default_str();
+  command.add_option("--json", arguments.json, "write the figures to this file too")->group(output);
+  command.add_option("--markdown", arguments.markdown, "write the tables to this file too")->group(output);
+  command.add_option("--results", arguments.results, "write both into this folder, named after suite and machine")->group(output);
+}
+
+}  // namespace
+
+void add_command(CLI::App& program) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = program.add_subcommand("bench", "Measure gather_qmm as a fraction of what this machine can do");
+  add_options(*command, *arguments);
+  command->footer(known_shape_list());
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace gqmm::bench

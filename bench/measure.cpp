@@ -1,0 +1,230 @@
+#include "measure.hpp"
+
+#include "machine.hpp"
+
+#include <omp.h>
+#include <gqmm/system.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <thread>
+#include <utility>
+
+namespace gqmm::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int error_samples = 256;
+constexpr double most_stolen = 0.05;
+constexpr std::size_t smallest_pool = std::size_t{256} << 20;
+
+/// Both limits of the machine at one moment.
+struct Limits {
+  double arithmetic = 0;
+  double memory = 0;
+};
+
+/// One call of a repetition, on average.
+struct CallFigures {
+  double seconds = 0;
+  double stolen = 0;  // the share in which the operating system ran something else on the cores of this process's threads
+  double experts_hit = 0;
+};
+
+/// A repetition and the limits before and after it.
+struct Repetition {
+  CallFigures call;
+  Limits before;
+  Limits after;
+  std::vector<double> peers;  // seconds of one call each; 0: not measured in this repetition
+};
+
+double mean(double a, double b) { return (a + b) / 2; }
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+double process_seconds() {
+  timespec time = {};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+/// Waiting threads spin for longer than the parts of a call that one thread runs alone, so that time which the process was not
+/// given shows as the difference between wall time × threads and processor time.
+CallFigures run_calls(Workload& workload, int calls, int threads) {
+  const double experts_hit = workload.prepare(calls);
+  const double used = process_seconds();
+  const auto start = Clock::now();
+  for (int call = 0; call < calls; ++call) {
+    workload.call();
+  }
+  const double wall = seconds_since(start);
+  return {wall / calls, 1 - (process_seconds() - used) / (wall * threads), experts_hit};
+}
+
+/// Calls that fill a repetition. Runs the case until caches, clock and threads are warm.
+int warm_up(Workload& workload, double repetition_seconds, int threads) {
+  constexpr double warm_seconds = 0.1;
+  constexpr int most_calls = 100000;
+  double spent = 0;
+  int calls = 1;
+  for (;;) {
+    const double seconds = run_calls(workload, calls, threads).seconds;
+    spent += seconds * calls;
+    calls = static_cast<int>(std::clamp(std::ceil(repetition_seconds / seconds), 1.0, static_cast<double>(most_calls)));
+    if (spent >= warm_seconds) {
+      return calls;
+    }
+  }
+}
+
+LimitFigures figures_of(Limit limit, const Case& settings, const std::vector<Repetition>& repetitions, const Probes& probes) {
+  const bool memory = limit == Limit::dram_read;
+  std::vector<double> rates;
+  std::vector<double> fractions;
+  for (const Repetition& repetition : repetitions) {
+    const double rate = memory ? mean(repetition.before.memory, repetition.after.memory)
+                               : mean(repetition.before.arithmetic, repetition.after.arithmetic);
+    const double work = memory ? settings.bytes_per_expert() * repetition.call.experts_hit : settings.operations();
+    rates.push_back(rate);
+    fractions.push_back(work / repetition.call.seconds / rate);
+  }
+  return {limit, probes.description(limit), summarize(rates), summarize(fractions)};
+}
+
+PeerFigures figures_of(const Peer& peer, std::size_t index, const std::vector<Repetition>& repetitions) {
+  std::vector<double> seconds;
+  std::vector<double> ratios;
+  for (const Repetition& repetition : repetitions) {
+    if (repetition.peers[index] > 0) {
+      seconds.push_back(repetition.peers[index]);
+      ratios.push_back(repetition.peers[index] / repetition.call.seconds);
+    }
+  }
+  return {peer, summarize(seconds), summarize(ratios), static_cast<int>(seconds.size())};
+}
+
+/// One repetition of each peer that has time left; 0 for the others.
+std::vector<double> measure_peers(PeerProcess& process, std::vector<double>& spent, double limit, int threads) {
+  std::vector<double> seconds(process.peers().size(), 0.0);
+  for (std::size_t i = 0; i < seconds.size(); ++i) {
+    const Peer& peer = process.peers()[i];
+    if (!peer.skipped.empty() || spent[i] > limit) {
+      continue;
+    }
+    if (threads > 1) {
+      // OpenMP's threads go on spinning for up to 0.2 s after a parallel region, on the cores that the peer is to use.
+      std::this_thread::sleep_for(std::chrono::milliseconds(250));
+    }
+    const auto start = Clock::now();
+    seconds[i] = process.measure(peer);
+    spent[i] += seconds_since(start);
+  }
+  return seconds;
+}
+
+struct Repetitions {
+  std::vector<Repetition> accepted;
+  std::vector<Repetition> rejected;  // the machine changed while they ran
+  [[nodiscard]] const std::vector<Repetition>& counted() const { return accepted.empty() ? rejected : accepted; }
+};
+
+/// What a repetition needs.
+struct Setup {
+  const Case& settings;
+  const MeasureOptions& options;
+  Workload& workload;
+  PeerProcess& peers;
+  std::function<Limits()> limits;
+  double Limits::* binding;
+  int calls;
+};
+
+bool steady(const Repetition& repetition, const Setup& setup) {
+  const double before = repetition.before.*setup.binding;
+  const double after = repetition.after.*setup.binding;
+  return repetition.call.stolen <= most_stolen && std::fabs(after - before) <= setup.options.tolerance * mean(before, after);
+}
+
+/// Until as many are accepted as wanted, or three times as many have run.
+Repetitions repeat(const Setup& setup, const Progress& progress) {
+  const auto wanted = static_cast<std::size_t>(setup.options.repetitions);
+  Repetitions result;
+  std::vector<double> peer_spent(setup.peers.peers().size(), 0.0);
+  Limits before = setup.limits();
+  while (result.accepted.size() < wanted && result.accepted.size() + result.rejected.size() < 3 * wanted) {
+    Repetition repetition;
+    repetition.before = before;
+    repetition.call = run_calls(setup.workload, setup.calls, setup.settings.threads);
+    repetition.after = setup.limits();
+    repetition.peers = measure_peers(setup.peers, peer_spent, setup.options.peer_seconds, setup.settings.threads);
+    before = setup.peers.peers().empty() ? repetition.after : setup.limits();
+    (steady(repetition, setup) ? result.accepted : result.rejected).push_back(std::move(repetition));
+    progress(static_cast<double>(result.accepted.size()) / setup.options.repetitions);
+  }
+  return result;
+}
+
+}  // namespace
+
+Runner::Runner(MeasureOptions options, PeerOptions peers) : options_(std::move(options)), peer_options_(std::move(peers)) {
+  omp_get_max_threads();  // OpenMP reads the thread's affinity once, and run() narrows it
+  if (options_.pool_bytes == 0) {
+    options_.pool_bytes = std::max(smallest_pool, 8 * describe_machine().last_level_cache);
+  }
+}
+
+Probes& Runner::probes(int threads) {
+  auto& found = probes_[threads];
+  if (!found) {
+    found = std::make_unique<Probes>(threads, options_.probe_set, options_.pool_bytes, options_.pages);
+  }
+  return *found;
+}
+
+CaseFigures Runner::run(const Case& settings, const std::vector<std::string>& wanted, const Progress& progress) {
+  progress(0);
+  const PinnedThread pinned(settings.threads == 1);
+  set_instruction_set(settings.isa);
+  Probes& machine = probes(settings.threads);
+  Workload workload(settings, options_.pool_bytes, options_.pages);
+  CaseFigures figures;
+  figures.settings = settings;
+  figures.copies = workload.copies();
+  figures.experts_hit = workload.prepare(1);
+  workload.call();  // a case that the library rejects ends here, before the peers are set up
+  PeerProcess peers(peer_options_, settings, wanted, options_.peer_seconds);
+  figures.calls = warm_up(workload, options_.repetition_seconds, settings.threads);
+
+  const Limit arithmetic = settings.is_integer() ? Limit::int8_dot : Limit::float32_fma;
+  const auto limits = [&] { return Limits{machine.measure(arithmetic), machine.measure(Limit::dram_read)}; };
+  const Limits now = limits();
+  const bool arithmetic_binds = settings.operations() / now.arithmetic > figures.bytes() / now.memory;
+  figures.binding = arithmetic_binds ? arithmetic : Limit::dram_read;
+
+  const Setup setup = {settings,     options_, workload, peers, limits, arithmetic_binds ? &Limits::arithmetic : &Limits::memory,
+                       figures.calls};
+  const Repetitions repetitions = repeat(setup, progress);
+  const std::vector<Repetition>& counted = repetitions.counted();
+  figures.repetitions = static_cast<int>(repetitions.accepted.size());
+  figures.rejected = static_cast<int>(repetitions.rejected.size());
+  std::vector<double> seconds;
+  figures.experts_hit = 0;
+  for (const Repetition& repetition : counted) {
+    seconds.push_back(repetition.call.seconds);
+    figures.experts_hit += repetition.call.experts_hit / static_cast<double>(counted.size());
+  }
+  figures.seconds = summarize(seconds);
+  figures.arithmetic = figures_of(arithmetic, settings, counted, machine);
+  figures.memory = figures_of(Limit::dram_read, settings, counted, machine);
+  figures.error = workload.error(error_samples);
+  for (std::size_t i = 0; i < peers.peers().size(); ++i) {
+    figures.peers.push_back(figures_of(peers.peers()[i], i, counted));
+  }
+  return figures;
+}
+
+}  // namespace gqmm::bench

@@ -1,0 +1,86 @@
+// Runs a case: warm-up, repetitions with the machine's limits measured before and after each, peers in between.
+#pragma once
+
+#include "case.hpp"
+#include "memory.hpp"
+#include "peers.hpp"
+#include "probes/probes.hpp"
+#include "statistics.hpp"
+#include "workload.hpp"
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace gqmm::bench {
+
+struct MeasureOptions {
+  int repetitions = 9;
+  /// A repetition is as many calls as last this long.
+  double repetition_seconds = 0.03;
+  /// A repetition is rejected if the limit before it and the one after it differ by more than this fraction of their mean, or if
+  /// the operating system gave a twentieth of its time to other programs.
+  double tolerance = 0.1;
+  /// Time that each peer may take per case.
+  double peer_seconds = 5;
+  /// Bytes of weights, at least, and of memory that the DRAM probe reads. 0: eight times the last-level cache.
+  std::size_t pool_bytes = 0;
+  Pages pages = Pages::standard;
+  std::string probe_set;  // empty: the machine's best
+};
+
+/// One limit of the machine and what the case reached of it.
+struct LimitFigures {
+  Limit limit = Limit::int8_dot;
+  std::string description;
+  Summary rate;      ///< of the limit, operations or bytes per second
+  Summary fraction;  ///< per repetition: the case's rate over the mean of the limit before and after
+};
+
+struct PeerFigures {
+  Peer peer;
+  Summary seconds;  ///< of one call
+  Summary ratio;    ///< per repetition: the peer's time over ours
+  int repetitions = 0;
+};
+
+struct CaseFigures {
+  Case settings;
+  int repetitions = 0;     ///< accepted; if none was, the figures are those of the rejected ones
+  int rejected = 0;        ///< the machine changed while they ran
+  int calls = 0;           ///< of one repetition
+  int copies = 0;          ///< of the weights in the pool
+  double experts_hit = 0;  ///< by one call, on average
+  Summary seconds;         ///< of one call
+  LimitFigures arithmetic;
+  LimitFigures memory;
+  Limit binding = Limit::int8_dot;  ///< whichever of the two leaves the case less speed
+
+  [[nodiscard]] double rows_per_expert() const { return static_cast<double>(settings.pairs()) / experts_hit; }
+  /// Codes, scales and biases of the experts hit: what a call must read at least.
+  [[nodiscard]] double bytes() const { return settings.bytes_per_expert() * experts_hit; }
+  ErrorEstimate error;
+  std::vector<PeerFigures> peers;
+};
+
+/// Called with the fraction of the case that is done.
+using Progress = std::function<void(double)>;
+
+class Runner {
+ public:
+  explicit Runner(MeasureOptions options, PeerOptions peers);
+
+  /// Throws std::invalid_argument if the library rejects the case.
+  CaseFigures run(const Case& settings, const std::vector<std::string>& peers, const Progress& progress);
+
+ private:
+  Probes& probes(int threads);
+
+  MeasureOptions options_;
+  PeerOptions peer_options_;
+  std::map<int, std::unique_ptr<Probes>> probes_;  // by number of threads
+};
+
+}  // namespace gqmm::bench

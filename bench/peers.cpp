@@ -1,0 +1,85 @@
+#include "peers.hpp"
+
+#include "peers_script.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include <cstdlib>
+#include <filesystem>
+#include <stdexcept>
+
+namespace gqmm::bench {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+json description_of(const Case& settings, const std::vector<std::string>& wanted, double seconds) {
+  return {{"experts", settings.shape.experts},
+          {"n", settings.shape.N},
+          {"k", settings.shape.K},
+          {"top", settings.shape.top},
+          {"row_per_pair", settings.shape.row_per_pair},
+          {"tokens", settings.tokens},
+          {"mode", gqmm::name_of(settings.mode)},
+          {"bits", settings.bits},
+          {"group_size", settings.group_size},
+          {"transpose", settings.transpose},
+          {"routing", name_of(settings.routing)},
+          {"threads", settings.threads},
+          {"peers", wanted},
+          {"seconds", seconds}};
+}
+
+bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
+
+}  // namespace
+
+std::string find_python(const std::string& request) {
+  if (request == "none") {
+    return {};
+  }
+  if (request != "auto") {
+    if (!is_program(request)) {
+      throw std::invalid_argument(
+          fmt::format("[bench] --peers = '{}' is not a program; give a Python interpreter, auto or none", request));
+    }
+    return request;
+  }
+  if (const fs::path local = fs::path(".venv") / "bin" / "python"; is_program(local)) {
+    return local;
+  }
+  const char* environment = std::getenv("VIRTUAL_ENV");
+  if (environment != nullptr && is_program(fs::path(environment) / "bin" / "python")) {
+    return fs::path(environment) / "bin" / "python";
+  }
+  return {};
+}
+
+PeerProcess::PeerProcess(const PeerOptions& options, const Case& settings, const std::vector<std::string>& wanted,
+                         double seconds) {
+  if (options.python.empty() || wanted.empty()) {
+    return;
+  }
+  process_ = std::make_unique<ChildProcess>(std::vector<std::string>{options.python, "-c", std::string(peers_script)});
+  const json answer = ask({{"case", description_of(settings, wanted, seconds)}});
+  for (const json& peer : answer.at("peers")) {
+    peers_.push_back({peer.at("name"), peer.at("version"), peer.at("computes"), peer.at("skipped")});
+  }
+}
+
+double PeerProcess::measure(const Peer& peer) { return ask({{"run", peer.name}}).at("seconds"); }
+
+json PeerProcess::ask(const json& request) {
+  process_->write_line(request.dump());
+  const json answer = json::parse(process_->read_line());
+  if (answer.contains("error")) {
+    throw std::runtime_error(fmt::format("[bench] the peers' process says: {}", answer.at("error").get<std::string>()));
+  }
+  return answer;
+}
+
+}  // namespace gqmm::bench

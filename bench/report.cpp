@@ -1,0 +1,298 @@
+#include "report.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <ostream>
+#include <set>
+#include <stdexcept>
+
+namespace gqmm::bench {
+namespace {
+
+using Row = std::vector<std::string>;
+
+/// A header and rows of as many cells each; numbers are aligned to the right.
+struct TextTable {
+  Row header;
+  std::vector<bool> numeric;
+  std::vector<Row> rows;
+};
+
+std::string duration(double seconds) {
+  if (seconds < 1e-3) {
+    return fmt::format("{:.1f} us", seconds * 1e6);
+  }
+  return seconds < 1 ? fmt::format("{:.2f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);
+}
+
+/// Half the distance between the quartiles, relative to the median.
+std::string spread(const Summary& summary) {
+  return fmt::format("{:.1f} %", summary.median > 0 ? 50 * (summary.high - summary.low) / summary.median : 0.0);
+}
+
+std::string rejected(const CaseFigures& figures) {
+  const int all = figures.repetitions + figures.rejected;
+  return figures.rejected == 0 ? "0" : fmt::format("{} of {}{}", figures.rejected, all, figures.repetitions == 0 ? " (!)" : "");
+}
+
+std::string short_name(Limit limit) { return limit == Limit::int8_dot ? "int8" : limit == Limit::float32_fma ? "fma" : "DRAM"; }
+
+const Row settings_header = {"shape", "T", "rows/expert", "format", "x", "precision", "weights", "routing", "isa", "threads"};
+const std::vector<bool> settings_numeric = {false, true, true, false, false, false, false, false, false, true};
+
+Row settings_cells(const CaseFigures& figures) {
+  const Case& settings = figures.settings;
+  return {settings.shape.name,
+          fmt::format("{}", settings.tokens),
+          fmt::format("{:.4g}", figures.rows_per_expert()),
+          settings.format_name(),
+          std::string(gqmm::name_of(settings.dtype)),
+          std::string(gqmm::name_of(settings.precision)),
+          settings.packed ? "packed" : "in place",
+          std::string(name_of(settings.routing)),
+          settings.isa,
+          fmt::format("{}", settings.threads)};
+}
+
+template <class T>
+std::vector<T> joined(std::vector<T> first, const std::vector<T>& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
+TextTable case_table(const Report& report) {
+  TextTable table;
+  table.header = joined<std::string>(
+      settings_header, {"time", "spread", "GFLOP/s", "of peak", "GB/s", "of DRAM", "bound by", "error", "rejected"});
+  table.numeric = joined<bool>(settings_numeric, {true, true, true, true, true, true, false, true, true});
+  for (const CaseFigures& figures : report.cases) {
+    const double seconds = figures.seconds.median;
+    table.rows.push_back(joined<std::string>(
+        settings_cells(figures),
+        {duration(seconds), spread(figures.seconds), fmt::format("{:.4g}", figures.settings.operations() / seconds / 1e9),
+         fmt::format("{:.3f} {}", figures.arithmetic.fraction.median, short_name(figures.arithmetic.limit)),
+         fmt::format("{:.3g}", figures.bytes() / seconds / 1e9), fmt::format("{:.3f}", figures.memory.fraction.median),
+         short_name(figures.binding), fmt::format("{:.0e}", figures.error.relative), rejected(figures)}));
+  }
+  return table;
+}
+
+TextTable peer_table(const Report& report) {
+  TextTable table;
+  table.header = joined<std::string>(settings_header, {"our time", "peer", "its time", "GFLOP/s", "times slower", "spread"});
+  table.numeric = joined<bool>(settings_numeric, {true, false, true, true, true, true});
+  for (const CaseFigures& figures : report.cases) {
+    for (const PeerFigures& peer : figures.peers) {
+      if (peer.repetitions > 0) {
+        const double seconds = peer.seconds.median;
+        table.rows.push_back(
+            joined<std::string>(settings_cells(figures), {duration(figures.seconds.median), peer.peer.name, duration(seconds),
+                                                          fmt::format("{:.3g}", figures.settings.operations() / seconds / 1e9),
+                                                          fmt::format("{:.3g}", peer.ratio.median), spread(peer.ratio)}));
+      }
+    }
+  }
+  return table;
+}
+
+/// What each peer computes, and why others are missing.
+std::set<std::string> peer_notes(const Report& report) {
+  std::set<std::string> notes;
+  for (const CaseFigures& figures : report.cases) {
+    for (const PeerFigures& peer : figures.peers) {
+      if (peer.peer.skipped.empty()) {
+        notes.insert(fmt::format("{} ({}): {}", peer.peer.name, peer.peer.version, peer.peer.computes));
+      } else {
+        const bool missing = peer.peer.version.empty();
+        notes.insert(fmt::format("{}{}: {}", missing ? "" : figures.settings.name() + ": ", peer.peer.name, peer.peer.skipped));
+      }
+    }
+  }
+  return notes;
+}
+
+/// Where all rows agree in a setting, that setting is named above the table instead of in it.
+std::string remove_common_settings(TextTable& table) {
+  std::string text;
+  if (table.rows.size() < 2) {
+    return text;
+  }
+  for (std::size_t column = settings_header.size(); column-- > 0;) {
+    const std::string value = table.rows.front()[column];
+    if (!std::all_of(table.rows.begin(), table.rows.end(), [&](const Row& row) { return row[column] == value; })) {
+      continue;
+    }
+    text = fmt::format("{} {}{}{}", table.header[column], value, text.empty() ? "" : ", ", text);
+    const auto offset = static_cast<std::ptrdiff_t>(column);
+    table.header.erase(table.header.begin() + offset);
+    table.numeric.erase(table.numeric.begin() + offset);
+    for (Row& row : table.rows) {
+      row.erase(row.begin() + offset);
+    }
+  }
+  return text;
+}
+
+std::vector<std::size_t> widths_of(const TextTable& table) {
+  std::vector<std::size_t> widths;
+  for (std::size_t column = 0; column < table.header.size(); ++column) {
+    std::size_t width = table.header[column].size();
+    for (const Row& row : table.rows) {
+      width = std::max(width, row[column].size());
+    }
+    widths.push_back(width);
+  }
+  return widths;
+}
+
+void print_text(std::ostream& out, const TextTable& table) {
+  const std::vector<std::size_t> widths = widths_of(table);
+  const auto print = [&](const Row& row) {
+    std::string line;
+    for (std::size_t column = 0; column < row.size(); ++column) {
+      const std::string padding(widths[column] - row[column].size(), ' ');
+      line += (table.numeric[column] ? padding + row[column] : row[column] + padding) + "  ";
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out << line << '\n';
+  };
+  print(table.header);
+  for (const Row& row : table.rows) {
+    print(row);
+  }
+}
+
+void print_markdown(std::ostream& out, const TextTable& table) {
+  const auto print = [&](const Row& row) {
+    for (const std::string& cell : row) {
+      out << "| " << cell << ' ';
+    }
+    out << "|\n";
+  };
+  print(table.header);
+  Row rule;
+  for (const bool numeric : table.numeric) {
+    rule.push_back(numeric ? "---:" : "---");
+  }
+  print(rule);
+  for (const Row& row : table.rows) {
+    print(row);
+  }
+}
+
+std::string machine_line(const Machine& machine) {
+  std::string sets;
+  for (const std::string& set : machine.instruction_sets) {
+    sets += (sets.empty() ? "" : " ") + set;
+  }
+  return fmt::format(
+      "{}; {} processors, {:.0f} MiB last-level cache, {:.0f} GiB memory, {}, transparent huge pages {}; gqmm {} ({}), {}",
+      machine.cpu, machine.processors, static_cast<double>(machine.last_level_cache) / 0x1p20,
+      static_cast<double>(machine.memory) / 0x1p30, machine.kernel, machine.huge_pages, machine.library_version, sets,
+      machine.compiler);
+}
+
+/// The limits as they were during the cases of each number of threads.
+std::vector<std::string> limit_lines(const Report& report) {
+  struct Seen {
+    std::vector<double> rates;
+    std::string description;
+  };
+  std::map<std::pair<int, Limit>, Seen> seen;
+  for (const CaseFigures& figures : report.cases) {
+    for (const LimitFigures* limit : {&figures.arithmetic, &figures.memory}) {
+      Seen& entry = seen[{figures.settings.threads, limit->limit}];
+      entry.rates.push_back(limit->rate.median);
+      entry.description = limit->description;
+    }
+  }
+  std::vector<std::string> lines;
+  for (const auto& [key, entry] : seen) {
+    const auto [threads, limit] = key;
+    const Summary rate = summarize(entry.rates);
+    lines.push_back(fmt::format("{}, {} thread{}: {:.4g} {} ({:.4g} to {:.4g} between cases; {})", name_of(limit), threads,
+                                threads == 1 ? "" : "s", rate.median / 1e9, unit_of(limit), rate.least / 1e9, rate.most / 1e9,
+                                entry.description));
+  }
+  return lines;
+}
+
+std::string csv_cell(const std::string& text) {
+  return text.find_first_of(",\"\n") == std::string::npos ? text : fmt::format("\"{}\"", text);
+}
+
+}  // namespace
+
+void write_table(std::ostream& out, const Report& report) {
+  out << machine_line(report.machine) << '\n';
+  for (const std::string& line : limit_lines(report)) {
+    out << line << '\n';
+  }
+  TextTable cases = case_table(report);
+  const std::string common = remove_common_settings(cases);
+  out << '\n' << common << (common.empty() ? "" : "\n");
+  print_text(out, cases);
+  if (TextTable peers = peer_table(report); !peers.rows.empty()) {
+    const std::string common_to_peers = remove_common_settings(peers);
+    out << "\nPeers. " << common_to_peers << '\n';
+    print_text(out, peers);
+  }
+  for (const std::string& note : peer_notes(report)) {
+    out << note << '\n';
+  }
+}
+
+void write_markdown(std::ostream& out, const Report& report) {
+  out << "# Benchmark of " << report.date << "\n\n";
+  out << machine_line(report.machine) << ".\n\nMade by `" << report.command << "`. docs/benchmarks.md says how.\n\n";
+  out << "The limits of this machine, measured before and after each repetition:\n\n";
+  for (const std::string& line : limit_lines(report)) {
+    out << "- " << line << '\n';
+  }
+  TextTable cases = case_table(report);
+  const std::string common = remove_common_settings(cases);
+  out << "\n## Cases\n\n" << common << (common.empty() ? "" : ".\n\n");
+  print_markdown(out, cases);
+  if (TextTable peers = peer_table(report); !peers.rows.empty()) {
+    const std::string common_to_peers = remove_common_settings(peers);
+    out << "\n## Peers, in the same run\n\n" << common_to_peers << (common_to_peers.empty() ? "" : ".\n\n");
+    print_markdown(out, peers);
+  }
+  out << '\n';
+  for (const std::string& note : peer_notes(report)) {
+    out << "- " << note << '\n';
+  }
+}
+
+void write_csv(std::ostream& out, const Report& report) {
+  out << "case,program,seconds,seconds_first_quartile,seconds_third_quartile,operations_per_second,bytes_per_second,"
+         "fraction_of_arithmetic_limit,fraction_of_dram_read,relative_error,repetitions,rejected,times_slower\n";
+  for (const CaseFigures& figures : report.cases) {
+    const std::string name = csv_cell(figures.settings.name());
+    out << fmt::format("{},gqmm,{:.6g},{:.6g},{:.6g},{:.6g},{:.6g},{:.4g},{:.4g},{:.3g},{},{},1\n", name, figures.seconds.median,
+                       figures.seconds.low, figures.seconds.high, figures.settings.operations() / figures.seconds.median,
+                       figures.bytes() / figures.seconds.median, figures.arithmetic.fraction.median,
+                       figures.memory.fraction.median, figures.error.relative, figures.repetitions, figures.rejected);
+    for (const PeerFigures& peer : figures.peers) {
+      if (peer.repetitions > 0) {
+        out << fmt::format("{},{},{:.6g},{:.6g},{:.6g},{:.6g},,,,,{},,{:.4g}\n", name, csv_cell(peer.peer.name),
+                           peer.seconds.median, peer.seconds.low, peer.seconds.high,
+                           figures.settings.operations() / peer.seconds.median, peer.repetitions, peer.ratio.median);
+      }
+    }
+  }
+}
+
+void write(std::ostream& out, const Report& report, const std::string& format) {
+  const std::map<std::string, void (*)(std::ostream&, const Report&)> writers = {
+      {"table", write_table}, {"markdown", write_markdown}, {"csv", write_csv}, {"json", write_json}};
+  const auto found = writers.find(format);
+  if (found == writers.end()) {
+    throw std::invalid_argument(fmt::format("[bench] format = '{}' is unknown; use table, markdown, csv or json", format));
+  }
+  found->second(out, report);
+}
+
+}  // namespace gqmm::bench

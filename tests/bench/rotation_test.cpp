@@ -1,0 +1,123 @@
+#include "rotation.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <vector>
+
+namespace gqmm::bench {
+namespace {
+
+Case case_of(std::int64_t experts, std::int64_t top, std::int64_t tokens, Routing routing) {
+  Case settings;
+  settings.shape = {"test", experts, 64, 64, top, false};
+  settings.tokens = tokens;
+  settings.routing = routing;
+  return settings;
+}
+
+std::vector<std::uint32_t> buffer_for(const Case& settings) {
+  return std::vector<std::uint32_t>(static_cast<std::size_t>(settings.pairs()));
+}
+
+TEST(Rotation, BalancedRoutingGivesEveryExpertTheSameNumberOfRows) {
+  for (const std::int64_t tokens : {16, 17, 512}) {
+    const Case settings = case_of(10, 4, tokens, Routing::balanced);
+    Rotation rotation(settings, 2);
+    auto experts = buffer_for(settings);
+    const Rotation::Hit hit = rotation.next(experts);
+    EXPECT_EQ(hit.experts, 10);
+    std::map<std::uint32_t, std::int64_t> rows;
+    for (const std::uint32_t expert : experts) {
+      ++rows[expert];
+    }
+    for (const auto& [expert, count] : rows) {
+      EXPECT_LE(std::abs(count - settings.pairs() / 10), 1) << "expert " << expert << ", T = " << tokens;
+    }
+  }
+}
+
+TEST(Rotation, NoTokenHasAnExpertTwice) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced}) {
+    const Case settings = case_of(10, 4, 300, routing);
+    Rotation rotation(settings, 3);
+    auto experts = buffer_for(settings);
+    for (int call = 0; call < 5; ++call) {
+      rotation.next(experts);
+      for (std::size_t token = 0; token < 300; ++token) {
+        const auto first = experts.begin() + static_cast<std::ptrdiff_t>(4 * token);
+        const std::set<std::uint32_t> distinct(first, first + 4);
+        ASSERT_EQ(distinct.size(), 4U) << name_of(routing) << ", token " << token;
+        ASSERT_LT(*distinct.rbegin(), 10U);
+      }
+    }
+  }
+}
+
+TEST(Rotation, TheNumberOfExpertsHitIsCounted) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::one}) {
+    for (const std::int64_t tokens : {1, 3, 8, 40}) {
+      const Case settings = case_of(24, 5, tokens, routing);
+      Rotation rotation(settings, 2);
+      auto experts = buffer_for(settings);
+      for (int call = 0; call < 20; ++call) {
+        const Rotation::Hit hit = rotation.next(experts);
+        EXPECT_EQ(static_cast<std::size_t>(hit.experts), std::set<std::uint32_t>(experts.begin(), experts.end()).size());
+      }
+    }
+  }
+}
+
+TEST(Rotation, AnExpertIsHitAgainOnlyAfterTheOthersOfItsCopy) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::one}) {
+    const Case settings = case_of(16, 2, 2, routing);
+    Rotation rotation(settings, 2);
+    auto experts = buffer_for(settings);
+    int copy = 0;
+    std::set<std::uint32_t> seen;
+    for (int call = 0; call < 100; ++call) {
+      const Rotation::Hit hit = rotation.next(experts);
+      if (hit.copy != copy) {
+        EXPECT_GT(seen.size() + static_cast<std::size_t>(hit.experts), 16U) << "left a copy early";
+        copy = hit.copy;
+        seen.clear();
+      }
+      for (const std::uint32_t expert : std::set<std::uint32_t>(experts.begin(), experts.end())) {
+        EXPECT_TRUE(seen.insert(expert).second) << name_of(routing) << ", call " << call << ", expert " << expert;
+      }
+    }
+  }
+}
+
+TEST(Rotation, AllCopiesOfTheWeightsAreUsed) {
+  const Case settings = case_of(4, 4, 1, Routing::uniform);
+  Rotation rotation(settings, 3);
+  auto experts = buffer_for(settings);
+  std::set<int> copies;
+  for (int call = 0; call < 6; ++call) {
+    copies.insert(rotation.next(experts).copy);
+  }
+  EXPECT_EQ(copies, (std::set<int>{0, 1, 2}));
+}
+
+// Of E experts, T tokens with t each leave (1 − t/E)^T of them without a row.
+TEST(Rotation, UniformRoutingHitsAsManyExpertsAsIndependentTokensWould) {
+  const Case settings = case_of(128, 8, 8, Routing::uniform);
+  Rotation rotation(settings, 2);
+  auto experts = buffer_for(settings);
+  constexpr int calls = 2000;
+  double sum = 0;
+  for (int call = 0; call < calls; ++call) {
+    sum += static_cast<double>(rotation.next(experts).experts);
+  }
+  const double expected = 128 * (1 - std::pow(1 - 8.0 / 128, 8));
+  // The number hit varies by less than it would if experts were independent: variance < 128 · p · (1 − p) < 31. Five standard
+  // errors of the mean.
+  EXPECT_NEAR(sum / calls, expected, 5 * std::sqrt(31.0 / calls));
+}
+
+}  // namespace
+}  // namespace gqmm::bench

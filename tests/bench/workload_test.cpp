@@ -1,0 +1,102 @@
+#include "workload.hpp"
+
+#include <gtest/gtest.h>
+#include <gqmm/system.hpp>
+
+#include <stdexcept>
+#include <string>
+
+namespace gqmm::bench {
+namespace {
+
+Case small_case() {
+  Case settings;
+  settings.shape = {"small", 6, 48, 256, 2, false};
+  settings.tokens = 5;
+  settings.isa = active_instruction_set();
+  return settings;
+}
+
+void expect_results_within_the_bound(const Case& settings) {
+  Workload workload(settings, 1, Pages::standard);
+  workload.prepare(3);
+  for (int call = 0; call < 3; ++call) {
+    workload.call();
+    const ErrorEstimate error = workload.error(100);
+    EXPECT_LE(error.bound, 1) << settings.name() << ", call " << call;
+    EXPECT_LT(error.relative, 0.1) << settings.name() << ", call " << call;
+    EXPECT_GT(error.relative, 0) << settings.name() << ": compared with itself?";
+  }
+}
+
+TEST(Workload, TheTimedCallsComputeTheProductInEveryFormat) {
+  struct Settings {
+    Mode mode;
+    int bits;
+    int group_size;
+  };
+  for (const Settings& format : {Settings{Mode::affine, 4, 64}, Settings{Mode::affine, 3, 32}, Settings{Mode::mxfp4, 4, 32},
+                                 Settings{Mode::mxfp8, 8, 32}, Settings{Mode::nvfp4, 4, 16}}) {
+    Case settings = small_case();
+    settings.mode = format.mode;
+    settings.bits = format.bits;
+    settings.group_size = format.group_size;
+    expect_results_within_the_bound(settings);
+  }
+}
+
+TEST(Workload, TheTimedCallsComputeTheProductInEveryType) {
+  for (const Dtype dtype : {Dtype::float16, Dtype::bfloat16, Dtype::float32}) {
+    for (const Precision precision : {Precision::standard, Precision::fast, Precision::float32}) {
+      Case settings = small_case();
+      settings.dtype = dtype;
+      settings.precision = precision;
+      expect_results_within_the_bound(settings);
+    }
+  }
+}
+
+TEST(Workload, TheTimedCallsComputeTheProductPackedPerPairAndNotTransposed) {
+  Case settings = small_case();
+  settings.packed = true;
+  expect_results_within_the_bound(settings);
+  settings.shape.row_per_pair = true;
+  expect_results_within_the_bound(settings);
+  settings = small_case();
+  settings.shape.N = 64;
+  settings.transpose = false;
+  expect_results_within_the_bound(settings);
+}
+
+TEST(Workload, ThePoolHoldsAsManyCopiesAsItsBytesNeed) {
+  const Case settings = small_case();
+  const double copy = settings.bytes_per_expert() * 6;
+  EXPECT_EQ(Workload(settings, 1, Pages::standard).copies(), 1);
+  EXPECT_EQ(Workload(settings, static_cast<std::size_t>(2.5 * copy), Pages::standard).copies(), 3);
+}
+
+TEST(Workload, ACaseBeyondTheMemoryOfTheMachineIsAnErrorWithItsSize) {
+  Case settings = small_case();
+  settings.shape = {"huge", 1 << 20, 65536, 65536, 2, false};
+  try {
+    Workload workload(settings, 1, Pages::standard);
+    FAIL() << "no error";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_NE(std::string(error.what()).find("GB of memory"), std::string::npos) << error.what();
+  }
+}
+
+// 4-bit codes, and a bfloat16 scale and bias for 64 of them.
+TEST(Case, BytesAndOperationsAreThoseOfTheFormat) {
+  Case settings;
+  settings.shape = shape_from_name("qwen3-30b-a3b/gate");
+  settings.tokens = 512;
+  EXPECT_EQ(settings.bytes_per_expert(), 768 * 2048 / 2 + 768 * 2048 / 64 * 4);
+  EXPECT_EQ(settings.operations(), 2.0 * 4096 * 768 * 2048);
+  settings.mode = Mode::nvfp4;
+  settings.group_size = 16;
+  EXPECT_EQ(settings.bytes_per_expert(), 768 * 2048 / 2 + 768 * 2048 / 16);
+}
+
+}  // namespace
+}  // namespace gqmm::bench
