@@ -46,12 +46,10 @@ std::optional<int> parse_optional_int(ArgumentName name, nb::handle value) {
   if (value.is_none()) {
     return std::nullopt;
   }
-  if (PyBool_Check(value.ptr()) || PyIndex_Check(value.ptr()) == 0) {
-    fail_kind(name, "an integer or None", value);
-  }
-  const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
+  const nb::object index = nb::steal(PyBool_Check(value.ptr()) ? nullptr : PyNumber_Index(value.ptr()));
   if (!index.is_valid()) {
-    throw nb::python_error();
+    PyErr_Clear();
+    fail_kind(name, "an integer or None", value);
   }
   int overflow = 0;
   const long number = PyLong_AsLongAndOverflow(index.ptr(), &overflow);

@@ -348,17 +348,18 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
 }
 
 Operand import_other(ArgumentName name, nb::handle object) {
-  // The memory that a NumPy scalar's __array_interface__ points to is freed before the caller sees it.
-  const bool is_scalar = is_instance(object, numpy_scalar_class());
-  const nb::object interface = is_scalar ? nb::none() : nb::getattr(object, "__array_interface__", nb::none());
-  if (!interface.is_none()) {
-    return import_interface(name, object, interface);
-  }
-  if (!is_scalar && PyObject_CheckBuffer(object.ptr()) != 0) {
-    return import_buffer(name, object);
-  }
-  if (!is_scalar && nb::hasattr(object, "__dlpack__") && nb::hasattr(object, "__dlpack_device__")) {
-    return import_dlpack(name, object);
+  // A class may have the attributes of its arrays; and the memory that a NumPy scalar's __array_interface__ points to is freed
+  // before the caller sees it.
+  if (!object.is_type() && !is_instance(object, numpy_scalar_class())) {
+    if (const nb::object interface = nb::getattr(object, "__array_interface__", nb::none()); !interface.is_none()) {
+      return import_interface(name, object, interface);
+    }
+    if (PyObject_CheckBuffer(object.ptr()) != 0) {
+      return import_buffer(name, object);
+    }
+    if (nb::hasattr(object, "__dlpack__") && nb::hasattr(object, "__dlpack_device__")) {
+      return import_dlpack(name, object);
+    }
   }
   if (const nb::object jax = imported_module("jax"); jax.is_valid() && nb::isinstance(object, jax.attr("Array"))) {
     throw_type_error(name, "a traced JAX value has no memory to read; call gqmm outside jit, or through jax.pure_callback");

@@ -185,6 +185,8 @@ void define(nb::module_& m, const char* name, Result (*function)(Args...), const
 }  // namespace
 
 NB_MODULE(_gqmm, m) {
+  // What a program still holds when it ends is not worth a warning to its user.
+  nb::set_leak_warnings(false);
   m.doc() = "Compiled part of gqmm. Use the functions of the package gqmm, which document it.";
   bind_classes(m);
   bind_result(m);

@@ -1,0 +1,88 @@
+"""What is installed: signatures, documentation, types, version, the command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import inspect
+import json
+import pathlib
+import subprocess
+import sys
+import sysconfig
+
+import gqmm
+import pytest
+
+SIGNATURES = {
+    "gather_qmm": "(x, w, /, scales=None, biases=None, lhs_indices=None, rhs_indices=None, transpose=True, group_size=None, "
+    "bits=None, mode='affine', global_scale=None, *, sorted_indices=False, precision='default', stream=None)",
+    "quantized_matmul": "(x, w, /, scales=None, biases=None, transpose=True, group_size=None, bits=None, mode='affine', *, "
+    "precision='default', stream=None)",
+    "gather_mm": "(a, b, /, lhs_indices=None, rhs_indices=None, *, sorted_indices=False, stream=None)",
+    "quantize": "(w, /, group_size=None, bits=None, mode='affine', *, global_scale=None, stream=None)",
+    "dequantize": "(w, /, scales, biases=None, group_size=None, bits=None, mode='affine', global_scale=None, dtype=None, *, "
+    "stream=None)",
+    "pack": "(w, scales, biases=None, *, group_size=None, bits=None, mode='affine', transpose=True)",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_the_documented_ones(name):
+    signature = inspect.signature(getattr(gqmm, name))
+    bare = signature.replace(
+        parameters=[p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()],
+        return_annotation=inspect.Signature.empty,
+    )
+    assert str(bare) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", ["gather_qmm", "quantized_matmul"])
+def test_defaults_that_packed_weights_replace_still_equal_what_they_show(name):
+    parameters = inspect.signature(getattr(gqmm, name)).parameters
+    assert parameters["transpose"].default == True  # noqa: E712
+    assert parameters["mode"].default == "affine"
+
+
+def test_everything_public_is_documented():
+    assert set(SIGNATURES) <= set(gqmm.__all__)
+    for name in gqmm.__all__:
+        assert hasattr(gqmm, name)
+        if name != "__version__":
+            assert inspect.getdoc(getattr(gqmm, name)), name
+    for name in SIGNATURES:
+        documentation = inspect.getdoc(getattr(gqmm, name))
+        for parameter in inspect.signature(getattr(gqmm, name)).parameters:
+            assert f"    {parameter}: " in documentation, (name, parameter)
+        assert "Raises:" in documentation
+
+
+def test_the_version_is_the_distributions():
+    assert gqmm.__version__ == importlib.metadata.version("gqmm")
+
+
+def test_the_package_holds_its_own_files_alone():
+    files = importlib.metadata.files("gqmm")
+    outside = [
+        str(file)
+        for file in files
+        if file.parts[0] not in ("gqmm", f"gqmm-{gqmm.__version__}.dist-info")
+        and not str(file).endswith(("bin/gqmm", "gqmm.pth"))
+        and "_editable" not in str(file)
+    ]
+    assert not outside
+    assert importlib.resources.files("gqmm").joinpath("py.typed").is_file()
+
+
+def test_the_command_is_installed_beside_python():
+    program = pathlib.Path(sysconfig.get_path("scripts")) / "gqmm"
+    output = subprocess.run([program, "info", "--format", "json"], check=True, capture_output=True, text=True)
+    assert gqmm.__version__ in json.dumps(json.loads(output.stdout))
+
+
+def test_the_committed_types_are_those_of_the_extension(tmp_path):
+    """python/gqmm/_gqmm.pyi: written by the build target gqmm_stub."""
+    pytest.importorskip("nanobind", reason="nanobind, which writes the types, is not installed")
+    written = tmp_path / "_gqmm.pyi"
+    subprocess.run([sys.executable, "-m", "nanobind.stubgen", "-q", "-m", "gqmm._gqmm", "-o", written], check=True)
+    assert written.read_text() == importlib.resources.files("gqmm").joinpath("_gqmm.pyi").read_text()
