@@ -42,7 +42,8 @@ void Product::run(const Item& item, const Item* next) const {
   std::vector<std::uint32_t> exceptional_lanes(static_cast<std::size_t>(item.strips), 0);
   Block block = {.item = item,
                  .c_stride = item.strips * lanes,
-                 .c = scratch.c.take<float>(static_cast<std::size_t>(item.rows * item.strips * lanes)),
+                 .c = scratch.c.take<float>(
+                     static_cast<std::size_t>(std::max<std::int64_t>(item.rows, max_gemv_rows) * item.strips * lanes)),
                  .x_rows = std::vector<std::int64_t>(static_cast<std::size_t>(item.rows)),
                  .exceptional_lanes = exceptional_lanes};
   for (std::int64_t r = 0; r < item.rows; ++r) {
@@ -67,12 +68,15 @@ void Product::run(const Item& item, const Item* next) const {
 void Product::integer_gemv(const Block& block, const Item* next) const {
   const Item& item = block.item;
   const FormatKernels& format = kernels_.formats[index_of(*problem_.format)];
-  const auto kernel = format.gemv[problem_.slices - 1][item.rows - 1];
+  const auto rows =
+      static_cast<std::size_t>(item.rows == 3 ? 4 : item.rows);  // a fourth row computed twice is cheaper than a kernel
+  const auto kernel = format.gemv[problem_.slices - 1][rows - 1];
   std::array<const std::int32_t*, max_gemv_rows> x = {};
   std::array<const float*, max_gemv_rows> x_scales = {};
-  for (std::size_t r = 0; r < block.x_rows.size(); ++r) {
-    x[r] = x_.words(block.x_rows[r]);
-    x_scales[r] = x_.scales(block.x_rows[r]);
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::int64_t x_row = block.x_rows[std::min(r, block.x_rows.size() - 1)];
+    x[r] = x_.words(x_row);
+    x_scales[r] = x_.scales(x_row);
   }
   for (std::int64_t s = 0; s < item.strips; ++s) {
     GemvArguments arguments = {.weights = weights_.strip(item.expert, item.first_strip + s),

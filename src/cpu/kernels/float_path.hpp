@@ -51,7 +51,7 @@ void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0,
   using f32 = typename V::f32;
   constexpr int max_groups = 128 / U::codes;  // a unit is no longer than a group
   alignas(64) float scales[max_groups * 2 * lanes];
-  pack_scales<V>(strip, k0 / group_size, count / group_size, value_unit<F>, 0.0F, scales);
+  pack_scales<V>(strip, {}, k0 / group_size, count / group_size, value_unit<F>, 0.0F, scales);
   const std::int64_t end = (k0 + count) * F::bits / 32;
   int k = 0;
   for (std::int64_t word = k0 * F::bits / 32; word < end; word += block_words<V, F>) {

@@ -17,7 +17,7 @@ inline constexpr int panel_kinds = 3;
 inline constexpr int max_slices = 3;
 inline constexpr int max_tile_rows = 8;  // of any instruction set's GEMM tile
 inline constexpr int max_tile_strips = 3;
-inline constexpr int max_gemv_rows = 4;
+inline constexpr int max_gemv_rows = 4;  // 1, 2 and 4; three rows run as four
 
 /// How scales and biases are stored.
 enum class ScaleType : std::uint8_t { float32, float16, bfloat16, e8m0, e4m3 };
@@ -100,7 +100,7 @@ struct FormatKernels {
   /// Without transpose: 16 outputs of `count` rows k, whose codes begin at `codes`; scale_bias is [k][2] → [k][16] floats.
   void (*dequantize_rows)(const std::byte* codes, std::int64_t row_stride, const float* scale_bias, std::int64_t count,
                           float* out) = nullptr;
-  /// [slices − 1][rows − 1]. Returns lanes as pack_scales does.
+  /// [slices − 1][rows − 1] for 1, 2 and 4 rows. Returns lanes as pack_scales does.
   std::uint32_t (*gemv[max_slices][max_gemv_rows])(const GemvArguments&) = {};
 };
 

@@ -9,9 +9,6 @@ namespace {
 constexpr int bytes_of(ScaleType type) {
   return type == ScaleType::float32 ? 4 : type == ScaleType::float16 || type == ScaleType::bfloat16 ? 2 : 1;
 }
-template <ScaleType type>
-inline constexpr int scale_bytes = bytes_of(type);
-
 /// The low bits of each lane as the float that they stand for.
 template <class V, ScaleType type>
 typename V::f32 widen_scale(typename V::i32 stored) {
@@ -50,74 +47,86 @@ typename V::i32 element_of(typename V::i32 word) {
   }
 }
 
-/// Calls sink(g, f32 of 16 rows) for elements [0, count) of 16 rows, `stride` bytes apart. `rows` of them exist.
+/// One array of a strip, scales or biases: where it lies and where the same array of the next strip lies (prefetched; it may be
+/// the same).
+struct GroupArray {
+  const std::byte* base;
+  std::int64_t stride;  // in place: bytes between rows
+  int rows;             // in place: rows that exist
+  const std::byte* next;
+};
+
+/// largest = max(largest, sink(g, f32 of 16 rows)) over elements [0, count). The running maximum is a value, not a capture: it
+/// must stay in a register.
 template <class V, ScaleType type, class Sink>
-void for_each_in_place(const std::byte* base, std::int64_t stride, int rows, std::int64_t count, Sink sink) {
-  constexpr int size = scale_bytes<type>;
+typename V::i32 for_each_in_place(const GroupArray& a, std::int64_t count, typename V::i32 largest, Sink sink) {
+  constexpr int size = bytes_of(type);
   constexpr int per_word = 4 / size;
   constexpr std::int64_t per_block = 16 * per_word;
   for (std::int64_t g = 0; g < count; g += per_block) {
     const std::int64_t left = count - g < per_block ? count - g : per_block;
     typename V::i32 block[16];
-    if (left == per_block) {
-      for (int n = 0; n < lanes; ++n) {
-        block[n] = V::load_words(base + (n < rows ? n : rows - 1) * stride + g * size, 16);
-      }
-    } else {
-      const auto bytes = static_cast<std::size_t>(left * size);  // the last word is not all ours to read
-      for (int n = 0; n < lanes; ++n) {
-        std::byte copy[64] = {};
-        __builtin_memcpy(copy, base + (n < rows ? n : rows - 1) * stride + g * size, bytes);
+    for (int n = 0; n < lanes; ++n) {
+      const std::int64_t offset = (n < a.rows ? n : a.rows - 1) * a.stride + g * size;
+      V::prefetch(a.next + offset);
+      if (left == per_block) {
+        block[n] = V::load_words(a.base + offset, 16);
+      } else {
+        std::byte copy[64] = {};  // the last word is not all ours to read
+        __builtin_memcpy(copy, a.base + offset, static_cast<std::size_t>(left * size));
         block[n] = V::load_words(copy, 16);
       }
     }
     V::transpose(block);
-    const auto emit = [&]<int part>(int word) {
+    const auto emit = [&]<int part>(int word, typename V::i32 so_far) {
       const std::int64_t at = word * per_word + part;
-      if (part < per_word && at < left) {
-        sink(g + at, widen_scale<V, type>(element_of<V, size, part % per_word>(block[word])));
+      if constexpr (part < per_word) {
+        return at < left ? V::max(so_far, sink(g + at, widen_scale<V, type>(element_of<V, size, part>(block[word])))) : so_far;
+      } else {
+        return so_far;
       }
     };
 #pragma GCC unroll 16
     for (int word = 0; word < 16; ++word) {
-      emit.template operator()<0>(word);
-      emit.template operator()<1>(word);
-      emit.template operator()<2>(word);
-      emit.template operator()<3>(word);
+      largest = emit.template operator()<0>(word, largest);
+      largest = emit.template operator()<1>(word, largest);
+      largest = emit.template operator()<2>(word, largest);
+      largest = emit.template operator()<3>(word, largest);
     }
   }
+  return largest;
 }
 
 template <class V, ScaleType type, class Sink>
-void for_each_packed(const std::byte* base, std::int64_t count, Sink sink) {
-  constexpr int size = scale_bytes<type>;
+typename V::i32 for_each_packed(const GroupArray& a, std::int64_t count, typename V::i32 largest, Sink sink) {
+  constexpr int size = bytes_of(type);
   for (std::int64_t g = 0; g < count; ++g) {
-    const std::byte* line = base + g * lanes * size;
-    sink(g, widen_scale<V, type>(size == 4 ? V::load_words(line, 16) : size == 2 ? V::load_u16(line, 16) : V::load_u8(line, 16)));
+    const std::int64_t line = g * lanes * size;
+    V::prefetch(a.next + line);
+    const std::byte* at = a.base + line;
+    largest = V::max(largest, sink(g, widen_scale<V, type>(size == 4   ? V::load_words(at, 16)
+                                                           : size == 2 ? V::load_u16(at, 16)
+                                                                       : V::load_u8(at, 16))));
   }
+  return largest;
 }
 
-/// Calls sink(group − first, f32 of 16 rows) for groups [first, first + count) of a strip's scales or biases.
-template <class V, ScaleType type, class Sink>
-void for_each_group(const std::byte* base, std::int64_t stride, const WeightStrip& strip, std::int64_t first, std::int64_t count,
-                    Sink sink) {
-  if (strip.packed) {
-    for_each_packed<V, type>(base + first * lanes * scale_bytes<type>, count, sink);
-  } else {
-    for_each_in_place<V, type>(base + first * scale_bytes<type>, stride, strip.rows, count, sink);
-  }
-}
-
-/// for_each_group for a type known at run time.
+/// Over groups [first, first + count) of an array whose type is known at run time.
 template <class V, class Sink>
-void for_each_group(ScaleType type, const std::byte* base, std::int64_t stride, const WeightStrip& strip, std::int64_t first,
-                    std::int64_t count, Sink sink) {
+typename V::i32 for_each_group(ScaleType type, GroupArray a, bool packed, std::int64_t first, std::int64_t count,
+                               typename V::i32 largest, Sink sink) {
+  const std::int64_t offset = first * bytes_of(type) * (packed ? lanes : 1);
+  a.base += offset;
+  a.next += offset;
+  const auto run = [&]<ScaleType known>() {
+    return packed ? for_each_packed<V, known>(a, count, largest, sink) : for_each_in_place<V, known>(a, count, largest, sink);
+  };
   switch (type) {
-    case ScaleType::float32: return for_each_group<V, ScaleType::float32>(base, stride, strip, first, count, sink);
-    case ScaleType::float16: return for_each_group<V, ScaleType::float16>(base, stride, strip, first, count, sink);
-    case ScaleType::bfloat16: return for_each_group<V, ScaleType::bfloat16>(base, stride, strip, first, count, sink);
-    case ScaleType::e8m0: return for_each_group<V, ScaleType::e8m0>(base, stride, strip, first, count, sink);
-    case ScaleType::e4m3: return for_each_group<V, ScaleType::e4m3>(base, stride, strip, first, count, sink);
+    case ScaleType::float32: return run.template operator()<ScaleType::float32>();
+    case ScaleType::float16: return run.template operator()<ScaleType::float16>();
+    case ScaleType::bfloat16: return run.template operator()<ScaleType::bfloat16>();
+    case ScaleType::e8m0: return run.template operator()<ScaleType::e8m0>();
+    default: return run.template operator()<ScaleType::e4m3>();
   }
 }
 
@@ -126,30 +135,32 @@ void for_each_group(ScaleType type, const std::byte* base, std::int64_t stride, 
 inline constexpr std::int32_t largest_ordinary_scale = (127 + 47) << 23;
 
 /// scale' = unit · scale · factor and bias' = bias − offset · scale', so that ŵ = scale' · u + bias'. Returns the lanes that hold
-/// one too large, infinite or NaN.
+/// one too large, infinite or NaN. The scales of `next`, if it has any, are prefetched.
 template <class V>
-std::uint32_t pack_scales(const WeightStrip& strip, std::int64_t first, std::int64_t count, float unit, float offset,
-                          float* out) {
+[[gnu::noinline]] std::uint32_t pack_scales(const WeightStrip& strip, const WeightStrip& next, std::int64_t first,
+                                            std::int64_t count, float unit, float offset, float* out) {
   using f32 = typename V::f32;
-  const f32 factor = V::broadcast(strip.scale_factor);
-  const f32 units = V::broadcast(unit);
-  const f32 minus_offset = V::broadcast(-offset);
-  const auto magnitude = V::broadcast(0x7fffffff);
-  auto largest = V::broadcast(std::int32_t{0});
+  using i32 = typename V::i32;
   const bool biased = strip.biases != nullptr;
-  for_each_group<V>(strip.scale_type, strip.scales, strip.scale_stride, strip, first, count, [&](std::int64_t g, f32 scale) {
-    const f32 s = V::mul(V::mul(scale, factor), units);
-    V::store(out + g * 2 * lanes, s);
-    if (!biased) {
-      V::store(out + g * 2 * lanes + lanes, V::mul(s, minus_offset));
-    }
-    largest = V::max(largest, V::bit_and(V::as_i32(s), magnitude));
-  });
+  const GroupArray scales = {strip.scales, strip.scale_stride, strip.rows, next.scales != nullptr ? next.scales : strip.scales};
+  i32 largest = V::broadcast(std::int32_t{0});
+  const auto magnitude = [](f32 value) { return V::bit_and(V::as_i32(value), V::broadcast(0x7fffffff)); };
+  largest = for_each_group<V>(strip.scale_type, scales, strip.packed, first, count, largest,
+                              [out, biased, offset, unit, magnitude, factor = strip.scale_factor](std::int64_t g, f32 scale) {
+                                const f32 s = V::mul(V::mul(scale, V::broadcast(factor)), V::broadcast(unit));
+                                V::store(out + g * 2 * lanes, s);
+                                if (!biased) {
+                                  V::store(out + g * 2 * lanes + lanes, V::mul(s, V::broadcast(-offset)));
+                                }
+                                return magnitude(s);
+                              });
   if (biased) {
-    for_each_group<V>(strip.bias_type, strip.biases, strip.bias_stride, strip, first, count, [&](std::int64_t g, f32 bias) {
-      V::store(out + g * 2 * lanes + lanes, bias);
-      largest = V::max(largest, V::bit_and(V::as_i32(bias), magnitude));
-    });
+    const GroupArray biases = {strip.biases, strip.bias_stride, strip.rows, next.biases != nullptr ? next.biases : strip.biases};
+    largest = for_each_group<V>(strip.bias_type, biases, strip.packed, first, count, largest,
+                                [out, magnitude](std::int64_t g, f32 bias) {
+                                  V::store(out + g * 2 * lanes + lanes, bias);
+                                  return magnitude(bias);
+                                });
   }
   return V::mask_at_least(largest, largest_ordinary_scale);
 }
