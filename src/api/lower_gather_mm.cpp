@@ -45,7 +45,7 @@ Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& o
          to_string(a.shape()), K, to_string(b.shape()), columns.dim(-2));
   }
   if (K == 0) {
-    fail(op, "K = 0: a of shape {} has no elements to sum over", to_string(a.shape()));
+    fail(op, "K = 0: the rows of a of shape {} are empty; K must be positive", to_string(a.shape()));
   }
   const Shape a_leading = leading_shape(rows);
   const Shape b_leading = leading_shape(columns);

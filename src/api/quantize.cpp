@@ -22,7 +22,7 @@ void check_input(const array& w, const QuantizationSettings& settings) {
     fail(op, "w has shape {}; it needs at least two dimensions: reshape it to (1, K) for a single row", to_string(w.shape()));
   }
   if (w.dim(-1) == 0) {
-    fail(op, "K = 0: w of shape {} has no weights in a row", to_string(w.shape()));
+    fail(op, "K = 0: w has shape {}; K must be positive", to_string(w.shape()));
   }
   check_whole_groups(op, "w", w.dim(-1), settings);
 }

@@ -118,9 +118,11 @@ WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights
   check_scale_types(op, weights);
   const Shape leading = leading_shape(w);
   check_global_scale(op, weights.settings.format->mode, weights.global_scale, &leading);
-  if (x_K == 0 || (weights.transpose ? w.dim(-1) : w.dim(-2)) == 0) {
-    fail(op, "K = 0: {} of shape {} has no elements to sum over", x_K == 0 ? "x" : "w",
-         x_K == 0 ? "(..., 0)" : to_string(w.shape()));
+  if (x_K == 0) {
+    fail(op, "K = 0: the rows of x are empty; K must be positive");
+  }
+  if ((weights.transpose ? w.dim(-1) : w.dim(-2)) == 0) {
+    fail(op, "K = 0: w has shape {}; K must be positive", to_string(w.shape()));
   }
   if (weights.transpose && x_K) {
     check_whole_groups(op, "x and w", *x_K, weights.settings);

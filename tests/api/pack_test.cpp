@@ -1,0 +1,192 @@
+// pack: nothing is lost, and results do not change.
+#include "api_test_support.hpp"
+
+#include "api/unpack.hpp"
+
+namespace gqmm::test {
+namespace {
+
+PackedWeights pack_all(const Weights& weights) {
+  const GatherQmmOptions& options = weights.options;
+  return pack(weights.w, *options.scales,
+              {.biases = options.biases,
+               .group_size = options.group_size,
+               .bits = options.bits,
+               .mode = *options.mode,
+               .transpose = *options.transpose,
+               .global_scale = options.global_scale});
+}
+
+struct Case {
+  const Format* format;
+  int group_size;
+  bool transpose;
+};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const Format& format : formats()) {
+    for (const int group_size : format.group_sizes) {
+      for (const bool transpose : {true, false}) {
+        cases.push_back({&format, group_size, transpose});
+      }
+    }
+  }
+  return cases;
+}
+
+std::string name_of(const testing::TestParamInfo<Case>& info) {
+  return std::string(gqmm::name_of(info.param.format->mode)) + "_" + std::to_string(info.param.format->bits) + "bits_group" +
+         std::to_string(info.param.group_size) + (info.param.transpose ? "_transpose" : "");
+}
+
+class Pack : public testing::TestWithParam<Case> {};
+
+TEST_P(Pack, UnpackGivesBackEveryBit) {
+  const auto& [format, group_size, transpose] = GetParam();
+  Generator random(1);
+  for (const std::int64_t rows : {1, 15, 16, 17, 32, 50}) {
+    for (const std::int64_t groups : {1, 3}) {
+      const std::int64_t along = groups * group_size;
+      Weights weights = random_weights(random, *format, group_size, transpose, {2, 2}, transpose ? rows : along,
+                                       transpose ? along : rows, Dtype::bfloat16);
+      if (format->mode == Mode::nvfp4) {
+        weights.options.global_scale = random.normal({2, 2});
+      }
+      const UnpackedWeights unpacked = unpack(pack_all(weights));
+      EXPECT_EQ(unpacked.w.shape(), weights.w.shape());
+      EXPECT_EQ(memory_of(unpacked.w), memory_of(weights.w));
+      EXPECT_EQ(unpacked.scales.dtype(), weights.options.scales->dtype());
+      EXPECT_EQ(unpacked.scales.shape(), weights.options.scales->shape());
+      EXPECT_EQ(memory_of(unpacked.scales), memory_of(*weights.options.scales));
+      ASSERT_EQ(unpacked.biases.has_value(), weights.options.biases.has_value());
+      if (unpacked.biases) {
+        EXPECT_EQ(memory_of(*unpacked.biases), memory_of(*weights.options.biases));
+      }
+      ASSERT_EQ(unpacked.global_scale.has_value(), weights.options.global_scale.has_value());
+      if (unpacked.global_scale) {
+        EXPECT_EQ(memory_of(*unpacked.global_scale), memory_of(*weights.options.global_scale));
+      }
+    }
+  }
+}
+
+TEST_P(Pack, ResultsAreThoseOfTheOriginalArrays) {
+  const auto& [format, group_size, transpose] = GetParam();
+  Generator random(2);
+  const std::int64_t N = transpose ? 21 : 2 * group_size;
+  const std::int64_t K = transpose ? 2 * group_size : 21;
+  Weights weights = random_weights(random, *format, group_size, transpose, {3}, N, K, Dtype::float16);
+  if (format->mode == Mode::nvfp4) {
+    weights.options.global_scale = floats({3}, {1000, 2000, 3000});
+  }
+  const PackedWeights packed = pack_all(weights);
+  for (const Dtype dtype : {Dtype::float32, Dtype::float16}) {
+    const array x = random.normal({4, 2, K}, dtype);
+    GatherQmmOptions indices = {.lhs_indices = int64s({3}, {3, 0, 1}), .rhs_indices = int64s({3}, {2, 0, 2})};
+    weights.options.lhs_indices = indices.lhs_indices;
+    weights.options.rhs_indices = indices.rhs_indices;
+    const array in_place = gather_qmm(x, weights.w, weights.options);
+    const array from_packed = gather_qmm(x, packed, indices);
+    EXPECT_EQ(from_packed.shape(), in_place.shape());
+    EXPECT_EQ(from_packed.dtype(), in_place.dtype());
+    EXPECT_EQ(memory_of(from_packed), memory_of(in_place));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryFormat, Pack, testing::ValuesIn(all_cases()), name_of);
+
+TEST(PackedWeights, KnowsItsSettings) {
+  const PackedWeights packed = pack_all(affine_weights(1, {3}, 17, 64));
+  EXPECT_EQ(packed.mode(), Mode::affine);
+  EXPECT_EQ(packed.bits(), 4);
+  EXPECT_EQ(packed.group_size(), 32);
+  EXPECT_TRUE(packed.transpose());
+  EXPECT_EQ(packed.shape(), (Shape{3, 17, 64}));
+  // 3 experts of two strips of 16 rows: 8 words and twice 2 float32 each.
+  EXPECT_EQ(packed.nbytes(), 3U * 32 * (8 * 4 + 2 * 2 * 4));
+}
+
+TEST(PackedWeights, StridedArraysPackAsTheirCopies) {
+  Weights weights = affine_weights(1, {4}, 17, 64);
+  const PackedWeights expected = pack_all(weights);
+  for (array* a : {&weights.w, &*weights.options.scales, &*weights.options.biases}) {
+    // The same values, rows interleaved with other memory and an odd address.
+    const std::int64_t step = a->stride(1) + 5;
+    const array memory = array::empty({1 + 4 * 17 * step}, Dtype::uint8);
+    for (std::int64_t row = 0; row < 4 * 17; ++row) {
+      std::memcpy(memory.mutable_bytes() + 1 + row * step, a->bytes() + row * a->stride(1),
+                  static_cast<std::size_t>(a->stride(1)));
+    }
+    *a = array::borrow(memory.bytes() + 1, a->shape(), a->dtype(), {17 * step, step, 4}, memory.owner());
+  }
+  const PackedWeights packed = pack_all(weights);
+  EXPECT_EQ(memory_of(packed.data().codes), memory_of(expected.data().codes));
+  EXPECT_EQ(memory_of(packed.data().scales), memory_of(expected.data().scales));
+  EXPECT_EQ(memory_of(packed.data().biases), memory_of(expected.data().biases));
+}
+
+TEST(PackedWeights, MayBeEmpty) {
+  for (const auto& [leading, N] : {std::pair<Shape, std::int64_t>{{0}, 5}, {{2}, 0}}) {
+    const PackedWeights packed = pack_all(affine_weights(1, leading, N, 32));
+    EXPECT_EQ(packed.nbytes(), 0U);
+    EXPECT_EQ(gather_qmm(array::empty({1, 32}, Dtype::float32), packed).shape(), (Shape{leading[0], 1, N}));
+  }
+}
+
+class PackedErrors : public testing::Test {
+ protected:
+  void expect(const std::string& message) {
+    expect_error(message, [&] { gather_qmm(x, packed, options); });
+  }
+  array x = Generator(1).normal({2, 64});
+  PackedWeights packed = pack_all(affine_weights(2, {3}, 5, 64));
+  GatherQmmOptions options;
+};
+
+TEST_F(PackedErrors, RepeatedSettingsMustAgree) {
+  options = {.transpose = true, .group_size = 32, .bits = 4, .mode = Mode::affine};
+  EXPECT_NO_THROW(gather_qmm(x, packed, options));
+  options.bits = 8;
+  expect("[gather_qmm] bits = 8 but w was packed with bits = 4; leave it out or pack again");
+  options.bits.reset();
+  options.group_size = 64;
+  expect("[gather_qmm] group_size = 64 but w was packed with group_size = 32; leave it out or pack again");
+  options.group_size.reset();
+  options.transpose = false;
+  expect("[gather_qmm] transpose = false but w was packed with transpose = true; leave it out or pack again");
+  options.transpose.reset();
+  options.mode = Mode::mxfp4;
+  expect("[gather_qmm] mode = mxfp4 but w was packed with mode = affine; leave it out or pack again");
+}
+
+TEST_F(PackedErrors, ArraysMustNotBeRepeated) {
+  options.scales = floats({1}, {1});
+  expect("[gather_qmm] scales is given but w is packed and holds its own; leave it out");
+  options = {.biases = floats({1}, {1})};
+  expect("[gather_qmm] biases is given but w is packed and holds its own; leave it out");
+  options = {.global_scale = floats({1}, {1})};
+  expect("[gather_qmm] global_scale is given but w is packed and holds its own; leave it out");
+}
+
+TEST_F(PackedErrors, EverythingElseIsCheckedAsWithoutPacking) {
+  options.rhs_indices = int64s({1}, {3});
+  expect("[gather_qmm] rhs_indices[0] = 3 is out of range: w has 3 matrices, so indices must lie in 0 ... 2");
+  x = Generator(1).normal({2, 32});
+  expect("[gather_qmm] x has K = 32 but the packed w of shape (3, 5, 64) has K = 64; the last dimension of x must be K");
+  expect_error("[quantized_matmul] rhs_indices is given; only gather_qmm selects matrices by index",
+               [&] { quantized_matmul(x, packed, options); });
+}
+
+TEST_F(PackedErrors, PackChecksItsArrays) {
+  const Weights weights = affine_weights(2, {3}, 5, 64);
+  expect_error("[pack] biases is missing; mode \"affine\" needs it: pass the third array that quantize returns",
+               [&] { (void)pack(weights.w, *weights.options.scales, {.group_size = 32}); });
+  expect_error(
+      "[pack] scales has shape (3, 5, 2) but w of shape (3, 5, 8) with bits = 4 and group_size = 64 needs (3, 5, 1); group_size "
+      "= 32 would fit",
+      [&] { (void)pack(weights.w, *weights.options.scales, {.biases = weights.options.biases}); });
+}
+
+}  // namespace
+}  // namespace gqmm::test
