@@ -1,0 +1,189 @@
+#include "bench/progress.hpp"
+#include "cli/commands.hpp"
+#include "cli/expert_check.hpp"
+#include "cli/output.hpp"
+#include "io/checkpoint.hpp"
+#include "io/error.hpp"
+
+#include <gqmm/system.hpp>
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <set>
+#include <utility>
+
+namespace gqmm::cli {
+namespace {
+
+struct CheckArguments {
+  std::string path;
+  io::AssumedSettings assumed;
+  CheckSettings settings;
+  bool all = false;
+  OutputFormat format = OutputFormat::table;
+};
+
+struct NamedResult {
+  std::string name;
+  CheckResult result;
+};
+
+/// float32, bfloat16 and what the checkpoint's own floating-point tensors have.
+std::set<Dtype> activation_types(const io::Checkpoint& checkpoint) {
+  std::set<Dtype> types = {Dtype::float32, Dtype::bfloat16};
+  for (const auto& [name, tensor] : checkpoint.tensors) {
+    if (tensor.dtype() && is_compute_float(*tensor.dtype())) {
+      types.insert(*tensor.dtype());
+    }
+  }
+  return types;
+}
+
+std::vector<io::QuantizedTensor> tensors_to_check(const io::Checkpoint& checkpoint, const CheckArguments& arguments) {
+  std::vector<io::QuantizedTensor> tensors = io::quantized_tensors(checkpoint, arguments.assumed);
+  const std::size_t found = tensors.size();
+  if (!arguments.all) {
+    std::erase_if(tensors, [](const io::QuantizedTensor& tensor) { return !tensor.is_expert_tensor(); });
+  }
+  if (tensors.empty()) {
+    throw io::FileError(checkpoint.path.native(),
+                        found == 0
+                            ? "there is no quantized tensor to check"
+                            : fmt::format("none of {} quantized tensors holds several experts; check them with --all", found));
+  }
+  return tensors;
+}
+
+std::vector<NamedResult> run_checks(const CheckArguments& arguments) {
+  const io::Checkpoint checkpoint = io::open_checkpoint(arguments.path);
+  const std::vector<io::QuantizedTensor> tensors = tensors_to_check(checkpoint, arguments);
+  const std::set<Dtype> types = activation_types(checkpoint);
+  std::vector<NamedResult> results;
+  bench::ProgressBar bar;
+  for (const io::QuantizedTensor& tensor : tensors) {
+    for (const Dtype type : types) {
+      bar.show(static_cast<double>(results.size()) / static_cast<double>(tensors.size() * types.size()),
+               fmt::format("{} {}", io::printable(tensor.name), name_of(type)));
+      CheckSettings settings = arguments.settings;
+      settings.seed += results.size();
+      results.push_back({tensor.name, check_tensor(tensor, type, settings)});
+    }
+  }
+  return results;
+}
+
+/// Rows of the report. JSON has no infinity and no NaN: they become null there, and "passed" tells.
+Rows rows_of(const std::vector<NamedResult>& results, bool details) {
+  std::vector<std::string> keys = {"tensor", "x", "result", "compared", "worst_of_bound", "expert", "row", "n", "passed"};
+  if (details) {
+    keys.insert(keys.end(), {"value", "expected", "bound", "outputs", "unwritten"});
+  }
+  Rows rows(std::move(keys));
+  for (const auto& [name, result] : results) {
+    const CheckedOutput& worst = result.worst;
+    std::vector<Rows::Value> values = {name,
+                                       std::string(name_of(result.x_dtype)),
+                                       std::string(name_of(result.y_dtype)),
+                                       result.compared,
+                                       worst.fraction,
+                                       worst.expert,
+                                       worst.row,
+                                       worst.n,
+                                       result.passed()};
+    if (details) {
+      values.insert(values.end(), {worst.value, worst.expected, worst.bound, result.outputs, result.unwritten});
+    }
+    rows.add(std::move(values));
+  }
+  return rows;
+}
+
+void report_failures(const std::vector<NamedResult>& results) {
+  for (const auto& [name, result] : results) {
+    const CheckedOutput& worst = result.worst;
+    const std::string where = fmt::format("{}, x {}", io::printable(name), name_of(result.x_dtype));
+    if (result.unwritten != 0) {
+      fmt::print(stderr, "gqmm: {}: {} of {} outputs were not written\n", where, result.unwritten, result.outputs);
+    }
+    if (!(worst.fraction <= 1.0)) {
+      fmt::print(stderr, "gqmm: {}: output (expert {}, row {}, n {}) is {:.9g}, should be {:.9g} within {:.3g}\n", where,
+                 worst.expert, worst.row, worst.n, worst.value, worst.expected, worst.bound);
+    }
+  }
+}
+
+void check(const CheckArguments& arguments, int& exit_status) {
+  const std::string isa(active_instruction_set());
+  const int threads = arguments.settings.threads > 0 ? arguments.settings.threads : available_threads();
+  const std::vector<NamedResult> results = run_checks(arguments);
+  std::int64_t compared = 0;
+  std::size_t failed = 0;
+  double worst = 0;
+  for (const auto& [name, result] : results) {
+    compared += result.compared;
+    failed += result.passed() ? 0 : 1;
+    worst = std::max(worst, result.worst.fraction);
+  }
+  switch (arguments.format) {
+    case OutputFormat::csv: print(rows_of(results, true).csv()); break;
+    case OutputFormat::json:
+      print(json_text({{"path", arguments.path},
+                       {"instruction_set", isa},
+                       {"threads", threads},
+                       {"precision", std::string(name_of(arguments.settings.precision))},
+                       {"seed", arguments.settings.seed},
+                       {"compared", compared},
+                       {"worst_of_bound", worst},
+                       {"failed", failed},
+                       {"checks", rows_of(results, true).json()}}));
+      break;
+    case OutputFormat::table:
+      print(rows_of(results, false).table());
+      print(
+          fmt::format("\n{} outputs compared with the reference on {}, {} thread{}: the worst error is {:.3f} of its bound; {}\n",
+                      compared, isa, threads, threads == 1 ? "" : "s", worst,
+                      failed == 0 ? "all checks passed" : fmt::format("{} of {} checks FAILED", failed, results.size())));
+      break;
+  }
+  report_failures(results);
+  exit_status = failed == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+void add_check_command(CLI::App& program, int& exit_status) {
+  const auto arguments = std::make_shared<CheckArguments>();
+  CLI::App* command = program.add_subcommand("check", "Compare gather_qmm on a checkpoint's tensors with the reference");
+  command->add_option("PATH", arguments->path, "A safetensors file, or the folder of a model")->required();
+  command->add_flag("--all", arguments->all, "Every quantized tensor, not only those of experts");
+  command->add_option("--samples", arguments->settings.samples, "Outputs compared per tensor and type")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--seed", arguments->settings.seed, "Of the activations and the outputs chosen")->capture_default_str();
+  command
+      ->add_option_function<std::string>(
+          "--precision",
+          [arguments](const std::string& name) { arguments->settings.precision = precision_from_name(name, "--precision"); },
+          "default, fast or float32")
+      ->default_str("default")
+      ->type_name("PRECISION");
+  command->add_option("--threads", arguments->settings.threads, "Threads; as many as available if not given")
+      ->check(CLI::PositiveNumber);
+  add_format_option(*command, arguments->format);
+  add_assumed_settings(*command, arguments->assumed);
+  command->footer(
+      R"(Each tensor is multiplied with random activations in float32, bfloat16 and the checkpoint's own floating-point types. A sample of the
+outputs is compared with a double-precision evaluation of the packed bits; the error of each is given as a fraction of the bound
+that docs/numerics.md derives. Exit status 1 if one is beyond its bound.
+
+Examples:
+  gqmm check path/to/model
+  gqmm check path/to/model --all --samples 10000 --precision fast
+  GQMM_ISA=scalar gqmm check path/to/model --format json)");
+  command->callback([arguments, &exit_status] { check(*arguments, exit_status); });
+}
+
+}  // namespace gqmm::cli

@@ -1,0 +1,288 @@
+#include "io/io_test_files.hpp"
+#include "io/mapped_file.hpp"
+#include "io/safetensors_writer.hpp"
+
+#include <gqmm/system.hpp>
+#include <nlohmann/json.hpp>
+
+#include <gtest/gtest.h>
+
+#include <sys/wait.h>
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+namespace gqmm::cli {
+namespace {
+
+using nlohmann::json;
+
+struct Outcome {
+  int status;
+  std::string out;
+  std::string err;
+};
+
+class Cli : public ::testing::Test {
+ protected:
+  /// Runs "gqmm ARGUMENTS" in a shell, which may also redirect; `environment` holds NAME=VALUE words.
+  [[nodiscard]] Outcome run(const std::string& arguments, const std::string& environment = "") const {
+    const auto out = folder_.path() / "stdout";
+    const auto err = folder_.path() / "stderr";
+    const std::string command = "cd " + folder_.path().native() + " && " + environment + " '" + GQMM_PROGRAM + "' 2>" +
+                                err.native() + " >" + out.native() + " " + arguments;
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, std::string(io::MappedFile::open(out)->text()),
+            std::string(io::MappedFile::open(err)->text())};
+  }
+
+  void expect_error(const std::string& arguments, const std::string& message, const std::string& environment = "") const {
+    const Outcome outcome = run(arguments, environment);
+    EXPECT_EQ(outcome.status, 2) << arguments;
+    EXPECT_EQ(outcome.out, "") << arguments;
+    EXPECT_TRUE(outcome.err.starts_with("gqmm: ")) << outcome.err;
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, message, outcome.err);
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  }
+
+  [[nodiscard]] json run_json(const std::string& arguments, const std::string& environment = "") const {
+    const Outcome outcome = run(arguments + " --format json", environment);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_EQ(outcome.err, "");
+    return json::parse(outcome.out);
+  }
+
+  /// A float checkpoint "float.safetensors" with a tensor of each kind that `quantize` meets.
+  void write_float_checkpoint() const {
+    io::SafetensorsWriter writer(folder_.path() / "float.safetensors",
+                                 {{"experts.weight", "F32", {3, 8, 128}},
+                                  {"odd.weight", "F32", {4, 100}},
+                                  {"norm.weight", "F32", {128}},
+                                  {"ids", "I64", {2, 128}},
+                                  {"bare", "BF16", {8, 256}}},
+                                 {{"note", "kept"}}, true);
+    std::vector<float> values(3 * 8 * 128);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = std::sin(static_cast<float>(i));
+    }
+    const auto bytes = std::as_bytes(std::span(values));
+    writer.write("experts.weight", bytes);
+    writer.write("odd.weight", bytes.first(1600));
+    writer.write("norm.weight", bytes.first(512));
+    writer.write("ids", bytes.first(2048));
+    // The upper halves of floats, so that the values are finite.
+    std::vector<std::byte> halves;
+    for (std::size_t i = 0; i < 8 * 256; ++i) {
+      halves.insert(halves.end(), {bytes[4 * i + 2], bytes[4 * i + 3]});
+    }
+    writer.write("bare", halves);
+    writer.commit();
+  }
+
+  io::TemporaryFolder folder_;
+  const std::string model_ = GQMM_TEST_MODEL;
+};
+
+TEST_F(Cli, HelpExplainsEveryCommandWithExamples) {
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "Examples:", run("--help").out);
+  for (const std::string command : {"info", "inspect", "check", "quantize", "bench"}) {
+    const Outcome outcome = run(command + " --help");
+    EXPECT_EQ(outcome.status, 0) << command;
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "gqmm " + command, outcome.out);
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "Examples:", outcome.out);
+  }
+}
+
+TEST_F(Cli, VersionIsTheLibrarys) { EXPECT_EQ(run("--version").out, std::string(version()) + "\n"); }
+
+TEST_F(Cli, WrongUsageIsStatusTwoAndOneLineOnStderr) {
+  expect_error("", "A subcommand is required; see `gqmm --help`");
+  expect_error("frobnicate", "unknown command or option \"frobnicate\"");
+  expect_error("inspect", "PATH is required; see `gqmm inspect --help`");
+  expect_error("inspect x --format xml", "--format: xml not in {table,json,csv}");
+  expect_error("inspect x --frobnicate", "--frobnicate");
+  expect_error("check x --samples 0", "--samples");
+  expect_error("check x --precision sloppy", "unknown precision \"sloppy\"; use one of \"default\", \"fast\", \"float32\"");
+  expect_error("inspect x --mode q4_0", "unknown mode \"q4_0\"");
+}
+
+TEST_F(Cli, InfoTellsTheInstructionSetAndTheThreads) {
+  const json info = run_json("info", "GQMM_ISA=scalar OMP_NUM_THREADS=1");
+  EXPECT_EQ(info["version"], std::string(version()));
+  EXPECT_EQ(info["instruction_set"], "scalar");
+  EXPECT_EQ(info["instruction_sets"].size(), instruction_sets().size());
+  EXPECT_EQ(info["threads"]["OMP_NUM_THREADS"], 1);
+  EXPECT_EQ(info["threads"]["available"], 1);
+  EXPECT_GE(info["threads"]["affinity"], 1);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "scalar    used", run("info", "GQMM_ISA=scalar").out);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "threads.affinity,", run("info --format csv").out);
+  expect_error("info", "GQMM_ISA = \"mmx\"", "GQMM_ISA=mmx");
+}
+
+TEST_F(Cli, InspectListsEveryQuantizedTensorOfTheRealModel) {
+  const json found = run_json("inspect " + model_);
+  ASSERT_EQ(found["tensors"].size(), 25U);
+  const auto tensor = std::find_if(found["tensors"].begin(), found["tensors"].end(),
+                                   [](const json& t) { return t["tensor"] == "model.layers.0.mlp.switch_mlp.down_proj"; });
+  ASSERT_NE(tensor, found["tensors"].end());
+  const json expected = {{"tensor", "model.layers.0.mlp.switch_mlp.down_proj"},
+                         {"experts", 32},
+                         {"N", 256},
+                         {"K", 128},
+                         {"bits", 4},
+                         {"group_size", 64},
+                         {"mode", "affine"},
+                         {"scales", "bfloat16"},
+                         {"bytes", 32 * 256 * (64 + 2 * 2 * 2)}};
+  EXPECT_EQ(*tensor, expected);
+}
+
+TEST_F(Cli, InspectAlignsItsTable) {
+  const Outcome outcome = run("inspect " + model_);
+  const std::size_t first = outcome.out.find('\n');
+  const std::size_t second = outcome.out.find('\n', first + 1);
+  EXPECT_EQ(first, second - first - 1) << "the last column is of numbers, so its lines end together";
+}
+
+TEST_F(Cli, CsvHasAHeaderAndARowPerTensor) {
+  const std::string csv = run("inspect --format csv " + model_).out;
+  EXPECT_TRUE(csv.starts_with("tensor,experts,N,K,bits,group_size,mode,scales,bytes\r\n")) << csv;
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 26);
+}
+
+TEST_F(Cli, CheckPassesOnTheRealModelOnEveryInstructionSetWithTheSameBits) {
+  json first;
+  for (const InstructionSet& set : instruction_sets()) {
+    if (!set.supported) {
+      continue;
+    }
+    json found = run_json("check --samples 100 " + model_, "GQMM_ISA=" + set.name);
+    EXPECT_EQ(found["instruction_set"], set.name);
+    EXPECT_EQ(found["failed"], 0);
+    EXPECT_EQ(found["checks"].size(), 18U);  // nine expert tensors in float32 and bfloat16
+    EXPECT_EQ(found["compared"], 1800);
+    EXPECT_LE(found["worst_of_bound"], 1.0);
+    if (first.is_null()) {
+      first = found["checks"];
+    }
+    EXPECT_EQ(found["checks"], first) << set.name;
+  }
+}
+
+TEST_F(Cli, CheckAllCoversTheOtherTensorsToo) {
+  const json found = run_json("check --all --samples 20 --precision fast " + model_);
+  EXPECT_EQ(found["checks"].size(), 50U);
+  EXPECT_EQ(found["precision"], "fast");
+  EXPECT_EQ(found["failed"], 0);
+}
+
+TEST_F(Cli, CheckSaysWhatItComparedAndWhereTheWorstIs) {
+  const Outcome outcome = run("check --samples 10 " + model_);
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_EQ(outcome.err, "") << "no progress bar away from a terminal";
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "180 outputs compared with the reference", outcome.out);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "all checks passed", outcome.out);
+}
+
+TEST_F(Cli, CheckingNothingIsAnErrorNotASuccess) {
+  write_float_checkpoint();
+  expect_error("check float.safetensors", "there is no quantized tensor to check");
+}
+
+TEST_F(Cli, BrokenFilesAreStatusTwo) {
+  expect_error("inspect absent", "[absent] cannot open: No such file or directory");
+  const std::string whole(io::MappedFile::open(model_ + "/model.safetensors")->text());
+  for (const std::size_t size : {std::size_t{0}, std::size_t{7}, std::size_t{1000}, std::size_t{20000}, whole.size() - 1}) {
+    folder_.write("cut.safetensors", std::string_view(whole).substr(0, size));
+    expect_error("inspect cut.safetensors", "[cut.safetensors] ");
+    expect_error("check cut.safetensors", "[cut.safetensors] ");
+    expect_error("quantize cut.safetensors out.safetensors", "[cut.safetensors] ");
+  }
+  folder_.write("model.safetensors", whole);
+  folder_.write("config.json", R"({"quantization": {"bits": 8}})");
+  expect_error("inspect .", "contradict the settings affine 8-bit");
+  folder_.write("config.json", R"({"quantization": )");
+  expect_error("inspect .", "config.json] not valid JSON");
+}
+
+TEST_F(Cli, OutputThatCannotBeWrittenIsAnError) {
+  const Outcome closed = run("info >&-");
+  EXPECT_EQ(closed.status, 2);
+  EXPECT_EQ(closed.err, "gqmm: cannot write to the standard output\n");
+  EXPECT_EQ(run("info >/dev/full").status, 2);
+  EXPECT_EQ(run("info 2>&-").status, 0);
+}
+
+TEST_F(Cli, QuantizeWritesWhatInspectAndCheckRead) {
+  write_float_checkpoint();
+  struct Setting {
+    std::string mode;
+    int bits;
+    int group_size;
+  };
+  for (const auto& [mode, bits, group_size] :
+       {Setting{"affine", 3, 32}, {"affine", 4, 128}, {"mxfp4", 4, 32}, {"mxfp8", 8, 32}, {"nvfp4", 4, 16}}) {
+    const Outcome outcome = run("quantize float.safetensors out.safetensors --force --mode " + mode + " --bits " +
+                                std::to_string(bits) + " --group-size " + std::to_string(group_size));
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json found = run_json("inspect out.safetensors");
+    ASSERT_EQ(found["tensors"].size(), 2U);
+    EXPECT_EQ(found["tensors"][0]["tensor"], "bare");
+    EXPECT_EQ(found["tensors"][0]["K"], 256);
+    EXPECT_EQ(found["tensors"][1]["tensor"], "experts");
+    EXPECT_EQ(found["tensors"][1]["experts"], 3);
+    for (const json& tensor : found["tensors"]) {
+      EXPECT_EQ(tensor["mode"], mode);
+      EXPECT_EQ(tensor["bits"], bits);
+      EXPECT_EQ(tensor["group_size"], group_size);
+    }
+    EXPECT_EQ(run_json("check out.safetensors --all --samples 50")["failed"], 0);
+  }
+}
+
+TEST_F(Cli, QuantizeCopiesEverythingElse) {
+  write_float_checkpoint();
+  ASSERT_EQ(run("quantize float.safetensors out.safetensors").status, 0);
+  const auto before = io::open_safetensors(folder_.path() / "float.safetensors");
+  const auto after = io::open_safetensors(folder_.path() / "out.safetensors");
+  EXPECT_EQ(after.metadata.at("note"), "kept");
+  EXPECT_EQ(after.tensors.size(), 3U + 3U + 3U);
+  for (const char* name : {"odd.weight", "norm.weight", "ids"}) {
+    const io::Tensor& a = before.tensors.at(name);
+    const io::Tensor& b = after.tensors.at(name);
+    EXPECT_EQ(a.type, b.type);
+    EXPECT_EQ(a.shape, b.shape);
+    EXPECT_TRUE(std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end())) << name;
+  }
+}
+
+TEST_F(Cli, QuantizeReplacesAFileOnlyWithForceEvenIfItIsItsInput) {
+  write_float_checkpoint();
+  folder_.write("out.safetensors", "precious");
+  expect_error("quantize float.safetensors out.safetensors", "exists already; --force replaces it");
+  EXPECT_EQ(io::MappedFile::open(folder_.path() / "out.safetensors")->text(), "precious");
+  EXPECT_EQ(run("quantize float.safetensors float.safetensors --force").status, 0);
+  EXPECT_EQ(run_json("inspect float.safetensors")["tensors"].size(), 2U);
+}
+
+TEST_F(Cli, QuantizeLeavesNothingBehindWhenItFails) {
+  io::SafetensorsWriter writer(folder_.path() / "nan.safetensors", {{"l.weight", "F32", {1, 32}}}, {}, false);
+  const std::vector<float> values(32, std::nanf(""));
+  writer.write("l.weight", std::as_bytes(std::span(values)));
+  writer.commit();
+  expect_error("quantize nan.safetensors out.safetensors --mode mxfp4", "\"l.weight\": [quantize]");
+  expect_error("quantize nan.safetensors out.safetensors --bits 7", "bits = 7 is not available");
+  expect_error("quantize nan.safetensors absent/out.safetensors", "cannot create a file in its folder");
+  expect_error("quantize " + model_ + " out.safetensors", "is quantized already");
+  std::vector<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
+    left.push_back(entry.path().filename());
+  }
+  std::sort(left.begin(), left.end());
+  EXPECT_EQ(left, (std::vector<std::string>{"nan.safetensors", "stderr", "stdout"}));
+}
+
+}  // namespace
+}  // namespace gqmm::cli
