@@ -50,6 +50,10 @@ std::optional<Dtype> find_dtype(char kind, std::int64_t itemsize);
 /// The module if it has been imported already; else an invalid object.
 nb::object imported_module(const char* name);
 
+/// Imports a module once and keeps it in `slot` for the life of the process. The slot is no function-local static with an
+/// initialiser: importing lets other threads run, and one that waited for the initialiser would keep the GIL from the first.
+nb::handle kept_module(nb::handle& slot, const char* name);
+
 /// ml_dtypes.bfloat16's scalar type if ml_dtypes has been imported; else an invalid handle.
 nb::handle bfloat16_type();
 

@@ -68,13 +68,13 @@ nb::handle numpy_dtype(Dtype dtype) {
 }
 
 nb::object numpy_array(array result) {
-  static nb::handle ndarray = nb::object(nb::module_::import_("numpy").attr("ndarray")).release();  // for the life of the process
+  static nb::handle numpy;
   nb::object shape = nb::steal(PyTuple_New(result.rank()));
   for (int axis = 0; axis < result.rank(); ++axis) {
     PyTuple_SET_ITEM(shape.ptr(), axis, PyLong_FromLongLong(result.dim(axis)));
   }
   const nb::handle dtype = numpy_dtype(result.dtype());
-  return ndarray(shape, dtype, nb::cast(Result{std::move(result)}));
+  return kept_module(numpy, "numpy").attr("ndarray")(shape, dtype, nb::cast(Result{std::move(result)}));
 }
 
 }  // namespace
@@ -89,10 +89,13 @@ void bind_result(nb::module_& module) {
 }
 
 nb::object export_array(Library library, array result) {
+  static nb::handle torch;
+  static nb::handle jax;
+  static nb::handle mlx;
   switch (library) {
-    case Library::torch: return nb::module_::import_("torch.utils.dlpack").attr("from_dlpack")(capsule_of(result));
-    case Library::jax: return nb::module_::import_("jax.dlpack").attr("from_dlpack")(nb::cast(Result{std::move(result)}));
-    case Library::mlx: return nb::module_::import_("mlx.core").attr("from_dlpack")(nb::cast(Result{std::move(result)}));
+    case Library::torch: return kept_module(torch, "torch.utils.dlpack").attr("from_dlpack")(capsule_of(result));
+    case Library::jax: return kept_module(jax, "jax.dlpack").attr("from_dlpack")(nb::cast(Result{std::move(result)}));
+    case Library::mlx: return kept_module(mlx, "mlx.core").attr("from_dlpack")(nb::cast(Result{std::move(result)}));
     case Library::numpy: break;
   }
   return numpy_array(std::move(result));

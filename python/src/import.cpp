@@ -211,11 +211,12 @@ Operand import_torch(ArgumentName name, nb::handle object) {
   if (nb::cast<bool>(object.attr("requires_grad"))) {
     fail(name, fmt::format("it requires grad, and gqmm computes no gradients; pass {}.detach()", name.name));
   }
+  static nb::handle dlpack;
   nb::object capsule;
   try {
     // Lazily negated tensors share memory with the original; resolving copies those alone.
     const nb::object resolved = nb::cast<bool>(object.attr("is_neg")()) ? object.attr("resolve_neg")() : nb::borrow(object);
-    capsule = nb::module_::import_("torch.utils.dlpack").attr("to_dlpack")(resolved);
+    capsule = kept_module(dlpack, "torch.utils.dlpack").attr("to_dlpack")(resolved);
   } catch (nb::python_error& error) {
     fail_because(name, error);
   }

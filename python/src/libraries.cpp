@@ -48,6 +48,13 @@ nb::object imported_module(const char* name) {
   return module;
 }
 
+nb::handle kept_module(nb::handle& slot, const char* name) {
+  if (!slot.is_valid()) {
+    slot = nb::object(nb::module_::import_(name)).release();
+  }
+  return slot;
+}
+
 nb::handle bfloat16_type() {
   static nb::handle type;
   if (!type.is_valid()) {
