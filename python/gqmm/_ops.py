@@ -213,9 +213,9 @@ def dequantize(
         group_size: weights that share a scale, as for gather_qmm.
         bits: bits of a code, as for gather_qmm.
         mode: "affine", "mxfp4", "mxfp8" or "nvfp4".
-        global_scale: nvfp4 only, one float32 value, as given to quantize.
-        dtype: float16, bfloat16 or float32, as any library's type or its name. None: the scales' type for affine, else
-            bfloat16 (float32 with a global_scale).
+        global_scale: nvfp4 only, float32: one value for each leading matrix of w, or a single one, as given to quantize.
+        dtype: float16, bfloat16 or float32, as any library's type or its name. None: what scales and biases promote to for
+            affine, else bfloat16. With a global_scale the result is float32 whatever dtype says, as in MLX.
         stream: None, or a Stream to choose the number of threads.
 
     Returns:
