@@ -90,8 +90,10 @@ struct DequantizeOptions {
   std::optional<int> group_size = {};
   std::optional<int> bits = {};
   Mode mode = Mode::affine;
+  /// nvfp4 only: float32, one value, or one per leading matrix of w.
   std::optional<array> global_scale = {};
-  /// Result type. None: the scales' type for affine, else bfloat16 (float32 with a global_scale).
+  /// Result type. None: what scales and biases promote to for affine, else bfloat16. With a global_scale it is float32 always,
+  /// as in MLX.
   std::optional<Dtype> dtype = {};
   Stream stream = {};
 };

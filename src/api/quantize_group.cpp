@@ -49,8 +49,18 @@ std::uint8_t e4m3_from_float(float value) {
 }
 
 unsigned e2m1_from_float(float value, Dtype dtype) {
+  const float magnitude = std::fabs(value);
+  if (magnitude <= 8.0F) {
+    // Here the distances to both neighbours are exact in every type.
+    constexpr float midpoints[] = {0.25F, 0.75F, 1.25F, 1.75F, 2.5F, 3.5F, 5.0F};
+    unsigned code = 0;
+    for (const float midpoint : midpoints) {
+      code += magnitude > midpoint ? 1U : 0U;
+    }
+    return code != 0 && value < 0 ? code | 8U : code;
+  }
   unsigned nearest = 0;
-  float least = std::fabs(value);
+  float least = magnitude;
   for (unsigned code = 1; code < 16; ++code) {
     const float distance = std::fabs(round_to(dtype, value - float_from_e2m1(code)));
     if (distance < least) {
