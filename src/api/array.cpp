@@ -1,18 +1,16 @@
+#include "api/memory.hpp"
+
 #include <gqmm/array.hpp>
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <utility>
 
 namespace gqmm {
 namespace {
-
-constexpr std::size_t memory_alignment = 64;
 
 struct DtypeInfo {
   std::string_view name;
@@ -123,12 +121,9 @@ array array::empty(Shape shape, Dtype dtype) {
   check_shape(shape, size_of(dtype));
   Strides strides = row_major_strides(shape, size_of(dtype));
   const std::size_t bytes = static_cast<std::size_t>(element_count(shape)) * size_of(dtype);
-  void* memory = nullptr;
-  if (bytes != 0) {
-    memory = ::operator new(bytes, std::align_val_t{memory_alignment});
-  }
-  std::shared_ptr<const void> owner(memory, [](void* p) { ::operator delete(p, std::align_val_t{memory_alignment}); });
-  return {static_cast<std::byte*>(memory), std::move(shape), dtype, std::move(strides), std::move(owner), true};
+  std::shared_ptr<void> memory = allocate_shared(bytes);
+  auto* data = static_cast<std::byte*>(memory.get());
+  return {data, std::move(shape), dtype, std::move(strides), std::move(memory), true};
 }
 
 array array::borrow(const void* data, Shape shape, Dtype dtype, Strides strides, std::shared_ptr<const void> owner) {

@@ -121,8 +121,10 @@ void Product::integer_gemm(const Block& block, const Item* next) const {
     if (!ready) {
       format.pack(strip, 0, K, panel + s * arguments.strip_codes);
     }
+    const WeightStrip ahead =
+        next != nullptr ? weights_.strip(next->expert, next->first_strip + std::min(s, next->strips - 1)) : WeightStrip{};
     block.exceptional_lanes[static_cast<std::size_t>(s)] =
-        format.pack_scales(strip, 0, groups, scales + s * arguments.strip_scales);
+        format.pack_scales(strip, ahead, 0, groups, scales + s * arguments.strip_scales);
   }
   const std::byte* codes = ready ? weights_.strip(item.expert, item.first_strip).codes : panel;
 

@@ -93,8 +93,9 @@ struct FormatKernels {
   /// Codes of k in [k0, k0 + count) of a strip → panel, [k/8 or k/4] lines of 16 words. count: a multiple of the group.
   void (*pack)(const WeightStrip&, std::int64_t k0, std::int64_t count, std::byte* panel) = nullptr;
   /// Scales and biases of groups [g0, g0 + count) in integer form → [group][scale, bias][16]. Returns the lanes whose scale or
-  /// bias is not finite or so large that sums could overflow: outputs that need the float path.
-  std::uint32_t (*pack_scales)(const WeightStrip&, std::int64_t g0, std::int64_t count, float* out) = nullptr;
+  /// bias is not finite or so large that sums could overflow: outputs that need the float path. Prefetches those of `next`.
+  std::uint32_t (*pack_scales)(const WeightStrip&, const WeightStrip& next, std::int64_t g0, std::int64_t count,
+                               float* out) = nullptr;
   /// ŵ of k in [k0, k0 + count) of a strip → [k][16] floats. count: a multiple of the group, at most 128.
   void (*dequantize)(const WeightStrip&, int group_size, std::int64_t k0, std::int64_t count, float* out) = nullptr;
   /// Without transpose: 16 outputs of `count` rows k, whose codes begin at `codes`; scale_bias is [k][2] → [k][16] floats.

@@ -18,8 +18,8 @@ struct Scalar {
     std::int32_t lane[lanes];
   };
 
-  static constexpr TileSize gemm_tile[3] = {{2, 1}, {2, 1}, {2, 1}};
-  static constexpr TileSize float_tile = {2, 1};
+  static constexpr TileSize gemm_tile[3] = {{1, 1}, {1, 1}, {1, 1}};
+  static constexpr TileSize float_tile = {1, 1};
   static constexpr bool wide_dot_differs = false;
 
   template <class To, class Function>
