@@ -35,7 +35,8 @@ struct GatherQmmOptions {
   bool sorted_indices = false;
   Precision precision = Precision::standard;
   Stream stream = {};
-  /// Row-major memory of the result's shape and type to write to, overlapping no operand. None: the result is allocated.
+  /// Row-major memory of the result's shape and type to write to, none of it between the first and the last byte of an operand.
+  /// None: the result is allocated.
   std::optional<array> out = {};
 };
 

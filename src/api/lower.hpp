@@ -10,7 +10,7 @@
 
 namespace gqmm {
 
-/// A Problem with everything that it points into.
+/// A Problem with everything that it points into, except packed weights, which the caller keeps.
 struct Lowered {
   Problem problem;
   array result;  // of the caller's shape; problem.y is its memory

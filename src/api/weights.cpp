@@ -59,12 +59,13 @@ std::int64_t check_row(std::string_view op, const QuantizedWeights& weights) {
 /// What else the caller may have meant, for weights whose K is not x's.
 std::string inner_remedy(const QuantizedWeights& weights, std::int64_t N, std::int64_t x_K) {
   const Format& format = *weights.settings.format;
-  if (weights.transpose ? N == x_K : weights.w.dim(-1) * 32 / format.bits == x_K) {
+  const std::int64_t bits_in_row = weights.w.dim(-1) * 32;
+  if (weights.transpose ? N == x_K : bits_in_row / format.bits == x_K) {
     return weights.transpose ? "transpose = false would fit" : "transpose = true would fit";
   }
   if (weights.transpose) {
     for (const Format& other : formats()) {
-      if (other.mode == format.mode && weights.w.dim(-1) * 32 == x_K * other.bits) {
+      if (other.mode == format.mode && bits_in_row % other.bits == 0 && bits_in_row / other.bits == x_K) {
         return fmt::format("bits = {} would fit", other.bits);
       }
     }
@@ -79,11 +80,11 @@ void check_group_array(std::string_view op, const QuantizedWeights& weights, std
   }
   std::string remedy = "pass the arrays of one quantize call";
   const std::int64_t row = expected.back() * weights.settings.group_size;
-  if (a.rank() == static_cast<int>(expected.size()) && a.dim(-1) > 0) {
-    for (const int other : weights.settings.format->group_sizes) {
-      if (row == a.dim(-1) * other && other != weights.settings.group_size) {
-        remedy = fmt::format("group_size = {} would fit", other);
-      }
+  for (const int other : weights.settings.format->group_sizes) {
+    Shape fitting = expected;
+    fitting.back() = row / other;
+    if (row % other == 0 && a.shape() == fitting) {
+      remedy = fmt::format("group_size = {} would fit", other);
     }
   }
   fail(op, "{} has shape {} but w of shape {} with bits = {} and group_size = {} needs {}; {}", name, to_string(a.shape()),

@@ -133,9 +133,9 @@ TEST_F(GatherQmmErrors, ShapesThatContradictW) {
   expect(
       "[gather_qmm] scales has shape (4, 5, 1) but w of shape (4, 5, 8) with bits = 4 and group_size = 32 needs (4, 5, 2); "
       "group_size = 64 would fit");
-  options.scales = random.normal({4, 6, 2});
+  options.scales = random.normal({4, 6, 1});
   expect(
-      "[gather_qmm] scales has shape (4, 6, 2) but w of shape (4, 5, 8) with bits = 4 and group_size = 32 needs (4, 5, 2); "
+      "[gather_qmm] scales has shape (4, 6, 1) but w of shape (4, 5, 8) with bits = 4 and group_size = 32 needs (4, 5, 2); "
       "pass the arrays of one quantize call");
   options.scales = random.normal({5, 2});
   expect(
@@ -201,6 +201,19 @@ TEST_F(GatherQmmErrors, ResultsBeyond64Bits) {
   expect(
       "[gather_qmm] the result of shape (2, 1099511627776, 1099511627776) has more elements than 64 bits can count; split "
       "the call");
+}
+
+TEST_F(GatherQmmErrors, HugeExtentsAreComparedWithoutOverflow) {
+  const float zero = 0;
+  x = array::borrow(&zero, {1, 1, std::int64_t{1} << 60}, Dtype::float32, {0, 0, 0});
+  expect(
+      "[gather_qmm] x has K = 1152921504606846976 but w of shape (4, 5, 8) with bits = 4 and transpose = true has K = 64; the "
+      "last dimension of x must be K");
+  x = Generator(1).normal({3, 2, 64});
+  options.biases = array::borrow(&zero, {1, 1, std::int64_t{1} << 61}, Dtype::float16, {0, 0, 0});
+  expect(
+      "[gather_qmm] biases has shape (1, 1, 2305843009213693952) but w of shape (4, 5, 8) with bits = 4 and group_size = 32 "
+      "needs (4, 5, 2); pass the arrays of one quantize call");
 }
 
 class QuantizedMatmulErrors : public testing::Test {
