@@ -6,7 +6,6 @@
 #include <gqmm/system.hpp>
 
 #include <fmt/format.h>
-#include <nanobind/operators.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
@@ -49,6 +48,16 @@ nb::tuple tuple_of(const Shape& shape) {
   return nb::tuple(extents);
 }
 
+bool device_equals(const Device& self, nb::handle other) {
+  Device device;
+  return nb::try_cast(other, device) && self == device;
+}
+
+bool stream_equals(const Stream& self, nb::handle other) {
+  Stream stream;
+  return nb::try_cast(other, stream) && self.device == stream.device && self.threads == stream.threads;
+}
+
 void bind_streams(nb::module_& m) {
   nb::class_<Device>(m, "Device", nb::is_final(), "A processor that operators run on. There is one: the CPU.")
       .def(
@@ -57,7 +66,7 @@ void bind_streams(nb::module_& m) {
       .def_prop_ro(
           "type", [](const Device&) { return "cpu"; }, "Kind of device: 'cpu'.")
       .def_ro("index", &Device::index, "Number among the devices of its kind.")
-      .def(nb::self == nb::self, nb::sig("def __eq__(self, other: object, /) -> bool"))
+      .def("__eq__", &device_equals, nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__", [](const Device& self) { return nb::hash(nb::make_tuple(static_cast<int>(self.type), self.index)); })
       .def("__repr__", [](const Device& self) { return describe(self); });
 
@@ -71,13 +80,7 @@ void bind_streams(nb::module_& m) {
           "threads: threads of a call, the caller's included; 0: available_threads(). Raises ValueError if negative.")
       .def_ro("threads", &Stream::threads, "Threads of a call; 0: available_threads().")
       .def_ro("device", &Stream::device, "The stream's device.")
-      .def(
-          "__eq__",
-          [](const Stream& self, nb::object other) {
-            Stream stream;
-            return nb::try_cast(other, stream) && self.device == stream.device && self.threads == stream.threads;
-          },
-          nb::sig("def __eq__(self, other: object, /) -> bool"))
+      .def("__eq__", &stream_equals, nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__", [](const Stream& self) { return nb::hash(nb::make_tuple(self.device.index, self.threads)); })
       .def("__repr__", [](const Stream& self) { return describe(self); });
 }

@@ -301,7 +301,10 @@ def test_streams_and_devices_check_their_arguments():
     assert gqmm.Stream() == gqmm.Stream(threads=0, device=gqmm.Device("cpu", 0))
     assert gqmm.Stream(threads=2) != gqmm.Stream(threads=3)
     assert {gqmm.Stream(2), gqmm.Stream(2)} == {gqmm.Stream(2)}
-    assert gqmm.Stream(2) != 2
+    assert gqmm.Device() == gqmm.Device("cpu")
+    for other in (2, None, "cpu"):
+        assert gqmm.Stream(2) != other
+        assert gqmm.Device() != other
     with pytest.raises(ValueError, match=r"\[Stream\] threads = -1 is negative"):
         gqmm.Stream(threads=-1)
     with pytest.raises(ValueError, match=r"\[Device\] unsupported device cuda:0"):
