@@ -18,9 +18,14 @@ std::string repeated(std::string_view text, std::size_t count) {
 TEST(Json, NestingIsLimited) {
   const auto nested = [](std::size_t depth) { return repeated("[", depth) + repeated("]", depth); };
   EXPECT_NO_THROW((void)parse_json(nested(max_json_depth), "file"));
-  EXPECT_ERROR_WITH(parse_json(nested(max_json_depth + 2), "file"), "[file] JSON nested more than 64 deep");
+  EXPECT_ERROR_WITH(parse_json(nested(max_json_depth + 1), "file"), "[file] JSON nested more than 64 deep");
   EXPECT_ERROR_WITH(parse_json(repeated("[", 1'000'000), "file"), "nested more than 64 deep");
   EXPECT_ERROR_WITH(parse_json(repeated("{\"a\":", 1'000'000), "file"), "nested more than 64 deep");
+}
+
+TEST(Json, ManyObjectsTakeNoMoreThanTheirShareOfTime) {
+  // With time growing as the square of their number, this would take minutes.
+  EXPECT_EQ(parse_json("[" + repeated("{\"a\":{}},", 200'000) + "0]", "file").size(), 200'001U);
 }
 
 TEST(Json, TheNumberOfValuesIsLimited) {
