@@ -53,7 +53,7 @@ ChildProcess::~ChildProcess() {
   waitpid(pid_, nullptr, 0);
 }
 
-void ChildProcess::write_line(std::string_view line) {
+void ChildProcess::write_line(std::string_view line) const {
   std::string text(line);
   text += '\n';
   for (std::size_t sent = 0; sent < text.size();) {

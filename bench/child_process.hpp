@@ -19,7 +19,7 @@ class ChildProcess {
   ChildProcess& operator=(const ChildProcess&) = delete;
 
   /// Throws std::runtime_error if the program has ended.
-  void write_line(std::string_view line);
+  void write_line(std::string_view line) const;
   std::string read_line();
 
  private:

@@ -136,8 +136,8 @@ std::vector<CheckpointLayer> layers_of_checkpoint(const fs::path& path, std::int
     }
     CheckpointLayer layer;
     const std::string projection = last_part(tensor.name);
-    layer.shape = {
-        model + "/" + projection, tensor.experts, tensor.N, tensor.K, top, projection.find("down") != std::string::npos};
+    const bool down = projection.find("down") != std::string::npos;
+    layer.shape = {fmt::format("{}/{}", model, projection), tensor.experts, tensor.N, tensor.K, top, down};
     layer.mode = tensor.format->mode;
     layer.bits = tensor.format->bits;
     layer.group_size = tensor.group_size;

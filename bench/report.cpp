@@ -174,7 +174,7 @@ void print_markdown(std::ostream& out, const TextTable& table) {
   print(table.header);
   Row rule;
   for (const bool numeric : table.numeric) {
-    rule.push_back(numeric ? "---:" : "---");
+    rule.emplace_back(numeric ? "---:" : "---");
   }
   print(rule);
   for (const Row& row : table.rows) {

@@ -44,9 +44,10 @@ class Probes {
  private:
   template <class Work>
   double seconds_of(const Work& work) const;
-  double read_rate(const ReadVariant& variant) const;
+  [[nodiscard]] double read_rate(const ReadVariant& variant) const;
+  [[nodiscard]] ReadVariant fastest_reader() const;
   [[nodiscard]] std::int64_t calibrated_rounds(Limit limit) const;
-  double arithmetic_rate(Limit limit, std::int64_t rounds) const;
+  [[nodiscard]] double arithmetic_rate(Limit limit, std::int64_t rounds) const;
 
   int threads_;
   ProbeSet set_;
