@@ -142,7 +142,7 @@ def torch_peers(case: Case) -> Iterator[Peer]:
         yield Peer(f"torch experts {name}", torch.__version__, computes, lambda dtype=dtype: prepare_experts(dtype))
 
 
-class Session:
+class CasePeers:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.case = Case(settings)
         self.calls: dict[str, Callable[[np.ndarray], None]] = {}
@@ -187,17 +187,17 @@ def main() -> None:
     # Whatever a library prints must not end up among the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    session: Session | None = None
+    current: CasePeers | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if "case" in request:
-                session = Session(request["case"])
+                current = CasePeers(request["case"])
                 keys = ("name", "version", "computes", "skipped")
-                answer: dict[str, Any] = {"peers": [{key: getattr(peer, key) for key in keys} for peer in session.peers]}
+                answer: dict[str, Any] = {"peers": [{key: getattr(peer, key) for key in keys} for peer in current.peers]}
             else:
-                assert session is not None
-                answer = {"seconds": session.run(request["run"])}
+                assert current is not None
+                answer = {"seconds": current.run(request["run"])}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
