@@ -22,8 +22,9 @@ struct Scalar {
   static constexpr TileSize float_tile = {1, 1};
   static constexpr bool wide_dot_differs = false;
 
+  /// One function per operation: inlined, the kernels' unrolled loops would be 16 times as long, and GCC takes minutes over them.
   template <class To, class Function>
-  static To make(Function function) {
+  [[gnu::noinline]] static To make(const Function& function) {
     To result;
     for (int l = 0; l < lanes; ++l) {
       result.lane[l] = function(l);
