@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>

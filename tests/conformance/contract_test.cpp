@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+
 #include <algorithm>
 #include <string>
 #include <vector>

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstring>
 #include <memory>

@@ -2,6 +2,7 @@
 #include "formats/float_types.hpp"
 
 #include <gtest/gtest.h>
+
 #include <bit>
 #include <cmath>
 #include <cstdint>

@@ -2,9 +2,11 @@
 
 #include "conformance/support/random.hpp"
 
-#include <gtest/gtest.h>
-#include <cstdint>
 #include <gqmm/array.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
 #include <vector>
 
 namespace gqmm {

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+
 #include <cmath>
 #include <string>
 #include <vector>

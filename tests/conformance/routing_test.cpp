@@ -3,6 +3,7 @@
 #include "conformance/support/random.hpp"
 
 #include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <numeric>

@@ -4,10 +4,11 @@
 #include "conformance/support/problems.hpp"
 #include "formats/registry.hpp"
 
-#include <omp.h>
 #include <sched.h>
 
 #include <gtest/gtest.h>
+#include <omp.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>

@@ -3,6 +3,7 @@
 #include "conformance/support/guarded_memory.hpp"
 
 #include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>

@@ -5,8 +5,10 @@
 #include "conformance/support/oracle.hpp"
 #include "conformance/support/problems.hpp"
 
-#include <gtest/gtest.h>
 #include <gqmm/gqmm.hpp>
+
+#include <gtest/gtest.h>
+
 #include <string>
 #include <vector>
 

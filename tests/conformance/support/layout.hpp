@@ -3,8 +3,9 @@
 
 #include "conformance/support/random.hpp"
 
-#include <cstddef>
 #include <gqmm/array.hpp>
+
+#include <cstddef>
 #include <span>
 #include <string_view>
 

@@ -5,8 +5,9 @@
 #include "conformance/support/random.hpp"
 #include "formats/format.hpp"
 
-#include <cstdint>
 #include <gqmm/gqmm.hpp>
+
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
