@@ -1,6 +1,10 @@
 # Compile with Clang where nobody chose a compiler: GCC 12 spills the kernels' accumulators (docs/benchmarks.md). Included before
-# project(). A choice made through CMAKE_CXX_COMPILER, CXX, a toolchain file or a preset stands.
-if(CMAKE_CXX_COMPILER OR CMAKE_TOOLCHAIN_FILE OR DEFINED ENV{CXX} OR WIN32)
+# project(). A choice made through CMAKE_CXX_COMPILER, CXX, a toolchain file or a preset stands. scikit-build-core sets CXX to the
+# GCC that built Python where it is unset, so in its builds that value is nobody's choice: -C cmake.define.CMAKE_CXX_COMPILER is.
+if(CMAKE_CXX_COMPILER OR CMAKE_TOOLCHAIN_FILE OR WIN32)
+  return()
+endif()
+if(DEFINED ENV{CXX} AND NOT (SKBUILD AND "$ENV{CXX}" MATCHES "g\\+\\+$" AND NOT "$ENV{CXX}" MATCHES "clang"))
   return()
 endif()
 find_program(GQMM_CLANG NAMES clang++-21 clang++-20 clang++-19 clang++-18)
@@ -14,5 +18,5 @@ execute_process(
   COMMAND ${GQMM_CLANG} -fopenmp ${CMAKE_BINARY_DIR}/CMakeFiles/openmp.cpp -o ${CMAKE_BINARY_DIR}/CMakeFiles/openmp
   RESULT_VARIABLE failed OUTPUT_QUIET ERROR_QUIET)
 if(NOT failed)
-  set(CMAKE_CXX_COMPILER ${GQMM_CLANG})
+  set(CMAKE_CXX_COMPILER ${GQMM_CLANG} CACHE FILEPATH "C++ compiler")
 endif()
