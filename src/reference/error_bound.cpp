@@ -38,9 +38,10 @@ double error_bound(const Problem& problem, const ReferenceValue& reference) {
   const bool float_path = problem.format == nullptr || !problem.format->integer.exists || !problem.transpose;
   const double additions = static_cast<double>(float_path ? problem.K : 2 * problem.K / problem.group_size);
   const double c = 6.0 + std::sqrt(additions);
-  // The last term: results and products below the normal range are rounded to a multiple of the smallest subnormal.
+  // The last terms: below the normal range, the result and up to K products and sums (subnormal groups of x take the float path)
+  // are rounded to a multiple of the smallest subnormal.
   return range.unit_roundoff * std::fabs(reference.y) + c * activation_ulp(problem, float_path) * reference.magnitude +
-         range.smallest_subnormal + additions * 0x1p-149;
+         range.smallest_subnormal + (additions + static_cast<double>(problem.K)) * 0x1p-149;
 }
 
 double error_fraction(const Problem& problem, const ReferenceValue& reference, float y) {

@@ -19,9 +19,9 @@ inline float power_of_two(int exponent) { return __builtin_bit_cast(float, (expo
 
 // Groups that fixed point cannot serve take the float path. A group is exceptional
 //   - if it has a NaN or Inf, or its largest magnitude is beyond 2^±range: magic numbers and sums must stay normal and finite;
-//   - if some of its nonzero values are more than 2^6 below that magnitude's power of two while those within it are at most two,
-//   or
-//     at most an eighth of the nonzero ones: outliers would drown the others.
+//   - if at most two of its values, or, where others are nonzero, at most an eighth of those, are within 2^6 of that magnitude's
+//   power
+//     of two: outliers would drown the others, and under weights near zero the rounding of scale · Σxu against bias · Σx, too.
 // Gaussian, Laplace, log-normal (sigma 2) and products of Gaussians keep 93, 86, 25, 55 per cent of their values within 2^6 of
 // the largest of 64, so ordinary activations never pay. All of it is decided on integers: the same on every machine.
 inline constexpr int largest_exponent = 55;
@@ -66,7 +66,7 @@ bool slice_row(const SliceArguments& a, Load load) {
         nonzero += V::count_at_least(magnitude, 1);
         near_top += V::count_at_least(magnitude, near);
       }
-      exceptional = near_top < nonzero && (near_top <= loners || near_top * crowd <= nonzero);
+      exceptional = near_top <= loners || (near_top < nonzero && near_top * crowd <= nonzero);
       const float scaled_top = __builtin_bit_cast(float, top) * power_of_two(bits - e);
       e += scaled_top >= static_cast<float>(Fixed<slices>::largest) + 0.5F ? 1 : 0;
     }
