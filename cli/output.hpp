@@ -6,8 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include <CLI/App.hpp>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace gqmm::cli {

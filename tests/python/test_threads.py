@@ -133,11 +133,11 @@ for setting in oracle.SETTINGS:
             digest.update(gqmm.gather_qmm(x, *weights.arrays(), rhs_indices=rhs, **weights.arguments()).tobytes())
 print(gqmm.active_instruction_set(), digest.hexdigest())
 """
-    here = os.path.dirname(os.path.abspath(__file__))
+    path = os.pathsep.join([os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")])
     digests = {}
     for candidate in gqmm.instruction_sets():
         if candidate.supported:
-            result = run(program, GQMM_ISA=candidate.name, PYTHONPATH=here)
+            result = run(program, GQMM_ISA=candidate.name, PYTHONPATH=path)
             assert result.returncode == 0, result.stderr
             name, digest = result.stdout.split()
             assert name == candidate.name
