@@ -81,8 +81,9 @@ TEST(DLPack, ImportSharesMemoryAndDeletesWithTheLastCopy) {
   Tensor tensor(memory, {2, 2}, {4, -1}, {kDLFloat, 32, 1});
   tensor.managed.dl_tensor.byte_offset = 4;
   {
-    const array a = array::from_dlpack(&tensor.managed);
+    array a = array::from_dlpack(&tensor.managed);
     const array copy = a;
+    a = array();
     EXPECT_EQ(copy.data<float>(), memory + 1);
     EXPECT_EQ(copy.strides(), (Strides{16, -4}));
     EXPECT_EQ(copy.dtype(), Dtype::float32);

@@ -12,8 +12,8 @@ struct Operands {
   Operands(const Shape& x_shape, const Shape& w_leading, std::int64_t N = 5, bool transpose = true)
       : x(array::empty(x_shape, Dtype::float32)), weights(affine_weights(1, w_leading, N, x_shape.back(), transpose)) {}
 
-  Shape gathered() { return lower_gather_qmm(x, weights.w, weights.options).result.shape(); }
-  Shape multiplied() { return lower_quantized_matmul(x, weights.w, weights.options).result.shape(); }
+  [[nodiscard]] Shape gathered() const { return lower_gather_qmm(x, weights.w, weights.options).result.shape(); }
+  [[nodiscard]] Shape multiplied() const { return lower_quantized_matmul(x, weights.w, weights.options).result.shape(); }
 };
 
 TEST(Shapes, WithoutIndicesLeadingDimensionsBroadcast) {

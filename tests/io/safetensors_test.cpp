@@ -4,19 +4,32 @@
 
 #include <sys/stat.h>
 #include <cstring>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace gqmm::io {
 namespace {
 
+using namespace std::string_view_literals;
+
 constexpr std::string_view two_tensors =
     R"({"a":{"dtype":"I16","shape":[2,2],"data_offsets":[0,8]},"b":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[8,11]}})";
 constexpr std::string_view eleven_bytes =
     "\x01\x00\x02\x00\x03\x00\xff\xff"
-    "abc";
+    "abc"sv;
 
-const std::string valid_file = safetensors_bytes(two_tensors, {eleven_bytes.data(), 11});
+const std::string valid_file = safetensors_bytes(two_tensors, eleven_bytes);
+
+/// The file that the bytes spell, or nothing if they are refused as a file should be.
+std::optional<SafetensorsFile> parse_or_refuse(const std::string& bytes) {
+  try {
+    return parse_bytes(bytes);
+  } catch (const FileError&) {
+    return std::nullopt;
+  }
+}
 
 TEST(Safetensors, ReadsTypesShapesAndBytes) {
   const SafetensorsFile file = parse_bytes(valid_file);
@@ -148,13 +161,14 @@ TEST(Safetensors, EveryChangedByteGivesAnErrorOrTensorsInsideTheFile) {
     for (int value = 0; value < 256; ++value) {
       std::string bytes = valid_file;
       bytes[at] = static_cast<char>(value);
-      try {
-        for (const auto& [name, tensor] : parse_bytes(bytes).tensors) {
-          const auto* begin = reinterpret_cast<const char*>(tensor.bytes.data());
-          ASSERT_GE(begin, bytes.data());
-          ASSERT_LE(begin + tensor.bytes.size(), bytes.data() + bytes.size());
-        }
-      } catch (const FileError&) {
+      const std::optional<SafetensorsFile> file = parse_or_refuse(bytes);
+      if (!file) {
+        continue;
+      }
+      for (const auto& [name, tensor] : file->tensors) {
+        const auto* begin = reinterpret_cast<const char*>(tensor.bytes.data());
+        ASSERT_GE(begin, bytes.data());
+        ASSERT_LE(begin + tensor.bytes.size(), bytes.data() + bytes.size());
       }
     }
   }
