@@ -8,8 +8,6 @@
 namespace gqmm::cpu {
 namespace {
 
-constexpr std::int64_t line_bytes = 64;
-
 /// Panel bytes of the GEMM's inner loop over k: with the activations of a tile, it should stay in L1 (32 KiB or more) while the
 /// rows pass by.
 constexpr std::int64_t panel_chunk_bytes = 12 * 1024;
@@ -21,6 +19,28 @@ struct ThreadScratch {
   Scratch floats;
 };
 thread_local ThreadScratch scratch;
+
+/// The lines of what will be wanted soon, handed out run by run.
+class LineQueue {
+ public:
+  explicit LineQueue(const Ahead& ahead) : runs_{ahead.codes, ahead.scales, ahead.biases} {}
+
+  [[nodiscard]] std::int64_t count() const { return (runs_[0].bytes + runs_[1].bytes + runs_[2].bytes) / line_bytes; }
+  [[nodiscard]] bool empty() const { return count() == 0; }
+  /// The next `lines` lines: some may lie beyond the end of a run, where prefetching them is useless but does no harm.
+  const std::byte* take(std::int64_t lines) {
+    Run& run = *std::find_if(runs_.begin(), runs_.end() - 1, [](const Run& left) { return left.bytes >= line_bytes; });
+    const std::byte* begin = run.begin;
+    const std::int64_t bytes = std::min(run.bytes, lines * line_bytes);
+    run.begin += bytes;
+    run.bytes -= bytes;
+    return begin;
+  }
+
+ private:
+  static constexpr std::int64_t line_bytes = 64;
+  std::array<Run, 3> runs_;
+};
 
 }  // namespace
 
@@ -80,7 +100,7 @@ void Product::integer_gemv(const Block& block, const Item* next) const {
   }
   for (std::int64_t s = 0; s < item.strips; ++s) {
     GemvArguments arguments = {.weights = weights_.strip(item.expert, item.first_strip + s),
-                               .next = {},
+                               .ahead = {},
                                .group_size = problem_.group_size,
                                .K = problem_.K,
                                .x = x.data(),
@@ -88,9 +108,9 @@ void Product::integer_gemv(const Block& block, const Item* next) const {
                                .c = block.c + s * lanes,
                                .c_stride = block.c_stride};
     if (s + 1 < item.strips) {
-      arguments.next = weights_.strip(item.expert, item.first_strip + s + 1);
+      arguments.ahead = weights_.ahead(item.expert, item.first_strip + s + 1, 1);
     } else if (next != nullptr) {
-      arguments.next = weights_.strip(next->expert, next->first_strip);
+      arguments.ahead = weights_.ahead(next->expert, next->first_strip, 1);
     }
     block.exceptional_lanes[static_cast<std::size_t>(s)] = kernel(arguments);
   }
@@ -121,25 +141,15 @@ void Product::integer_gemm(const Block& block, const Item* next) const {
     if (!ready) {
       format.pack(strip, 0, K, panel + s * arguments.strip_codes);
     }
-    const WeightStrip ahead =
-        next != nullptr ? weights_.strip(next->expert, next->first_strip + std::min(s, next->strips - 1)) : WeightStrip{};
     block.exceptional_lanes[static_cast<std::size_t>(s)] =
-        format.pack_scales(strip, ahead, 0, groups, scales + s * arguments.strip_scales);
+        format.pack_scales(strip, 0, groups, scales + s * arguments.strip_scales);
   }
   const std::byte* codes = ready ? weights_.strip(item.expert, item.first_strip).codes : panel;
 
-  // What is left of the next item's codes to prefetch, spread over the tiles.
-  std::int64_t prefetch_left = 0;
-  if (next != nullptr) {
-    const WeightStrip ahead = weights_.strip(next->expert, next->first_strip);
-    if (ahead.packed || ahead.row_stride * lanes == weights_.strip_bytes()) {
-      arguments.prefetch = ahead.codes;
-      prefetch_left = next->strips * weights_.strip_bytes() / line_bytes;
-    }
-  }
+  LineQueue lines_ahead(next != nullptr ? weights_.ahead(next->expert, next->first_strip, next->strips) : Ahead{});
   const std::int64_t unit = group_size < 32 ? group_size : 32;
   const std::int64_t tile_units = (item.rows + tile.mr - 1) / tile.mr * (K / unit);
-  const std::int64_t lines_per_unit = std::min<std::int64_t>(2, (prefetch_left + tile_units - 1) / tile_units);
+  const std::int64_t lines_per_unit = std::min<std::int64_t>(2, (lines_ahead.count() + tile_units - 1) / tile_units);
 
   const std::int64_t chunk_k = panel_chunk_bytes / (item.strips * bytes_per_k) / group_size * group_size;
   const std::int64_t chunk_groups = std::max<std::int64_t>(1, chunk_k / group_size);
@@ -162,11 +172,10 @@ void Product::integer_gemm(const Block& block, const Item* next) const {
       arguments.x = x.data();
       arguments.x_scales = x_scales.data();
       arguments.c = block.row(row);
-      arguments.prefetch_lines = static_cast<int>(prefetch_left > 0 ? lines_per_unit : 0);
+      arguments.prefetch_lines = lines_ahead.empty() ? 0 : static_cast<int>(lines_per_unit);
+      arguments.prefetch = lines_ahead.empty() ? arguments.codes  // anything that is mapped
+                                               : lines_ahead.take(lines_per_unit * arguments.groups * (group_size / unit));
       kernels[rows - 1][item.strips - 1](arguments);
-      const std::int64_t lines = arguments.prefetch_lines * arguments.groups * (group_size / unit);
-      arguments.prefetch += lines * line_bytes;
-      prefetch_left -= lines;
     }
   }
 }

@@ -39,7 +39,6 @@ float load_stored(const std::byte* address, ScaleType type) {
 Weights::Weights(const Problem& problem, const KernelTable& kernels)
     : problem_(problem), kernels_(kernels), strips_((problem.N + lanes - 1) / lanes) {
   if (problem.format == nullptr) {
-    strip_bytes_ = problem.K * lanes * static_cast<std::int64_t>(size_of(problem.w.dtype()));
     return;
   }
   const PackedWeights::Data* packed = problem.packed;
@@ -55,7 +54,6 @@ Weights::Weights(const Problem& problem, const KernelTable& kernels)
   const std::int64_t along = problem.transpose ? problem.K : problem.N;
   words_ = along * problem.format->bits / 32;
   groups_ = along / problem.group_size;
-  strip_bytes_ = problem.K * problem.format->bits * lanes / 8;
 }
 
 float Weights::scale_factor(std::int64_t expert) const {
@@ -88,6 +86,17 @@ WeightStrip Weights::strip(std::int64_t expert, std::int64_t strip) const {
     result.bias_stride = problem_.biases.row_stride();
   }
   return result;
+}
+
+Ahead Weights::ahead(std::int64_t expert, std::int64_t strip, std::int64_t count) const {
+  const WeightStrip first = this->strip(expert, strip);
+  const std::int64_t rows = first.packed ? count * lanes : std::min(count * lanes, problem_.N - strip * lanes);
+  const auto run = [&](const std::byte* begin, std::int64_t row_stride, std::int64_t row_bytes) {
+    return first.packed || row_stride == row_bytes ? Run{begin, rows * row_bytes} : Run{};
+  };
+  return {.codes = run(first.codes, first.row_stride, words_ * 4),
+          .scales = run(first.scales, first.scale_stride, groups_ * scale_bytes_),
+          .biases = run(first.biases, first.bias_stride, groups_ * bias_bytes_)};
 }
 
 void Weights::dequantize(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const {

@@ -14,8 +14,6 @@ class Weights {
 
   /// Strips of 16 outputs, the last one perhaps partial.
   [[nodiscard]] std::int64_t strips() const noexcept { return strips_; }
-  /// Bytes of codes in a strip.
-  [[nodiscard]] std::int64_t strip_bytes() const noexcept { return strip_bytes_; }
   /// Outputs of a strip that exist.
   [[nodiscard]] int strip_outputs(std::int64_t strip) const noexcept {
     return strip + 1 < strips_ ? lanes : static_cast<int>(problem_.N - strip * lanes);
@@ -23,6 +21,9 @@ class Weights {
 
   /// A strip of quantized, transposed weights.
   [[nodiscard]] WeightStrip strip(std::int64_t expert, std::int64_t strip) const;
+
+  /// What `count` strips from `strip` on will read, as far as it lies without gaps; else nothing.
+  [[nodiscard]] Ahead ahead(std::int64_t expert, std::int64_t strip, std::int64_t count) const;
 
   /// ŵ of 16 outputs and k in [k0, k0 + count), count ≤ 128, → [k][16] floats; lanes of outputs that do not exist are arbitrary.
   /// Transposed weights: k0 and count are multiples of the group size.
@@ -39,7 +40,6 @@ class Weights {
   ScaleType scale_type_ = ScaleType::float32;
   ScaleType bias_type_ = ScaleType::float32;
   std::int64_t strips_ = 0;
-  std::int64_t strip_bytes_ = 0;
   std::int64_t words_ = 0;   // of a packed row
   std::int64_t groups_ = 0;  // of a packed row
   std::int64_t scale_bytes_ = 0;

@@ -46,28 +46,22 @@ void for_each_code(const typename V::i32* in, Sink sink) {
 
 template <class V, class F>
 void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0, std::int64_t count, float* out) {
-  using U = Unit<V, F>;
   using i32 = typename V::i32;
   using f32 = typename V::f32;
-  constexpr int max_groups = 128 / U::codes;  // a unit is no longer than a group
+  constexpr int max_groups = 128 / Unit<V, F>::codes;  // a unit is no longer than a group
   alignas(64) float scales[max_groups * 2 * lanes];
-  pack_scales<V>(strip, {}, k0 / group_size, count / group_size, value_unit<F>, 0.0F, scales);
-  const std::int64_t end = (k0 + count) * F::bits / 32;
+  pack_scales<V>(strip, k0 / group_size, count / group_size, value_unit<F>, 0.0F, scales, Prefetcher<V>(strip.scales));
   int k = 0;
-  for (std::int64_t word = k0 * F::bits / 32; word < end; word += block_words<V, F>) {
-    const int words = end - word < block_words<V, F> ? static_cast<int>(end - word) : block_words<V, F>;
-    i32 block[16];
-    load_block<V>(strip, word, words, block);
-    for (int at = 0; at < words; at += U::words) {
-      const float* group = scales + k / group_size * 2 * lanes;
-      const f32 scale = V::load(group);
-      // Formats without biases: 0 · scale would be NaN for an infinite scale whose own product is not.
-      const f32 bias = F::has_biases ? V::load(group + lanes) : V::broadcast(0.0F);
-      for_each_code<V, F>(block + at,
-                          [&](int i, i32 code) { V::store(out + (k + i) * lanes, V::fma(code_value<V, F>(code), scale, bias)); });
-      k += U::codes;
-    }
-  }
+  const auto dequantize_unit = [&](const i32* words) {
+    const float* group = scales + k / group_size * 2 * lanes;
+    const f32 scale = V::load(group);
+    // Formats without biases: 0 · scale would be NaN for an infinite scale whose own product is not.
+    const f32 bias = F::has_biases ? V::load(group + lanes) : V::broadcast(0.0F);
+    for_each_code<V, F>(words,
+                        [&](int i, i32 code) { V::store(out + (k + i) * lanes, V::fma(code_value<V, F>(code), scale, bias)); });
+    k += Unit<V, F>::codes;
+  };
+  for_each_unit<V, F>(strip, k0 * F::bits / 32, (k0 + count) * F::bits / 32, dequantize_unit, [] {});
 }
 
 template <class V, class F>

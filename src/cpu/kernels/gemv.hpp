@@ -3,7 +3,7 @@
 //
 // The weights are transposed (16 rows × 16 words, 64 shuffles), not the sums: lane = output from the start, the cost is the same
 // for 1, 2 or 3 slices and is shared by the rows of x. Scales come through the same transpose, 16 rows × a line at a time.
-// Prefetches run linearly through the next strip, one at a time between the arithmetic.
+// Prefetches run linearly through the next strip.
 #pragma once
 
 #include "cpu/kernels/flush.hpp"
@@ -15,6 +15,19 @@ namespace {
 
 /// Groups whose scales are unpacked at a time: 32 × 128 bytes = 4 KiB of L1.
 inline constexpr int scale_groups = 32;
+
+/// Prefetches of codes while a unit is multiplied: half of the lines that it is made of; for_each_unit makes room for the others.
+template <class V, class F>
+inline constexpr int unit_prefetches = (Unit<V, F>::words + 1) / 2;
+
+/// All of them in a strip, those of pack_scales included.
+template <class V, class F>
+std::int64_t prefetches(const WeightStrip& strip, std::int64_t groups, std::int64_t words) {
+  constexpr int units = block_words<V, F> / Unit<V, F>::words;
+  constexpr int loading = (block_words<V, F> + 1) / 2;
+  const std::int64_t blocks = (words + block_words<V, F> - 1) / block_words<V, F>;
+  return blocks * (loading + units * unit_prefetches<V, F>)+prefetches_of(strip, groups);
+}
 
 template <class V, class F, int slices, int rows>
 std::uint32_t gemv(const GemvArguments& a) {
@@ -38,10 +51,9 @@ std::uint32_t gemv(const GemvArguments& a) {
     x[r] = a.x[r];
     x_scales[r] = a.x_scales[r];
   }
-  // Rows that follow each other without a gap are one run of memory; others are left to the hardware's prefetcher.
-  const bool linear = a.next.codes != nullptr && (a.next.packed || a.next.row_stride == words * 4);
-  const std::byte* prefetch = linear ? a.next.codes : a.weights.codes;
-  const std::int64_t prefetch_step = linear ? 64 : 0;
+  Prefetcher<V> codes_ahead(a.ahead.codes, prefetches<V, F>(a.weights, groups, words), a.weights.codes);
+  SparsePrefetcher<V> scales_ahead(a.ahead.scales, groups);
+  SparsePrefetcher<V> biases_ahead(a.ahead.biases, groups);
   std::uint32_t exceptional = 0;
 
   alignas(64) float scales[scale_groups * 2 * lanes];
@@ -54,7 +66,8 @@ std::uint32_t gemv(const GemvArguments& a) {
     if (unit_of_group == 0) {
       if (group_of_chunk == scale_groups) {
         const std::int64_t left = groups - g < scale_groups ? groups - g : scale_groups;
-        exceptional |= pack_scales<V>(a.weights, a.next, g, left, F::integer.unit, F::integer.offset, scales);
+        exceptional |= pack_scales<V>(a.weights, g, left, F::integer.unit, F::integer.offset, scales, codes_ahead);
+        codes_ahead.skip(prefetches_of(a.weights, left));
         group_of_chunk = 0;
       }
       for (int r = 0; r < rows; ++r) {
@@ -70,10 +83,8 @@ std::uint32_t gemv(const GemvArguments& a) {
     U::to_lines(words_of_unit, line);
 #pragma GCC unroll 8
     for (int step = 0; step < U::steps; ++step) {
-      // Bursts of prefetches fill the miss buffers, then memory and arithmetic take turns: spread them.
-      if ((step + 1) * U::words / U::steps > step * U::words / U::steps) {
-        V::prefetch(prefetch);
-        prefetch += prefetch_step;
+      if ((step + 1) * unit_prefetches<V, F> / U::steps > step * unit_prefetches<V, F> / U::steps) {
+        codes_ahead.next();
       }
       const i32 w_u8 = step_codes<V, U::nibbles>(step, [&](int l) { return line[l]; });
       for (int r = 0; r < rows; ++r) {
@@ -97,31 +108,15 @@ std::uint32_t gemv(const GemvArguments& a) {
         y[r] = flush_group<V, slices>(joined, x_scales[r], scale, bias, y[r]);
         x_scales[r] += slices + 1;
       }
+      scales_ahead.next();
+      biases_ahead.next();
       unit_of_group = 0;
       ++group_of_chunk;
       ++g;
     }
   };
 
-  constexpr int block_size = block_words<V, F>;
-  for (std::int64_t word = 0; word < words; word += block_size) {
-    const int count = words - word < block_size ? static_cast<int>(words - word) : block_size;
-    i32 block[16];
-    load_block<V>(a.weights, word, count, block);
-    if constexpr (block_size / U::words <= 4) {
-      // Unrolled, the transposed words stay in registers; narrower codes have too many units to a block for that to pay.
-#pragma GCC unroll 4
-      for (int at = 0; at < block_size; at += U::words) {
-        if (at < count) {
-          multiply_unit(block + at);
-        }
-      }
-    } else {
-      for (int at = 0; at < count; at += U::words) {
-        multiply_unit(block + at);
-      }
-    }
-  }
+  for_each_unit<V, F>(a.weights, 0, words, multiply_unit, [&codes_ahead] { codes_ahead.next(); });
   for (int r = 0; r < rows; ++r) {
     V::store(a.c + r * a.c_stride, y[r]);
   }

@@ -37,10 +37,22 @@ struct WeightStrip {
   float scale_factor = 1.0F;  // a global scale; scales are multiplied by it and rounded once
 };
 
+/// Memory without gaps. Of no bytes: nothing, or nothing known.
+struct Run {
+  const std::byte* begin = nullptr;
+  std::int64_t bytes = 0;
+};
+/// Weights that will be wanted soon, to be prefetched.
+struct Ahead {
+  Run codes;
+  Run scales;
+  Run biases;
+};
+
 /// One strip times few rows.
 struct GemvArguments {
   WeightStrip weights;
-  WeightStrip next;  // what will be wanted next: prefetched (codes == nullptr: nothing)
+  Ahead ahead;
   int group_size = 0;
   std::int64_t K = 0;
   const std::int32_t* const* x = nullptr;  // per row, [group][step][slice] words of 4 bytes
@@ -62,7 +74,7 @@ struct GemmArguments {
   int groups = 0;
   int group_size = 0;
   bool first = false;                   // c starts at zero, else at its content
-  const std::byte* prefetch = nullptr;  // memory wanted soon; any address will do when prefetch_lines is 0
+  const std::byte* prefetch = nullptr;  // memory wanted soon; anything mapped when prefetch_lines is 0
   int prefetch_lines = 0;               // 0, 1 or 2 per unit of 32 (16) k
 };
 
@@ -93,9 +105,8 @@ struct FormatKernels {
   /// Codes of k in [k0, k0 + count) of a strip → panel, [k/8 or k/4] lines of 16 words. count: a multiple of the group.
   void (*pack)(const WeightStrip&, std::int64_t k0, std::int64_t count, std::byte* panel) = nullptr;
   /// Scales and biases of groups [g0, g0 + count) in integer form → [group][scale, bias][16]. Returns the lanes whose scale or
-  /// bias is not finite or so large that sums could overflow: outputs that need the float path. Prefetches those of `next`.
-  std::uint32_t (*pack_scales)(const WeightStrip&, const WeightStrip& next, std::int64_t g0, std::int64_t count,
-                               float* out) = nullptr;
+  /// bias is not finite or so large that sums could overflow: outputs that need the float path.
+  std::uint32_t (*pack_scales)(const WeightStrip&, std::int64_t g0, std::int64_t count, float* out) = nullptr;
   /// ŵ of k in [k0, k0 + count) of a strip → [k][16] floats. count: a multiple of the group, at most 128.
   void (*dequantize)(const WeightStrip&, int group_size, std::int64_t k0, std::int64_t count, float* out) = nullptr;
   /// Without transpose: 16 outputs of `count` rows k, whose codes begin at `codes`; scale_bias is [k][2] → [k][16] floats.

@@ -1,7 +1,7 @@
 // Scales and biases of a strip, from how they are stored to [group][scale, bias][16 lanes] in float32.
 #pragma once
 
-#include "cpu/kernels/kernel_table.hpp"
+#include "cpu/kernels/prefetch.hpp"
 
 namespace gqmm::cpu {
 namespace {
@@ -47,66 +47,80 @@ typename V::i32 element_of(typename V::i32 word) {
   }
 }
 
-/// One array of a strip, scales or biases: where it lies and where the same array of the next strip lies (prefetched; it may be
-/// the same).
+/// One array of a strip: its scales or its biases.
 struct GroupArray {
   const std::byte* base;
   std::int64_t stride;  // in place: bytes between rows
   int rows;             // in place: rows that exist
-  const std::byte* next;
 };
+
+/// The larger of `so_far` and sink(g + part, f32) of every part of a word that holds elements of groups g, g + 1, …, as long as
+/// they are below `count`.
+template <class V, ScaleType type, int part = 0, class Sink>
+[[gnu::always_inline]] inline typename V::i32 sink_word(typename V::i32 word, std::int64_t g, std::int64_t count,
+                                                        typename V::i32 so_far, Sink sink) {
+  constexpr int size = bytes_of(type);
+  if constexpr (part * size < 4) {
+    if (g + part < count) {
+      so_far = V::max(so_far, sink(g + part, widen_scale<V, type>(element_of<V, size, part>(word))));
+      so_far = sink_word<V, type, part + 1>(word, g, count, so_far, sink);
+    }
+  }
+  return so_far;
+}
 
 /// largest = max(largest, sink(g, f32 of 16 rows)) over elements [0, count). The running maximum is a value, not a capture: it
 /// must stay in a register.
 template <class V, ScaleType type, class Sink>
-typename V::i32 for_each_in_place(const GroupArray& a, std::int64_t count, typename V::i32 largest, Sink sink) {
+typename V::i32 for_each_in_place(const GroupArray& a, std::int64_t count, typename V::i32 largest, Sink sink,
+                                  Prefetcher<V>& ahead) {
   constexpr int size = bytes_of(type);
   constexpr int per_word = 4 / size;
   constexpr std::int64_t per_block = 16 * per_word;
-  for (std::int64_t g = 0; g < count; g += per_block) {
-    const std::int64_t left = count - g < per_block ? count - g : per_block;
-    typename V::i32 block[16];
+  typename V::i32 block[16];
+  std::int64_t g = 0;
+  for (; a.rows == lanes && count - g >= per_block; g += per_block) {
+#pragma GCC unroll 16
     for (int n = 0; n < lanes; ++n) {
-      const std::int64_t offset = (n < a.rows ? n : a.rows - 1) * a.stride + g * size;
-      V::prefetch(a.next + offset);
-      if (left == per_block) {
-        block[n] = V::load_words(a.base + offset, 16);
-      } else {
-        std::byte copy[64] = {};  // the last word is not all ours to read
-        __builtin_memcpy(copy, a.base + offset, static_cast<std::size_t>(left * size));
-        block[n] = V::load_words(copy, 16);
-      }
+      block[n] = V::load_words(a.base + n * a.stride + g * size, 16);
     }
     V::transpose(block);
-    const auto emit = [&]<int part>(int word, typename V::i32 so_far) {
-      const std::int64_t at = word * per_word + part;
-      if constexpr (part < per_word) {
-        return at < left ? V::max(so_far, sink(g + at, widen_scale<V, type>(element_of<V, size, part>(block[word])))) : so_far;
-      } else {
-        return so_far;
-      }
-    };
 #pragma GCC unroll 16
     for (int word = 0; word < 16; ++word) {
-      largest = emit.template operator()<0>(word, largest);
-      largest = emit.template operator()<1>(word, largest);
-      largest = emit.template operator()<2>(word, largest);
-      largest = emit.template operator()<3>(word, largest);
+      largest = sink_word<V, type>(block[word], word * per_word, per_block, largest,
+                                   [g, sink](std::int64_t at, typename V::f32 value) { return sink(g + at, value); });
+      ahead.next();
+    }
+  }
+  for (; g < count; g += per_block) {
+    const std::int64_t left = count - g < per_block ? count - g : per_block;
+    for (int n = 0; n < lanes; ++n) {
+      const std::byte* row = a.base + (n < a.rows ? n : a.rows - 1) * a.stride + g * size;
+      std::byte copy[64] = {};  // the last word is not all ours to read
+      __builtin_memcpy(copy, row, static_cast<std::size_t>(left * size));
+      block[n] = V::load_words(copy, 16);
+    }
+    V::transpose(block);
+    for (int word = 0; word < 16; ++word) {
+      largest = sink_word<V, type>(block[word], g + word * per_word, count, largest, sink);
     }
   }
   return largest;
 }
 
 template <class V, ScaleType type, class Sink>
-typename V::i32 for_each_packed(const GroupArray& a, std::int64_t count, typename V::i32 largest, Sink sink) {
+typename V::i32 for_each_packed(const GroupArray& a, std::int64_t count, typename V::i32 largest, Sink sink,
+                                Prefetcher<V>& ahead) {
   constexpr int size = bytes_of(type);
+  constexpr int per_word = 4 / size;
   for (std::int64_t g = 0; g < count; ++g) {
-    const std::int64_t line = g * lanes * size;
-    V::prefetch(a.next + line);
-    const std::byte* at = a.base + line;
+    const std::byte* at = a.base + g * lanes * size;
     largest = V::max(largest, sink(g, widen_scale<V, type>(size == 4   ? V::load_words(at, 16)
                                                            : size == 2 ? V::load_u16(at, 16)
                                                                        : V::load_u8(at, 16))));
+    if (g % per_word == 0) {
+      ahead.next();
+    }
   }
   return largest;
 }
@@ -114,12 +128,11 @@ typename V::i32 for_each_packed(const GroupArray& a, std::int64_t count, typenam
 /// Over groups [first, first + count) of an array whose type is known at run time.
 template <class V, class Sink>
 typename V::i32 for_each_group(ScaleType type, GroupArray a, bool packed, std::int64_t first, std::int64_t count,
-                               typename V::i32 largest, Sink sink) {
-  const std::int64_t offset = first * bytes_of(type) * (packed ? lanes : 1);
-  a.base += offset;
-  a.next += offset;
+                               typename V::i32 largest, Sink sink, Prefetcher<V>& ahead) {
+  a.base += first * bytes_of(type) * (packed ? lanes : 1);
   const auto run = [&]<ScaleType known>() {
-    return packed ? for_each_packed<V, known>(a, count, largest, sink) : for_each_in_place<V, known>(a, count, largest, sink);
+    return packed ? for_each_packed<V, known>(a, count, largest, sink, ahead)
+                  : for_each_in_place<V, known>(a, count, largest, sink, ahead);
   };
   switch (type) {
     case ScaleType::float32: return run.template operator()<ScaleType::float32>();
@@ -134,33 +147,38 @@ typename V::i32 for_each_group(ScaleType type, GroupArray a, bool packed, std::i
 /// K/16 of them.
 inline constexpr std::int32_t largest_ordinary_scale = (127 + 47) << 23;
 
-/// scale' = unit · scale · factor and bias' = bias − offset · scale', so that ŵ = scale' · u + bias'. Returns the lanes that hold
-/// one too large, infinite or NaN. The scales of `next`, if it has any, are prefetched.
+/// How often pack_scales calls ahead.next(): once for each word of a row of scales and biases, about.
+constexpr std::int64_t prefetches_of(const WeightStrip& strip, std::int64_t groups) {
+  return groups * (bytes_of(strip.scale_type) + (strip.biases != nullptr ? bytes_of(strip.bias_type) : 0)) / 4;
+}
+
+/// scale' = (unit · factor) · scale and bias' = bias − offset · scale', so that ŵ = scale' · u + bias'. Returns the lanes that
+/// hold one too large, infinite or NaN.
 template <class V>
-[[gnu::noinline]] std::uint32_t pack_scales(const WeightStrip& strip, const WeightStrip& next, std::int64_t first,
-                                            std::int64_t count, float unit, float offset, float* out) {
+[[gnu::noinline]] std::uint32_t pack_scales(const WeightStrip& strip, std::int64_t first, std::int64_t count, float unit,
+                                            float offset, float* out, Prefetcher<V> ahead) {
   using f32 = typename V::f32;
   using i32 = typename V::i32;
   const bool biased = strip.biases != nullptr;
-  const GroupArray scales = {strip.scales, strip.scale_stride, strip.rows, next.scales != nullptr ? next.scales : strip.scales};
   i32 largest = V::broadcast(std::int32_t{0});
   const auto magnitude = [](f32 value) { return V::bit_and(V::as_i32(value), V::broadcast(0x7fffffff)); };
-  largest = for_each_group<V>(strip.scale_type, scales, strip.packed, first, count, largest,
-                              [out, biased, offset, unit, magnitude, factor = strip.scale_factor](std::int64_t g, f32 scale) {
-                                const f32 s = V::mul(V::mul(scale, V::broadcast(factor)), V::broadcast(unit));
-                                V::store(out + g * 2 * lanes, s);
-                                if (!biased) {
-                                  V::store(out + g * 2 * lanes + lanes, V::mul(s, V::broadcast(-offset)));
-                                }
-                                return magnitude(s);
-                              });
+  const auto store_scale = [out, biased, offset, magnitude, factor = strip.scale_factor * unit](std::int64_t g, f32 scale) {
+    const f32 s = V::mul(scale, V::broadcast(factor));
+    V::store(out + g * 2 * lanes, s);
+    if (!biased) {
+      V::store(out + g * 2 * lanes + lanes, V::mul(s, V::broadcast(-offset)));
+    }
+    return magnitude(s);
+  };
+  const auto store_bias = [out, magnitude](std::int64_t g, f32 bias) {
+    V::store(out + g * 2 * lanes + lanes, bias);
+    return magnitude(bias);
+  };
+  largest = for_each_group<V>(strip.scale_type, {strip.scales, strip.scale_stride, strip.rows}, strip.packed, first, count,
+                              largest, store_scale, ahead);
   if (biased) {
-    const GroupArray biases = {strip.biases, strip.bias_stride, strip.rows, next.biases != nullptr ? next.biases : strip.biases};
-    largest = for_each_group<V>(strip.bias_type, biases, strip.packed, first, count, largest,
-                                [out, magnitude](std::int64_t g, f32 bias) {
-                                  V::store(out + g * 2 * lanes + lanes, bias);
-                                  return magnitude(bias);
-                                });
+    largest = for_each_group<V>(strip.bias_type, {strip.biases, strip.bias_stride, strip.rows}, strip.packed, first, count,
+                                largest, store_bias, ahead);
   }
   return V::mask_at_least(largest, largest_ordinary_scale);
 }

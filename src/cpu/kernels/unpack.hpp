@@ -110,48 +110,78 @@ typename V::i32 step_codes(int step, Line line) {
 /// The most words, up to 16, that are whole units: what one transpose yields.
 template <class V, class F>
 inline constexpr int block_words = 16 / Unit<V, F>::words * Unit<V, F>::words;
+/// Narrower codes have too many units to a block for unrolling to pay.
+inline constexpr int max_unrolled_units = 5;
 
-/// Words [first, first + count) of the strip's 16 rows, lane n = row n. count ≤ 16. Rows that do not exist repeat the last one.
-template <class V>
-[[gnu::always_inline]] inline void load_block(const WeightStrip& strip, std::int64_t first, int count,
-                                              typename V::i32 (&block)[16]) {
-  if (strip.packed) {
-    for (int j = 0; j < count; ++j) {
-      block[j] = V::load_words(strip.codes + (first + j) * 64, 16);
+/// Calls each(U::words vectors) for every unit in words [first, end) of a strip, in order. Lane n is row n; rows that do not
+/// exist repeat the last one. between() is called between the loads, for about every second word: there is room for a prefetch.
+template <class V, class F, class Each, class Between>
+[[gnu::always_inline]] inline void for_each_unit(const WeightStrip& strip, std::int64_t first, std::int64_t end, Each each,
+                                                 Between between) {
+  using U = Unit<V, F>;
+  using i32 = typename V::i32;
+  constexpr int block_size = block_words<V, F>;
+  constexpr int units = block_size / U::words;
+  for (std::int64_t word = first; word < end; word += block_size) {
+    const int count = end - word < block_size ? static_cast<int>(end - word) : block_size;
+    const std::byte* lines = strip.codes + word * 64;
+    alignas(64) std::byte transposed[16 * 64];
+    if (!strip.packed) {
+      const std::byte* row = strip.codes + word * 4;
+      i32 block[16];
+      if (strip.rows == lanes && end - word >= 16) {
+#pragma GCC unroll 16
+        for (int n = 0; n < lanes; ++n) {
+          block[n] = V::load_words(row + n * strip.row_stride, 16);
+          if (n % 2 == 0 && n < block_size) {
+            between();
+          }
+        }
+        V::transpose(block);
+        if constexpr (units <= max_unrolled_units) {  // the transposed words stay in registers
+#pragma GCC unroll 8
+          for (int unit = 0; unit < units; ++unit) {
+            each(block + unit * U::words);
+          }
+          continue;
+        }
+      } else {
+        for (int n = 0; n < lanes; ++n) {
+          block[n] = V::load_words(row + (n < strip.rows ? n : strip.rows - 1) * strip.row_stride, count);
+        }
+        V::transpose(block);
+      }
+      for (int j = 0; j < 16; ++j) {
+        V::store_words(transposed + j * 64, block[j], 16);
+      }
+      lines = transposed;
     }
-    return;
+    for (int at = 0; at < count; at += U::words) {
+      i32 unit[U::words];
+      for (int j = 0; j < U::words; ++j) {
+        unit[j] = V::load_words(lines + (at + j) * 64, 16);
+        if (j % 2 == 0) {
+          between();
+        }
+      }
+      each(unit);
+    }
   }
-  const std::byte* word = strip.codes + first * 4;
-  if (count == 16 && strip.rows == lanes) {
-    for (int n = 0; n < lanes; ++n) {
-      block[n] = V::load_words(word + n * strip.row_stride, 16);
-    }
-  } else {
-    for (int n = 0; n < lanes; ++n) {
-      block[n] = V::load_words(word + (n < strip.rows ? n : strip.rows - 1) * strip.row_stride, count);
-    }
-  }
-  V::transpose(block);
 }
 
 template <class V, class F>
 void pack_strip(const WeightStrip& strip, std::int64_t k0, std::int64_t count, std::byte* panel) {
   using U = Unit<V, F>;
   using i32 = typename V::i32;
-  const std::int64_t end = (k0 + count) * F::bits / 32;
-  for (std::int64_t word = k0 * F::bits / 32; word < end; word += block_words<V, F>) {
-    const int words = end - word < block_words<V, F> ? static_cast<int>(end - word) : block_words<V, F>;
-    i32 block[16];
-    load_block<V>(strip, word, words, block);
-    for (int at = 0; at < words; at += U::words) {
-      i32 line[U::lines];
-      U::to_lines(block + at, line);
-      for (int i = 0; i < U::lines; ++i) {
-        V::store_words(panel, line[i], 16);
-        panel += 64;
-      }
+  const auto pack_unit = [&panel](const i32* words) {
+    i32 line[U::lines];
+    U::to_lines(words, line);
+    for (int i = 0; i < U::lines; ++i) {
+      V::store_words(panel, line[i], 16);
+      panel += 64;
     }
-  }
+  };
+  for_each_unit<V, F>(strip, k0 * F::bits / 32, (k0 + count) * F::bits / 32, pack_unit, [] {});
 }
 
 }  // namespace
