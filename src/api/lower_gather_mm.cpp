@@ -65,7 +65,7 @@ Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& o
       {{"a", &a}, {"b", &b}, {"lhs_indices", address_of(options.lhs_indices)}, {"rhs_indices", address_of(options.rhs_indices)}});
   lowered.lhs = std::move(pairs.lhs);
   lowered.rhs = std::move(pairs.rhs);
-  lowered.operands = {with_contiguous_rows(rows, lowered.lhs), with_contiguous_rows(columns, lowered.rhs)};
+  lowered.operands = {with_contiguous_rows(rows, lowered.lhs), columns};  // b is read at any strides
 
   Problem& problem = lowered.problem;
   problem.M = rows.dim(-2);
