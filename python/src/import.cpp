@@ -4,6 +4,7 @@
 //                       element type, read-only memory included
 //   PyTorch             torch.utils.dlpack.to_dlpack
 //   JAX                 DLPack
+//   NumPy's scalars     as arrays without dimensions (a copy)
 //   anything else       __array_interface__, then the buffer protocol (MLX, whose bfloat16 it also names), then DLPack
 #include "arrays.hpp"
 
@@ -349,9 +350,12 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
 }
 
 Operand import_other(ArgumentName name, nb::handle object) {
-  // A class may have the attributes of its arrays; and the memory that a NumPy scalar's __array_interface__ points to is freed
-  // before the caller sees it.
-  if (!object.is_type() && !is_instance(object, numpy_scalar_class())) {
+  if (is_instance(object, numpy_scalar_class())) {
+    // The memory that its own __array_interface__ points to is freed before the caller sees it.
+    static nb::handle numpy;
+    return import_numpy(name, kept_module(numpy, "numpy").attr("asarray")(object));
+  }
+  if (!object.is_type()) {  // a class may have the attributes of its arrays
     if (const nb::object interface = nb::getattr(object, "__array_interface__", nb::none()); !interface.is_none()) {
       return import_interface(name, object, interface);
     }

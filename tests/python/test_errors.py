@@ -126,9 +126,9 @@ GATHER_ONLY = {
 }
 
 WRONG_KIND = {
-    "x": [1, 2.5, [1.0], None, "x", np.float32(1)],
-    "w": [1, [[1]], None, np.uint32(1)],
-    "scales": [1.0, [1.0], np.float32(1)],
+    "x": [1, 2.5, [1.0], None, "x"],
+    "w": [1, [[1]], None],
+    "scales": [1.0, [1.0]],
     "biases": [1.0, (1.0,)],
     "transpose": [1, "yes"],
     "group_size": [64.0, "64", True],
@@ -138,7 +138,7 @@ WRONG_KIND = {
 }
 WRONG_KIND_GATHER = {
     "lhs_indices": [0, [0, 1], (0,)],
-    "rhs_indices": [0, [0, 1], np.int32(0)],
+    "rhs_indices": [0, [0, 1]],
     "global_scale": [1.0],
     "sorted_indices": [1, None, "yes"],
 }

@@ -95,6 +95,18 @@ def test_indices_may_have_any_integer_type(rng, dtype):
     oracle.assert_within(y, oracle.reference(x, weights, np.array([2, 0, 1]), np.array([3, 3, 0])))
 
 
+def test_indices_and_global_scales_may_be_numpy_scalars(rng):
+    setting = Setting("nvfp4", 4, 16)
+    weights = oracle.random_weights(rng, setting, (4,), 5, 64)
+    x = rng.standard_normal((3, 1, 64)).astype(np.float32)
+
+    def product(lhs, rhs, global_scale):
+        return gqmm.gather_qmm(x, *weights.arrays(), None, lhs, rhs, mode="nvfp4", global_scale=global_scale)
+
+    y = product(np.int64(2), np.uint8(3), np.float32(0.5))
+    np.testing.assert_array_equal(y, product(np.array(2), np.array(3), np.array(0.5, np.float32)))
+
+
 def test_missing_lhs_indices_count_the_matrices_of_x_in_their_shape(rng):
     weights = oracle.random_weights(rng, Setting("affine", 4, 32), (4,), 5, 64)
     x = rng.standard_normal((2, 3, 1, 64)).astype(np.float32)
