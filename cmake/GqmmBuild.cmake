@@ -18,7 +18,7 @@ function(gqmm_compile_options target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror -ffp-contract=off)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
     # Its own headers trip these: AVX-512's intrinsics, std::string's operator+ and inlined vectors (GCC bugs 105593, 105651).
-    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized -Wno-restrict -Wno-array-bounds -Wno-stringop-overflow)
+    target_compile_options(${target} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized -Wno-restrict -Wno-array-bounds -Wno-stringop-overflow)
   endif()
   if(GQMM_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${GQMM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
