@@ -118,6 +118,20 @@ void Product::integer_gemv(const Block& block, const Item* next) const {
 
 void Product::integer_gemm(const Block& block, const Item* next) const {
   const Item& item = block.item;
+  const std::int64_t width = kernels_.gemm_tile[problem_.slices - 1].nv;
+  for (std::int64_t s = 0; s < item.strips; s += width) {
+    const std::int64_t after = s + width;
+    const Ahead ahead = after < item.strips
+                            ? weights_.ahead(item.expert, item.first_strip + after, std::min(width, item.strips - after))
+                        : next != nullptr ? weights_.ahead(next->expert, next->first_strip, std::min(width, next->strips))
+                                          : Ahead{};
+    multiply_panel(block, s, std::min(width, item.strips - s), ahead);
+  }
+}
+
+/// All rows of the block times `strips` strips from `first` on, at most one tile's.
+void Product::multiply_panel(const Block& block, std::int64_t first, std::int64_t strips, const Ahead& ahead) const {
+  const Item& item = block.item;
   const std::int64_t K = problem_.K;
   const int group_size = problem_.group_size;
   const std::int64_t groups = K / group_size;
@@ -133,25 +147,24 @@ void Product::integer_gemm(const Block& block, const Item* next) const {
   arguments.group_size = group_size;
   arguments.c_stride = block.c_stride;
   const bool ready = problem_.packed != nullptr && format.panel_is_raw;
-  std::byte* panel =
-      ready ? nullptr : scratch.codes.take<std::byte>(static_cast<std::size_t>(item.strips * arguments.strip_codes));
-  float* scales = scratch.scales.take<float>(static_cast<std::size_t>(item.strips * arguments.strip_scales));
-  for (std::int64_t s = 0; s < item.strips; ++s) {
-    const WeightStrip strip = weights_.strip(item.expert, item.first_strip + s);
+  std::byte* panel = ready ? nullptr : scratch.codes.take<std::byte>(static_cast<std::size_t>(strips * arguments.strip_codes));
+  float* scales = scratch.scales.take<float>(static_cast<std::size_t>(strips * arguments.strip_scales));
+  for (std::int64_t s = 0; s < strips; ++s) {
+    const WeightStrip strip = weights_.strip(item.expert, item.first_strip + first + s);
     if (!ready) {
       format.pack(strip, 0, K, panel + s * arguments.strip_codes);
     }
-    block.exceptional_lanes[static_cast<std::size_t>(s)] =
+    block.exceptional_lanes[static_cast<std::size_t>(first + s)] =
         format.pack_scales(strip, 0, groups, scales + s * arguments.strip_scales);
   }
-  const std::byte* codes = ready ? weights_.strip(item.expert, item.first_strip).codes : panel;
+  const std::byte* codes = ready ? weights_.strip(item.expert, item.first_strip + first).codes : panel;
 
-  LineQueue lines_ahead(next != nullptr ? weights_.ahead(next->expert, next->first_strip, next->strips) : Ahead{});
+  LineQueue lines_ahead(ahead);
   const std::int64_t unit = group_size < 32 ? group_size : 32;
   const std::int64_t tile_units = (item.rows + tile.mr - 1) / tile.mr * (K / unit);
   const std::int64_t lines_per_unit = std::min<std::int64_t>(2, (lines_ahead.count() + tile_units - 1) / tile_units);
 
-  const std::int64_t chunk_k = panel_chunk_bytes / (item.strips * bytes_per_k) / group_size * group_size;
+  const std::int64_t chunk_k = panel_chunk_bytes / (strips * bytes_per_k) / group_size * group_size;
   const std::int64_t chunk_groups = std::max<std::int64_t>(1, chunk_k / group_size);
   const auto& kernels =
       group_size < 32 ? kernels_.gemm16[slices - 1] : kernels_.gemm[static_cast<std::size_t>(format.panel)][slices - 1];
@@ -171,11 +184,11 @@ void Product::integer_gemm(const Block& block, const Item* next) const {
       }
       arguments.x = x.data();
       arguments.x_scales = x_scales.data();
-      arguments.c = block.row(row);
+      arguments.c = block.row(row) + first * lanes;
       arguments.prefetch_lines = lines_ahead.empty() ? 0 : static_cast<int>(lines_per_unit);
       arguments.prefetch = lines_ahead.empty() ? arguments.codes  // anything that is mapped
                                                : lines_ahead.take(lines_per_unit * arguments.groups * (group_size / unit));
-      kernels[rows - 1][item.strips - 1](arguments);
+      kernels[rows - 1][strips - 1](arguments);
     }
   }
 }
