@@ -11,6 +11,7 @@ endif()
 
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
 
 # Warnings are errors for this project's own targets. -ffp-contract=off because bitwise equality of the kernels needs every fma to be
 # written out (docs/numerics.md).

@@ -4,6 +4,7 @@
 #include <gqmm/array.hpp>
 #include <gqmm/types.hpp>
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -33,6 +34,14 @@ class PackedWeights {
   [[nodiscard]] const Shape& shape() const noexcept;
   /// Bytes of memory held.
   [[nodiscard]] std::size_t nbytes() const noexcept;
+
+  /// Writes a file that load() reads: safetensors, with the settings and a version among its metadata (docs/formats.md). The file
+  /// is whole or absent; one that exists is replaced. Throws std::runtime_error if it cannot be written.
+  void save(const std::filesystem::path& path) const;
+  /// Maps such a file into memory: nothing is read before a product needs it, and processes share it. Throws std::runtime_error
+  /// if the file cannot be read or is not one that save() wrote.
+  [[nodiscard]] static PackedWeights load(const std::filesystem::path& path);
+
   [[nodiscard]] const Data& data() const noexcept { return *data_; }
 
  private:

@@ -2,6 +2,7 @@
 Compiled part of gqmm. Use the functions of the package gqmm, which document it.
 """
 
+import os
 from typing import Any
 
 
@@ -79,6 +80,17 @@ class PackedWeights:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write a file that load() reads: safetensors, with the settings among its metadata. The file is whole or absent; one that exists is replaced. Raises OSError if it cannot be written.
+        """
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> PackedWeights:
+        """
+        Map a file that save() wrote into memory: nothing is read before a product needs it, and processes share it. Raises OSError if the file cannot be read or is not such a file.
+        """
 
     def __repr__(self) -> str: ...
 

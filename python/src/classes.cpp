@@ -1,15 +1,19 @@
 // The classes that users see: Device, Stream, PackedWeights, InstructionSet.
 #include "classes.hpp"
 
+#include "io/error.hpp"
+
 #include <gqmm/packed_weights.hpp>
 #include <gqmm/stream.hpp>
 #include <gqmm/system.hpp>
 
 #include <fmt/format.h>
+#include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -86,6 +90,13 @@ void bind_streams(nb::module_& m) {
 }
 
 void bind_packed_weights(nb::module_& m) {
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const io::FileError& error) {
+      PyErr_SetString(PyExc_OSError, error.what());
+    }
+  });
   nb::class_<PackedWeights>(m, "PackedWeights", nb::is_final(),
                             "Quantized weights in the order in which the kernels read them; pack() makes them. Passed as w, "
                             "without scales and biases. Immutable; results are bit-identical to those from the original arrays.")
@@ -99,6 +110,14 @@ void bind_packed_weights(nb::module_& m) {
           nb::sig("def shape(self) -> tuple[int, ...]"),
           "Shape of the weights they stand for: (…, N, K) when transpose, else (…, K, N).")
       .def_prop_ro("nbytes", &PackedWeights::nbytes, "Bytes of memory held.")
+      .def("save", &PackedWeights::save, nb::arg("path"), nb::call_guard<nb::gil_scoped_release>(),
+           nb::sig("def save(self, path: str | os.PathLike[str]) -> None"),
+           "Write a file that load() reads: safetensors, with the settings among its metadata. The file is whole or absent; one "
+           "that exists is replaced. Raises OSError if it cannot be written.")
+      .def_static("load", &PackedWeights::load, nb::arg("path"), nb::call_guard<nb::gil_scoped_release>(),
+                  nb::sig("def load(path: str | os.PathLike[str]) -> PackedWeights"),
+                  "Map a file that save() wrote into memory: nothing is read before a product needs it, and processes share it. "
+                  "Raises OSError if the file cannot be read or is not such a file.")
       .def("__repr__", [](const PackedWeights& self) {
         return fmt::format("<gqmm.PackedWeights {} {} {}-bit, groups of {}, {}{} bytes>", to_string(self.shape()),
                            name_of(self.mode()), self.bits(), self.group_size(), self.transpose() ? "" : "transpose=False, ",

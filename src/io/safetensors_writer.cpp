@@ -18,8 +18,9 @@
 namespace gqmm::io {
 namespace {
 
-/// The data begin at a multiple of this, and wide types come first: every tensor is aligned to its own elements.
-constexpr std::size_t data_alignment = 8;
+/// The data begin at a multiple of this, a cache line, and wide types come first: every tensor is aligned to its own elements.
+constexpr std::size_t data_alignment = 64;
+constexpr std::size_t length_bytes = 8;  // of the header's length
 
 /// What open(path, O_CREAT) would have given; mkstemp gives 0600. The process's mask can only be read by setting it.
 ::mode_t default_file_mode() {
@@ -65,9 +66,10 @@ SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, const std::vect
     header[tensor->name] = {{"dtype", tensor->type}, {"shape", tensor->shape}, {"data_offsets", {slot.offset, offset}}};
   }
   std::string text = header.dump();
-  text.resize((text.size() + data_alignment - 1) / data_alignment * data_alignment, ' ');
+  const std::size_t header_end = length_bytes + text.size();
+  text.resize((header_end + data_alignment - 1) / data_alignment * data_alignment - length_bytes, ' ');
   std::string length;
-  for (std::size_t i = 0; i < 8; ++i) {
+  for (std::size_t i = 0; i < length_bytes; ++i) {
     length += static_cast<char>(text.size() >> (8 * i) & 0xffU);
   }
   for (auto& [name, slot] : slots_) {

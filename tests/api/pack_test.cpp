@@ -3,6 +3,13 @@
 
 #include "api/unpack.hpp"
 
+#include <unistd.h>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+
 namespace gqmm::test {
 namespace {
 
@@ -186,6 +193,115 @@ TEST_F(PackedErrors, PackChecksItsArrays) {
       "[pack] scales has shape (3, 5, 2) but w of shape (3, 5, 8) with bits = 4 and group_size = 64 needs (3, 5, 1); group_size "
       "= 32 would fit",
       [&] { (void)pack(weights.w, *weights.options.scales, {.biases = weights.options.biases}); });
+}
+
+/// A path in a folder of this test's own, removed with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() : path_(std::filesystem::path(testing::TempDir()) / ("gqmm_pack_" + std::to_string(getpid()))) {
+    std::filesystem::create_directory(path_);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  [[nodiscard]] std::filesystem::path file(const char* name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+std::string error_of_loading(const std::filesystem::path& path) {
+  try {
+    (void)PackedWeights::load(path);
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST_P(Pack, ASavedFileIsMappedAndGivesTheSameBits) {
+  const auto& [format, group_size, transpose] = GetParam();
+  const TemporaryFolder folder;
+  Generator random(2);
+  const std::int64_t along = 3 * group_size;
+  Weights weights = random_weights(random, *format, group_size, transpose, {2, 2}, transpose ? 50 : along, transpose ? along : 50,
+                                   Dtype::float16);
+  if (format->mode == Mode::nvfp4) {
+    weights.options.global_scale = random.normal({2, 2});
+  }
+  const PackedWeights packed = pack_all(weights);
+  packed.save(folder.file("w"));
+  packed.save(folder.file("w"));  // replaces it
+  const PackedWeights loaded = PackedWeights::load(folder.file("w"));
+  EXPECT_EQ(loaded.shape(), packed.shape());
+  EXPECT_EQ(loaded.mode(), packed.mode());
+  EXPECT_EQ(loaded.bits(), packed.bits());
+  EXPECT_EQ(loaded.group_size(), packed.group_size());
+  EXPECT_EQ(loaded.transpose(), packed.transpose());
+  EXPECT_EQ(loaded.nbytes(), packed.nbytes());
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(loaded.data().codes.bytes()) % 64, 0U);
+  const array x = random.normal({2, 3, transpose ? along : 50});
+  EXPECT_EQ(memory_of(gather_qmm(x, loaded)), memory_of(gather_qmm(x, packed)));
+}
+
+TEST(PackedFile, EmptyWeightsComeBackEmpty) {
+  const TemporaryFolder folder;
+  const Weights weights = affine_weights(4, {0, 3}, 5, 64, true);
+  pack_all(weights).save(folder.file("w"));
+  EXPECT_EQ(PackedWeights::load(folder.file("w")).shape(), (Shape{0, 3, 5, 64}));
+}
+
+TEST(PackedFile, WhatIsNotOneIsAnErrorThatNamesTheFile) {
+  const TemporaryFolder folder;
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "absent] cannot open", error_of_loading(folder.file("absent")));
+  const std::filesystem::path path = folder.file("w");
+  const auto with_header = [&](const std::string& header) {
+    std::string bytes(8, '\0');
+    bytes[0] = static_cast<char>(header.size() & 0xff);
+    bytes[1] = static_cast<char>(header.size() >> 8);
+    std::ofstream(path, std::ios::binary) << bytes << header;
+    return error_of_loading(path);
+  };
+  const auto with_settings = [&](const std::string& settings) {
+    return with_header(R"({"__metadata__":{"gqmm.packed_weights":"1",)" + settings + "}}");
+  };
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "w] is no file of packed weights; make one with PackedWeights.save",
+                      with_header("{}"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, R"(of version "2", and this library reads 1; pack again)",
+                      with_header(R"({"__metadata__":{"gqmm.packed_weights":"2"}})"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "its metadata have no group_size", with_settings(R"("bits":"4")"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, R"(bits = "four" is not what it should be)", with_settings(R"("bits":"four")"));
+  const std::string settings = R"("mode":"affine","group_size":"64","transpose":"1",)";
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "w] bits = 7 is not available",
+                      with_settings(settings + R"("bits":"7","shape":"4,64")"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "fewer than two dimensions", with_settings(settings + R"("bits":"4","shape":"64")"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "whole number of groups of 64",
+                      with_settings(settings + R"("bits":"4","shape":"4,65")"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "is not what it should be",
+                      with_settings(settings + R"("bits":"4","shape":"4,-64")"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "more elements than 64 bits can count",
+                      with_settings(settings + R"("bits":"4","shape":"4294967296,4294967296,4,64")"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "there is no tensor codes", with_settings(settings + R"("bits":"4","shape":"4,64")"));
+}
+
+TEST(PackedFile, ADamagedFileIsAnErrorOrLoads) {
+  const TemporaryFolder folder;
+  const std::filesystem::path path = folder.file("w");
+  pack_all(affine_weights(4, {1}, 2, 64, true)).save(path);
+  std::ifstream file(path, std::ios::binary);
+  const std::string valid((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  for (std::size_t at = 0; at < 600; ++at) {
+    for (const char value : {'\0', '1', '9', '"', '\xff'}) {
+      std::string bytes = valid;
+      bytes[at] = value;
+      std::ofstream(path, std::ios::binary) << bytes;
+      (void)error_of_loading(path);
+    }
+  }
+  for (std::size_t size = 0; size < valid.size(); size += 7) {
+    std::ofstream(path, std::ios::binary) << valid.substr(0, size);
+    EXPECT_NE(error_of_loading(path), "no error") << size;
+  }
 }
 
 }  // namespace

@@ -103,6 +103,23 @@ def test_packed_weights_are_made_by_pack_alone():
         gqmm.PackedWeights()
 
 
+def test_a_saved_file_gives_the_same_bits(rng, tmp_path):
+    packed = packed_from(oracle.random_weights(rng, Setting("mxfp4", 4, 32), (2,), 19, 64))
+    x = rng.standard_normal((2, 3, 64)).astype(np.float32)
+    packed.save(tmp_path / "w.gqmm")
+    loaded = gqmm.PackedWeights.load(str(tmp_path / "w.gqmm"))
+    assert repr(loaded) == repr(packed)
+    assert oracle.same_bits(gqmm.gather_qmm(x, loaded), gqmm.gather_qmm(x, packed))
+
+
+def test_a_file_that_is_none_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match=r"absent\] cannot open: No such file"):
+        gqmm.PackedWeights.load(tmp_path / "absent")
+    (tmp_path / "text").write_text("no weights at all")
+    with pytest.raises(OSError, match=r"text\] the header should take"):
+        gqmm.PackedWeights.load(tmp_path / "text")
+
+
 def test_packed_weights_are_no_array(rng):
     packed = packed_from(oracle.random_weights(rng, Setting("affine", 4, 64), (2,), 3, 64))
     for op in (gqmm.quantize, lambda w: gqmm.dequantize(w, w), lambda w: gqmm.pack(w, w), lambda w: gqmm.gather_mm(w, w)):
