@@ -36,6 +36,7 @@ const LayerShape& shape_from_name(std::string_view name) {
 std::string_view name_of(Routing routing) {
   switch (routing) {
     case Routing::balanced: return "balanced";
+    case Routing::learned: return "learned";
     case Routing::one: return "one";
     case Routing::uniform: break;
   }
@@ -43,12 +44,12 @@ std::string_view name_of(Routing routing) {
 }
 
 Routing routing_from_name(std::string_view name) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::one}) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::one}) {
     if (name == name_of(routing)) {
       return routing;
     }
   }
-  throw std::invalid_argument(fmt::format("[bench] routing = '{}' is unknown; use uniform, balanced or one", name));
+  throw std::invalid_argument(fmt::format("[bench] routing = '{}' is unknown; use uniform, balanced, learned or one", name));
 }
 
 Dtype float_type_from_name(std::string_view name) {
@@ -58,6 +59,16 @@ Dtype float_type_from_name(std::string_view name) {
     }
   }
   throw std::invalid_argument(fmt::format("[bench] dtype = '{}' is unknown; use float16, bfloat16 or float32", name));
+}
+
+int Case::slices() const {
+  if (!is_integer()) {
+    return 1;
+  }
+  if (precision == Precision::fast) {
+    return 1;
+  }
+  return dtype == Dtype::float32 || precision == Precision::float32 ? 3 : 2;
 }
 
 double Case::operations() const {
@@ -75,9 +86,9 @@ std::string Case::format_name() const {
 }
 
 std::string Case::name() const {
-  return fmt::format("{} T={} {} {} {} {} {} {} {} thread{}", shape.name, tokens, format_name(), gqmm::name_of(dtype),
+  return fmt::format("{} T={} {} {} {} {} {} {} {} thread{}{}", shape.name, tokens, format_name(), gqmm::name_of(dtype),
                      gqmm::name_of(precision), packed ? "packed" : "in place", bench::name_of(routing), isa, threads,
-                     threads == 1 ? "" : "s");
+                     threads == 1 ? "" : "s", cached ? " cached" : "");
 }
 
 }  // namespace gqmm::bench

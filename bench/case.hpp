@@ -32,6 +32,7 @@ const LayerShape& shape_from_name(std::string_view name);
 enum class Routing {
   uniform,   ///< every token draws its experts at random, as a layer without preferences would
   balanced,  ///< every expert gets the same number of rows (± 1)
+  learned,   ///< tokens prefer some experts as much as a trained model's router does (routing.hpp)
   one,       ///< one expert gets all rows
 };
 
@@ -54,6 +55,8 @@ struct Case {
   Routing routing = Routing::uniform;
   int threads = 1;
   std::string isa;
+  /// Every call reads the same weights, which stay in cache if they fit: what a call costs besides reading them.
+  bool cached = false;
 
   /// Rows times experts per token.
   [[nodiscard]] std::int64_t pairs() const { return tokens * shape.top; }
@@ -65,6 +68,8 @@ struct Case {
   [[nodiscard]] Dtype scale_dtype() const { return dtype == Dtype::float32 ? Dtype::bfloat16 : dtype; }
   /// Whether the product is computed in int8 dot products; in float32 otherwise.
   [[nodiscard]] bool is_integer() const { return mode != Mode::mxfp8 && transpose; }
+  /// Dot products per product of a weight and an activation: a case reaches 1 / slices() of the int8-dot peak at best.
+  [[nodiscard]] int slices() const;
 
   /// "affine 4-bit g64".
   [[nodiscard]] std::string format_name() const;

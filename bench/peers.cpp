@@ -1,6 +1,7 @@
 #include "peers.hpp"
 
-#include "peers_script.hpp"
+#include "carried_files.hpp"
+#include "routing.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 json description_of(const Case& settings, const std::vector<std::string>& wanted, double seconds) {
+  const bool learned = settings.routing == Routing::learned;
   return {{"experts", settings.shape.experts},
           {"n", settings.shape.N},
           {"k", settings.shape.K},
@@ -29,6 +31,7 @@ json description_of(const Case& settings, const std::vector<std::string>& wanted
           {"group_size", settings.group_size},
           {"transpose", settings.transpose},
           {"routing", name_of(settings.routing)},
+          {"popularity", learned ? learned_popularity(settings.shape.experts, settings.shape.top) : std::vector<double>{}},
           {"threads", settings.threads},
           {"peers", wanted},
           {"seconds", seconds}};

@@ -46,6 +46,7 @@ class Case:
         self.transpose: bool = settings["transpose"]
         self.row_per_pair: bool = settings["row_per_pair"]
         self.routing: str = settings["routing"]
+        self.popularity = np.array(settings["popularity"])
         self.threads: int = settings["threads"]
         self.random = np.random.default_rng(1)
 
@@ -56,10 +57,20 @@ class Case:
             experts = np.full(pairs, self.random.integers(self.experts))
         elif self.routing == "uniform":
             experts = np.concatenate([self.random.permutation(self.experts)[: self.top] for _ in range(tokens)])
+        elif self.routing == "learned":
+            names = self.random.permutation(self.experts)
+            experts = np.concatenate([names[self.prefer()] for _ in range(tokens)])
         else:
             decks = [self.random.permutation(self.experts) for _ in range(-(-pairs // self.experts))]
             experts = np.concatenate(decks)[:pairs]
         return experts.reshape(tokens, self.top).astype(np.uint32)
+
+    def prefer(self) -> np.ndarray:
+        """One token's experts, each as likely as its popularity says (bench/rotation.hpp)."""
+        order = self.random.permutation(self.experts)
+        marks = self.random.uniform() + np.arange(self.top)
+        chosen = np.searchsorted(np.cumsum(self.popularity[order]), marks, side="right")
+        return order[np.minimum(chosen, self.experts - 1)]
 
     def activations(self, *shape: int) -> np.ndarray:
         return self.random.standard_normal(shape, dtype=np.float32)

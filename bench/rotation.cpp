@@ -1,10 +1,34 @@
 #include "rotation.hpp"
 
+#include "routing.hpp"
+
 #include <algorithm>
 #include <numeric>
 #include <utility>
 
 namespace gqmm::bench {
+namespace {
+
+/// Numbers in the order in which the cards first appear.
+class Roles {
+ public:
+  explicit Roles(std::size_t cards) : role_of_(cards, none) {}
+
+  std::uint32_t of(std::uint32_t card) {
+    if (role_of_[card] == none) {
+      role_of_[card] = count_++;
+    }
+    return role_of_[card];
+  }
+  [[nodiscard]] std::uint32_t count() const { return count_; }
+
+ private:
+  static constexpr std::uint32_t none = ~0U;
+  std::vector<std::uint32_t> role_of_;
+  std::uint32_t count_ = 0;
+};
+
+}  // namespace
 
 Rotation::Rotation(const Case& settings, int copies)
     : case_(settings),
@@ -14,12 +38,16 @@ Rotation::Rotation(const Case& settings, int copies)
   std::iota(deck_.begin(), deck_.end(), 0U);
   std::iota(cards_.begin(), cards_.end(), 0U);
   std::shuffle(deck_.begin(), deck_.end(), random_);
+  if (case_.routing == Routing::learned) {
+    popularity_ = learned_popularity(settings.shape.experts, settings.shape.top);
+  }
 }
 
 Rotation::Hit Rotation::next(std::span<std::uint32_t> experts) {
   std::int64_t hit = 1;
   switch (case_.routing) {
     case Routing::uniform: hit = draw_uniform(experts); break;
+    case Routing::learned: hit = draw_learned(experts); break;
     case Routing::balanced: hit = draw_balanced(experts); break;
     case Routing::one: std::fill(experts.begin(), experts.end(), 0U); break;
   }
@@ -35,23 +63,41 @@ Rotation::Hit Rotation::next(std::span<std::uint32_t> experts) {
   return {copy_, hit};
 }
 
-/// Every token draws `top` different experts, independently; roles are numbered in the order of their first appearance.
+/// Every token draws `top` different experts, independently.
 std::int64_t Rotation::draw_uniform(std::span<std::uint32_t> roles) {
-  constexpr std::uint32_t none = ~0U;
-  std::vector<std::uint32_t> role_of(deck_.size(), none);
-  std::uint32_t hit = 0;
+  Roles numbers(deck_.size());
   const auto top = static_cast<std::size_t>(case_.shape.top);
   for (std::size_t pair = 0; pair < roles.size(); ++pair) {
     const std::size_t drawn = pair % top;
     std::uniform_int_distribution<std::size_t> any(drawn, cards_.size() - 1);
     std::swap(cards_[drawn], cards_[any(random_)]);
-    std::uint32_t& role = role_of[cards_[drawn]];
-    if (role == none) {
-      role = hit++;
-    }
-    roles[pair] = role;
+    roles[pair] = numbers.of(cards_[drawn]);
   }
-  return hit;
+  return numbers.count();
+}
+
+/// Systematic sampling: every token lays the experts end to end in random order, each as long as its popularity, `top` in all,
+/// and takes those in which the marks u, u + 1, … fall. An expert is then chosen exactly as often as its popularity says, and
+/// never twice by a token, for none is longer than 1.
+std::int64_t Rotation::draw_learned(std::span<std::uint32_t> roles) {
+  Roles numbers(deck_.size());
+  const auto top = static_cast<std::size_t>(case_.shape.top);
+  std::uniform_real_distribution<double> start(0, 1);
+  for (std::size_t first = 0; first < roles.size(); first += top) {
+    std::shuffle(cards_.begin(), cards_.end(), random_);
+    const double mark = start(random_);
+    double end = 0;
+    std::size_t taken = 0;
+    for (std::size_t i = 0; i < cards_.size() && taken < top; ++i) {
+      end += popularity_[cards_[i]];
+      // The sum is rounded: where the last mark would miss, the last experts are taken.
+      const bool needed = cards_.size() - i == top - taken;
+      if (end > mark + static_cast<double>(taken) || needed) {
+        roles[first + taken++] = numbers.of(cards_[i]);
+      }
+    }
+  }
+  return numbers.count();
 }
 
 /// The cards are dealt out to the end before they are shuffled again, so that every expert has the same number of rows, ± 1.

@@ -29,6 +29,7 @@ class Rotation {
 
  private:
   std::int64_t draw_uniform(std::span<std::uint32_t> roles);
+  std::int64_t draw_learned(std::span<std::uint32_t> roles);
   std::int64_t draw_balanced(std::span<std::uint32_t> roles);
   void deal(std::span<std::uint32_t> token, std::size_t& position);
 
@@ -38,6 +39,7 @@ class Rotation {
   std::vector<std::uint32_t> deck_;   // the experts in random order, from which roles are given
   std::size_t position_ = 0;          // of the first in the deck that has not been hit
   std::vector<std::uint32_t> cards_;  // of a draw
+  std::vector<double> popularity_;    // with learned routing
   std::mt19937 random_{20240607};
 };
 

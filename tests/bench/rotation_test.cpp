@@ -1,5 +1,7 @@
 #include "rotation.hpp"
 
+#include "routing.hpp"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -41,7 +43,7 @@ TEST(Rotation, BalancedRoutingGivesEveryExpertTheSameNumberOfRows) {
 }
 
 TEST(Rotation, NoTokenHasAnExpertTwice) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced}) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned}) {
     const Case settings = case_of(10, 4, 300, routing);
     Rotation rotation(settings, 3);
     auto experts = buffer_for(settings);
@@ -58,7 +60,7 @@ TEST(Rotation, NoTokenHasAnExpertTwice) {
 }
 
 TEST(Rotation, TheNumberOfExpertsHitIsCounted) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::one}) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::one}) {
     for (const std::int64_t tokens : {1, 3, 8, 40}) {
       const Case settings = case_of(24, 5, tokens, routing);
       Rotation rotation(settings, 2);
@@ -72,7 +74,7 @@ TEST(Rotation, TheNumberOfExpertsHitIsCounted) {
 }
 
 TEST(Rotation, AnExpertIsHitAgainOnlyAfterTheOthersOfItsCopy) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::one}) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::one}) {
     const Case settings = case_of(16, 2, 2, routing);
     Rotation rotation(settings, 2);
     auto experts = buffer_for(settings);
@@ -117,6 +119,28 @@ TEST(Rotation, UniformRoutingHitsAsManyExpertsAsIndependentTokensWould) {
   // The number hit varies by less than it would if experts were independent: variance < 128 · p · (1 − p) < 31. Five standard
   // errors of the mean.
   EXPECT_NEAR(sum / calls, expected, 5 * std::sqrt(31.0 / calls));
+}
+
+// With the shares p of learned_popularity, T tokens leave Σ (1 − p)^T of the experts without a row.
+TEST(Rotation, LearnedRoutingHitsAsManyExpertsAsItsPopularityLeavesARow) {
+  const Case settings = case_of(128, 8, 32, Routing::learned);
+  Rotation rotation(settings, 2);
+  auto experts = buffer_for(settings);
+  constexpr int calls = 1000;
+  double sum = 0;
+  for (int call = 0; call < calls; ++call) {
+    sum += static_cast<double>(rotation.next(experts).experts);
+  }
+  double expected = 0;
+  double variance = 0;  // if experts were independent: they vary less
+  for (const double share : learned_popularity(128, 8)) {
+    const double missed = std::pow(1 - share, 32);
+    expected += 1 - missed;
+    variance += missed * (1 - missed);
+  }
+  EXPECT_NEAR(sum / calls, expected, 5 * std::sqrt(variance / calls));
+  const double uniform = 128 * (1 - std::pow(1 - 8.0 / 128, 32));
+  EXPECT_LT(expected, 0.95 * uniform) << "no different from uniform routing";
 }
 
 }  // namespace
