@@ -1,4 +1,5 @@
 #include "bench.hpp"
+#include "compare.hpp"
 #include "formats/registry.hpp"
 #include "machine.hpp"
 #include "measure.hpp"
@@ -8,13 +9,16 @@
 
 #include <fmt/format.h>
 #include <gqmm/system.hpp>
+#include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 
 namespace gqmm::bench {
@@ -26,6 +30,8 @@ namespace fs = std::filesystem;
 struct Arguments {
   std::vector<std::string> what;
   std::string suite;
+  std::vector<std::string> only;
+  bool list = false;
   std::int64_t experts = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
@@ -42,12 +48,16 @@ struct Arguments {
   std::vector<int> threads;
   std::vector<std::string> isas;
   std::string peers = "auto";
-  std::vector<std::string> with = {"mlx", "torch"};
+  std::vector<std::string> with = {"mlx", "torch", "ggml", "kt-kernel"};
   std::string format = "table";
   std::string json;
   std::string markdown;
   std::string results;
   std::string pages = "default";
+  std::string unsteady = "10%";
+  std::string compare;
+  std::string tolerance = "5%";
+  std::string measured;
   MeasureOptions measure;
 };
 
@@ -93,11 +103,7 @@ std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
   return layers;
 }
 
-std::vector<PlannedCase> plan(const Arguments& arguments) {
-  const std::string isa(active_instruction_set());
-  if (!arguments.suite.empty()) {
-    return suite(arguments.suite, isa, available_threads());
-  }
+std::vector<PlannedCase> grid_cases(const Arguments& arguments, const std::vector<std::string>& isas) {
   CaseGrid grid;
   grid.layers = layers_of(arguments);
   grid.tokens = arguments.tokens;
@@ -105,7 +111,7 @@ std::vector<PlannedCase> plan(const Arguments& arguments) {
   grid.precisions =
       converted<Precision>(arguments.precisions, [](std::string_view name) { return precision_from_name(name, "bench"); });
   grid.threads = arguments.threads.empty() ? std::vector<int>{available_threads()} : arguments.threads;
-  grid.isas = arguments.isas.empty() ? std::vector<std::string>{isa} : arguments.isas;
+  grid.isas = isas;
   grid.transpose = !arguments.not_transposed;
   grid.packed = arguments.packed;
   grid.routing = routing_from_name(arguments.routing);
@@ -114,6 +120,15 @@ std::vector<PlannedCase> plan(const Arguments& arguments) {
     planned.push_back({settings, arguments.with});
   }
   return planned;
+}
+
+std::vector<PlannedCase> plan(const Arguments& arguments) {
+  const std::vector<std::string> isas =
+      arguments.isas.empty() ? std::vector<std::string>{std::string(active_instruction_set())} : arguments.isas;
+  const std::vector<PlannedCase> cases = arguments.suite.empty()
+                                             ? grid_cases(arguments, isas)
+                                             : suite(arguments.suite, {isas, arguments.threads, available_threads()});
+  return only(cases, arguments.only);
 }
 
 void write_file(const fs::path& path, const Report& report, const std::string& format) {
@@ -128,12 +143,10 @@ void write_file(const fs::path& path, const Report& report, const std::string& f
   }
 }
 
-void run(Arguments arguments) {
-  arguments.measure.pages = pages_from_name(arguments.pages);
+Report measure(const Arguments& arguments, const std::vector<PlannedCase>& planned) {
   const std::string isa(active_instruction_set());
-  const std::vector<PlannedCase> planned = plan(arguments);
   Runner runner(arguments.measure, {find_python(arguments.peers)});
-  Report report = {describe_machine(), command_line(), today(), arguments.measure, {}};
+  Report report = {describe_machine(), arguments.suite, command_line(), today(), arguments.measure, {}};
   ProgressBar bar;
   for (std::size_t i = 0; i < planned.size(); ++i) {
     const auto& [settings, peers] = planned[i];
@@ -144,7 +157,10 @@ void run(Arguments arguments) {
   }
   bar.clear();
   set_instruction_set(isa);
+  return report;
+}
 
+void write_outputs(const Arguments& arguments, const Report& report) {
   write(std::cout, report, arguments.format);
   if (!arguments.json.empty()) {
     write_file(arguments.json, report, "json");
@@ -160,6 +176,44 @@ void run(Arguments arguments) {
   }
 }
 
+nlohmann::json figures_of(const Report& report) {
+  std::stringstream text;
+  write(text, report, "json");
+  return nlohmann::json::parse(text);
+}
+
+/// 1 if a case has become slower, else 0.
+int compare_with_saved(const Arguments& arguments, const nlohmann::json& before, const nlohmann::json& now) {
+  const Comparison comparison = compare(before, now, fraction_from_text(arguments.tolerance, "--tolerance"));
+  // What a program reads from the standard output stays what it asked for.
+  const bool for_readers = !arguments.measured.empty() || arguments.format == "table" || arguments.format == "markdown";
+  write_comparison(for_readers ? std::cout : std::cerr, comparison, arguments.format == "markdown");
+  return comparison.count(Verdict::slower) > 0 ? 1 : 0;
+}
+
+int run(Arguments arguments) {
+  arguments.measure.pages = pages_from_name(arguments.pages);
+  arguments.measure.unsteady = fraction_from_text(arguments.unsteady, "--unsteady");
+  fraction_from_text(arguments.tolerance, "--tolerance");
+  const nlohmann::json before = arguments.compare.empty() ? nlohmann::json() : read_figures(arguments.compare);
+  if (!arguments.measured.empty()) {
+    return compare_with_saved(arguments, before, read_figures(arguments.measured));
+  }
+  const std::vector<PlannedCase> planned = plan(arguments);
+  if (arguments.list) {
+    for (const PlannedCase& each : planned) {
+      std::cout << each.settings.name() << '\n';
+    }
+    return 0;
+  }
+  if (!arguments.compare.empty()) {  // an error now rather than after the measurements
+    check_same_machine(before, figures_of({describe_machine(), {}, {}, {}, {}, {}}));
+  }
+  const Report report = measure(arguments, planned);
+  write_outputs(arguments, report);
+  return arguments.compare.empty() ? 0 : compare_with_saved(arguments, before, figures_of(report));
+}
+
 std::string known_shape_list() {
   std::string text = "Shapes (E experts, N outputs, K inputs):\n";
   for (const LayerShape& shape : known_shapes()) {
@@ -172,13 +226,14 @@ Examples:
   gqmm bench path/to/model --dtype float32 --threads 1 the expert layers of a checkpoint
   gqmm bench --experts 64 --n 1408 --k 2048 --top 6    a shape without a name
   gqmm bench --suite report --results bench/results    the figures of the documentation
+  gqmm bench --suite limits --threads 1 --only packed  what the kernels reach of the machine, 1 to 128 rows per expert
+  gqmm bench --suite small --json old.json             … and after a change: exit status 1 if a case is slower by more than 5 %
+  gqmm bench --suite small --compare old.json --tolerance 5%
 )";
 }
 
-void add_options(CLI::App& command, Arguments& arguments) {
+void add_shape_options(CLI::App& command, Arguments& arguments) {
   command.add_option("what", arguments.what, "shapes by name, safetensors files or model folders");
-  command.add_option("--suite", arguments.suite, "a fixed set of cases")->check(CLI::IsMember({"report", "formats", "shapes"}));
-
   const std::string shape = "Shape";
   command.add_option("--experts", arguments.experts, "number of experts E")->check(CLI::PositiveNumber)->group(shape);
   command.add_option("--n", arguments.n, "outputs N of an expert")->check(CLI::PositiveNumber)->group(shape);
@@ -187,7 +242,8 @@ void add_options(CLI::App& command, Arguments& arguments) {
   command.add_option("--tokens", arguments.tokens, "tokens T per call")->delimiter(',')->check(CLI::PositiveNumber)->group(shape);
   command
       .add_option("--routing", arguments.routing,
-                  "uniform, balanced (as many rows for every expert), or one (all rows to one expert)")
+                  "uniform, balanced (as many rows for every expert), learned (as uneven as a trained router), or one (all rows "
+                  "to one expert)")
       ->group(shape);
 
   const std::string types = "Types";
@@ -198,7 +254,23 @@ void add_options(CLI::App& command, Arguments& arguments) {
   command.add_option("--dtype", arguments.dtypes, "of x: float16, bfloat16, float32")->delimiter(',')->group(types);
   command.add_option("--precision", arguments.precisions, "default, fast, float32")->delimiter(',')->group(types);
   command.add_flag("--packed", arguments.packed, "weights from gqmm::pack, not in place")->group(types);
+}
 
+/// After the options that make cases one by one, which a suite excludes.
+void add_suite_options(CLI::App& command, Arguments& arguments) {
+  const std::vector<CLI::Option*> single =
+      command.get_options([](const CLI::Option* option) { return option->get_name() != "--help"; });
+  const auto names = suite_names();
+  CLI::Option* suite = command.add_option("--suite", arguments.suite, "a fixed set of cases")
+                           ->check(CLI::IsMember(std::vector<std::string>(names.begin(), names.end())));
+  for (CLI::Option* option : single) {
+    suite->excludes(option);
+  }
+  command.add_option("--only", arguments.only, "keep the cases whose names contain every one of these texts")->delimiter(',');
+  command.add_flag("--list", arguments.list, "print the names of the cases, and measure nothing");
+}
+
+void add_machine_options(CLI::App& command, Arguments& arguments) {
   const std::string machine = "Machine";
   command.add_option("--threads", arguments.threads, "threads of a call")
       ->delimiter(',')
@@ -215,14 +287,15 @@ void add_options(CLI::App& command, Arguments& arguments) {
   command
       .add_option("--probes", arguments.measure.probe_set, "instructions whose peak is the limit, instead of the machine's best")
       ->group(machine);
+}
 
+void add_method_options(CLI::App& command, Arguments& arguments) {
   const std::string method = "Method";
   command.add_option("--repetitions", arguments.measure.repetitions, "accepted repetitions per case")
       ->check(CLI::PositiveNumber)
       ->group(method)
       ->capture_default_str();
-  command.add_option("--tolerance", arguments.measure.tolerance, "difference of the limits around a repetition that rejects it")
-      ->check(CLI::PositiveNumber)
+  command.add_option("--unsteady", arguments.unsteady, "difference of the limits around a repetition that rejects it")
       ->group(method)
       ->capture_default_str();
   command.add_option("--peers", arguments.peers, "a Python interpreter with the peers, auto or none")->group(method);
@@ -231,7 +304,9 @@ void add_options(CLI::App& command, Arguments& arguments) {
       ->check(CLI::PositiveNumber)
       ->group(method)
       ->capture_default_str();
+}
 
+void add_output_options(CLI::App& command, Arguments& arguments) {
   const std::string output = "Output";
   command.add_option("--format", arguments.format, "of the standard output")
       ->check(CLI::IsMember({"table", "markdown", "csv", "json"}))
@@ -240,16 +315,33 @@ void add_options(CLI::App& command, Arguments& arguments) {
   command.add_option("--json", arguments.json, "write the figures to this file too")->group(output);
   command.add_option("--markdown", arguments.markdown, "write the tables to this file too")->group(output);
   command.add_option("--results", arguments.results, "write both into this folder, named after suite and machine")->group(output);
+
+  const std::string comparison = "Comparison";
+  CLI::Option* compare = command
+                             .add_option("--compare", arguments.compare,
+                                         "figures that --json saved on this machine: exit status 1 if a case is slower")
+                             ->group(comparison);
+  command.add_option("--tolerance", arguments.tolerance, "difference from the saved fraction of the limit that counts")
+      ->needs(compare)
+      ->group(comparison)
+      ->capture_default_str();
+  command.add_option("--measured", arguments.measured, "compare the figures of this file, and measure nothing")
+      ->needs(compare)
+      ->group(comparison);
 }
 
 }  // namespace
 
-void add_command(CLI::App& program) {
+void add_command(CLI::App& program, int& exit_status) {
   const auto arguments = std::make_shared<Arguments>();
   CLI::App* command = program.add_subcommand("bench", "Measure gather_qmm as a fraction of what this machine can do");
-  add_options(*command, *arguments);
+  add_shape_options(*command, *arguments);
+  add_suite_options(*command, *arguments);
+  add_machine_options(*command, *arguments);
+  add_method_options(*command, *arguments);
+  add_output_options(*command, *arguments);
   command->footer(known_shape_list());
-  command->callback([arguments] { run(*arguments); });
+  command->callback([arguments, &exit_status] { exit_status = run(*arguments); });
 }
 
 }  // namespace gqmm::bench

@@ -146,7 +146,7 @@ struct Setup {
 bool steady(const Repetition& repetition, const Setup& setup) {
   const double before = repetition.before.*setup.binding;
   const double after = repetition.after.*setup.binding;
-  return repetition.call.stolen <= most_stolen && std::fabs(after - before) <= setup.options.tolerance * mean(before, after);
+  return repetition.call.stolen <= most_stolen && std::fabs(after - before) <= setup.options.unsteady * mean(before, after);
 }
 
 /// Until as many are accepted as wanted, or three times as many have run.
@@ -202,7 +202,7 @@ CaseFigures Runner::run(const Case& settings, const std::vector<std::string>& wa
   const Limit arithmetic = settings.is_integer() ? Limit::int8_dot : Limit::float32_fma;
   const auto limits = [&] { return Limits{machine.measure(arithmetic), machine.measure(Limit::dram_read)}; };
   const Limits now = limits();
-  const bool arithmetic_binds = settings.operations() / now.arithmetic > figures.bytes() / now.memory;
+  const bool arithmetic_binds = settings.cached || settings.operations() / now.arithmetic > figures.bytes() / now.memory;
   figures.binding = arithmetic_binds ? arithmetic : Limit::dram_read;
 
   const Setup setup = {settings,     options_, workload, peers, limits, arithmetic_binds ? &Limits::arithmetic : &Limits::memory,

@@ -22,7 +22,7 @@ struct MeasureOptions {
   double repetition_seconds = 0.03;
   /// A repetition is rejected if the limit before it and the one after it differ by more than this fraction of their mean, or if
   /// the operating system gave a twentieth of its time to other programs.
-  double tolerance = 0.1;
+  double unsteady = 0.1;
   /// Time that each peer may take per case.
   double peer_seconds = 5;
   /// Bytes of weights, at least, and of memory that the DRAM probe reads. 0: eight times the last-level cache.

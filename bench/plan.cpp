@@ -42,88 +42,6 @@ bool same_work(const CheckpointLayer& a, const CheckpointLayer& b) {
          a.bits == b.bits && a.group_size == b.group_size && a.shape.row_per_pair == b.shape.row_per_pair;
 }
 
-const std::string gate = "qwen3-30b-a3b/gate";
-
-Case base_case(const std::string& isa, std::int64_t tokens) {
-  Case settings;
-  settings.shape = shape_from_name(gate);
-  settings.tokens = tokens;
-  settings.isa = isa;
-  return settings;
-}
-
-/// The types and precisions whose speed differs: 2 slices, 3 and 1.
-struct Arithmetic {
-  Dtype dtype;
-  Precision precision;
-};
-constexpr Arithmetic arithmetics[] = {{Dtype::bfloat16, Precision::standard},  //
-                                      {Dtype::float32, Precision::standard},   //
-                                      {Dtype::bfloat16, Precision::fast}};
-
-std::vector<PlannedCase> report_suite(const std::string& isa, int threads) {
-  std::vector<PlannedCase> cases;
-  std::vector<int> teams = {1};
-  if (threads > 1) {
-    teams.push_back(threads);
-  }
-  for (const int team : teams) {
-    const auto add = [&](std::int64_t tokens, Routing routing, Arithmetic arithmetic, bool packed,
-                         std::vector<std::string> peers) {
-      Case settings = base_case(isa, tokens);
-      settings.routing = routing;
-      settings.dtype = arithmetic.dtype;
-      settings.precision = arithmetic.precision;
-      settings.packed = packed;
-      settings.threads = team;
-      cases.push_back({settings, std::move(peers)});
-    };
-    for (const Routing routing : {Routing::balanced, Routing::uniform}) {
-      for (const bool packed : {false, true}) {
-        for (const Arithmetic& arithmetic : arithmetics) {
-          // Dense products beside the one case that computes in the same type and order of rows.
-          const bool beside_dense = routing == Routing::balanced && !packed && arithmetic.precision == Precision::standard;
-          add(512, routing, arithmetic, packed, beside_dense ? std::vector<std::string>{"torch"} : std::vector<std::string>{});
-        }
-      }
-    }
-    for (const Arithmetic& arithmetic : arithmetics) {
-      add(1, Routing::uniform, arithmetic, false, {});
-    }
-    add(8, Routing::uniform, arithmetics[1], false, {"mlx gather_qmm float32"});
-    add(8, Routing::uniform, arithmetics[0], false, {"mlx gather_qmm bfloat16"});
-  }
-  return cases;
-}
-
-std::vector<PlannedCase> format_suite(const std::string& isa) {
-  std::vector<PlannedCase> cases;
-  for (const std::int64_t tokens : {std::int64_t{512}, std::int64_t{1}}) {
-    for (const Format& format : formats()) {
-      for (const int group_size : format.group_sizes) {
-        Case settings = base_case(isa, tokens);
-        settings.mode = format.mode;
-        settings.bits = format.bits;
-        settings.group_size = group_size;
-        cases.push_back({settings, {}});
-      }
-    }
-  }
-  return cases;
-}
-
-std::vector<PlannedCase> shape_suite(const std::string& isa) {
-  std::vector<PlannedCase> cases;
-  for (const LayerShape& shape : known_shapes()) {
-    for (const std::int64_t tokens : {1, 4, 8, 64, 512}) {
-      Case settings = base_case(isa, tokens);
-      settings.shape = shape;
-      cases.push_back({settings, {}});
-    }
-  }
-  return cases;
-}
-
 }  // namespace
 
 std::vector<CheckpointLayer> layers_of_checkpoint(const fs::path& path, std::int64_t top) {
@@ -178,17 +96,19 @@ std::vector<Case> cases_of(const CaseGrid& grid) {
   return cases;
 }
 
-std::vector<PlannedCase> suite(std::string_view name, const std::string& isa, int threads) {
-  if (name == "report") {
-    return report_suite(isa, threads);
+std::vector<PlannedCase> only(const std::vector<PlannedCase>& cases, const std::vector<std::string>& texts) {
+  std::vector<PlannedCase> found;
+  for (const PlannedCase& planned : cases) {
+    const std::string name = planned.settings.name();
+    if (std::all_of(texts.begin(), texts.end(), [&](const std::string& text) { return name.find(text) != std::string::npos; })) {
+      found.push_back(planned);
+    }
   }
-  if (name == "formats") {
-    return format_suite(isa);
+  if (found.empty()) {
+    throw std::invalid_argument(fmt::format("[bench] none of the {} cases has '{}' in its name; --list shows their names",
+                                            cases.size(), fmt::join(texts, "' and '")));
   }
-  if (name == "shapes") {
-    return shape_suite(isa);
-  }
-  throw std::invalid_argument(fmt::format("[bench] suite '{}' is unknown; use report, formats or shapes", name));
+  return found;
 }
 
 }  // namespace gqmm::bench

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,8 +46,25 @@ struct CaseGrid {
 
 std::vector<Case> cases_of(const CaseGrid& grid);
 
-/// "report": the figures that the documentation quotes. "formats": every weight format. "shapes": every shape that has a name.
-/// Throws std::invalid_argument for another name. `threads`: those that the machine has.
-std::vector<PlannedCase> suite(std::string_view name, const std::string& isa, int threads);
+/// The names of suite().
+std::span<const std::string_view> suite_names();
+
+struct SuiteSettings {
+  std::vector<std::string> isas;
+  std::vector<int> threads;   ///< empty: those that the suite is about, one or one and all
+  int available_threads = 1;  ///< of this machine
+};
+
+/// "report": the figures that the documentation quotes.
+/// "limits": 1 to 128 rows for every expert, in place and packed, in 2, 3 and 1 slices, beside other libraries.
+/// "shapes": every shape that has a name, 1 to 2,048 tokens, uniform, learned and all-to-one routing.
+/// "formats": every weight format, prefill and decode.
+/// "small": calls so small that only what surrounds the product costs.
+/// "experts": as many experts hit of 128 and of 16,384.
+/// Throws std::invalid_argument for another name.
+std::vector<PlannedCase> suite(std::string_view name, const SuiteSettings& settings);
+
+/// Those whose names contain every one of the texts. Throws std::invalid_argument if there are none.
+std::vector<PlannedCase> only(const std::vector<PlannedCase>& cases, const std::vector<std::string>& texts);
 
 }  // namespace gqmm::bench

@@ -1,31 +1,18 @@
 #include "report.hpp"
 
+#include "text_table.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
+#include <map>
 #include <ostream>
 #include <set>
 #include <stdexcept>
+#include <tuple>
 
 namespace gqmm::bench {
 namespace {
-
-using Row = std::vector<std::string>;
-
-/// A header and rows of as many cells each; numbers are aligned to the right.
-struct TextTable {
-  Row header;
-  std::vector<bool> numeric;
-  std::vector<Row> rows;
-};
-
-std::string duration(double seconds) {
-  if (seconds < 1e-3) {
-    return fmt::format("{:.1f} us", seconds * 1e6);
-  }
-  return seconds < 1 ? fmt::format("{:.2f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);
-}
 
 /// Half the distance between the quartiles, relative to the median.
 std::string spread(const Summary& summary) {
@@ -73,11 +60,44 @@ TextTable case_table(const Report& report) {
         settings_cells(figures),
         {duration(seconds), spread(figures.seconds), fmt::format("{:.4g}", figures.settings.operations() / seconds / 1e9),
          fmt::format("{:.3f} {}", figures.arithmetic.fraction.median, short_name(figures.arithmetic.limit)),
-         fmt::format("{:.3g}", figures.bytes() / seconds / 1e9), fmt::format("{:.3f}", figures.memory.fraction.median),
-         short_name(figures.binding), fmt::format("{:.0e}", figures.error.relative), rejected(figures)}));
+         fmt::format("{:.3g}", figures.bytes() / seconds / 1e9),
+         figures.settings.cached ? "cached" : fmt::format("{:.3f}", figures.memory.fraction.median), short_name(figures.binding),
+         fmt::format("{:.0e}", figures.error.relative), rejected(figures)}));
   }
   return table;
 }
+
+/// The suite "limits" on one page: what each cell reaches of the limit that binds it, by rows per expert and by precision.
+TextTable limit_table(const Report& report) {
+  TextTable table = {{"threads", "rows/expert", "experts hit"}, {true, true, true}, {}};
+  std::map<std::tuple<int, double, double>, std::map<std::string, std::string>> cells;
+  for (const CaseFigures& figures : report.cases) {
+    const Case& settings = figures.settings;
+    const std::string column = fmt::format("{}, {} {}", settings.packed ? "packed" : "in place", gqmm::name_of(settings.dtype),
+                                           gqmm::name_of(settings.precision));
+    const LimitFigures& limit = figures.binding == Limit::dram_read ? figures.memory : figures.arithmetic;
+    cells[{settings.threads, figures.rows_per_expert(), figures.experts_hit}][column] =
+        fmt::format("{:.3f} {}{}", limit.fraction.median, short_name(limit.limit), figures.repetitions == 0 ? " (!)" : "");
+    if (std::find(table.header.begin(), table.header.end(), column) == table.header.end()) {
+      table.header.push_back(column);
+      table.numeric.push_back(true);
+    }
+  }
+  for (auto& [key, row] : cells) {
+    const auto [threads, rows, hit] = key;
+    Row texts = {fmt::format("{}", threads), fmt::format("{:.4g}", rows), fmt::format("{:.4g}", hit)};
+    for (std::size_t column = texts.size(); column < table.header.size(); ++column) {
+      const std::string& cell = row[table.header[column]];
+      texts.push_back(cell.empty() ? "-" : cell);
+    }
+    table.rows.push_back(std::move(texts));
+  }
+  return table;
+}
+
+const char* const limit_note =
+    "A bfloat16 product at default precision takes two dot products per weight and activation and cannot exceed 1/2 of int8, a "
+    "float32 product three and 1/3.";
 
 TextTable peer_table(const Report& report) {
   TextTable table;
@@ -135,53 +155,6 @@ std::string remove_common_settings(TextTable& table) {
   return text;
 }
 
-std::vector<std::size_t> widths_of(const TextTable& table) {
-  std::vector<std::size_t> widths;
-  for (std::size_t column = 0; column < table.header.size(); ++column) {
-    std::size_t width = table.header[column].size();
-    for (const Row& row : table.rows) {
-      width = std::max(width, row[column].size());
-    }
-    widths.push_back(width);
-  }
-  return widths;
-}
-
-void print_text(std::ostream& out, const TextTable& table) {
-  const std::vector<std::size_t> widths = widths_of(table);
-  const auto print = [&](const Row& row) {
-    std::string line;
-    for (std::size_t column = 0; column < row.size(); ++column) {
-      const std::string padding(widths[column] - row[column].size(), ' ');
-      line += (table.numeric[column] ? padding + row[column] : row[column] + padding) + "  ";
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    out << line << '\n';
-  };
-  print(table.header);
-  for (const Row& row : table.rows) {
-    print(row);
-  }
-}
-
-void print_markdown(std::ostream& out, const TextTable& table) {
-  const auto print = [&](const Row& row) {
-    for (const std::string& cell : row) {
-      out << "| " << cell << ' ';
-    }
-    out << "|\n";
-  };
-  print(table.header);
-  Row rule;
-  for (const bool numeric : table.numeric) {
-    rule.emplace_back(numeric ? "---:" : "---");
-  }
-  print(rule);
-  for (const Row& row : table.rows) {
-    print(row);
-  }
-}
-
 std::string machine_line(const Machine& machine) {
   std::string sets;
   for (const std::string& set : machine.instruction_sets) {
@@ -234,6 +207,10 @@ void write_table(std::ostream& out, const Report& report) {
   const std::string common = remove_common_settings(cases);
   out << '\n' << common << (common.empty() ? "" : "\n");
   print_text(out, cases);
+  if (report.suite == "limits") {
+    out << "\nFractions of the limit that binds. " << limit_note << '\n';
+    print_text(out, limit_table(report));
+  }
   if (TextTable peers = peer_table(report); !peers.rows.empty()) {
     const std::string common_to_peers = remove_common_settings(peers);
     out << "\nPeers. " << common_to_peers << '\n';
@@ -250,6 +227,10 @@ void write_markdown(std::ostream& out, const Report& report) {
   out << "The limits of this machine, measured before and after each repetition:\n\n";
   for (const std::string& line : limit_lines(report)) {
     out << "- " << line << '\n';
+  }
+  if (report.suite == "limits") {
+    out << "\n## Fractions of the limit that binds\n\n" << limit_note << "\n\n";
+    print_markdown(out, limit_table(report));
   }
   TextTable cases = case_table(report);
   const std::string common = remove_common_settings(cases);

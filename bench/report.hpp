@@ -12,6 +12,7 @@ namespace gqmm::bench {
 
 struct Report {
   Machine machine;
+  std::string suite;  ///< empty: cases that the command line named
   std::string command;
   std::string date;
   MeasureOptions options;
@@ -20,7 +21,7 @@ struct Report {
 
 /// For a terminal: aligned columns.
 void write_table(std::ostream& out, const Report& report);
-/// Two tables and how their figures were made.
+/// The tables and how their figures were made.
 void write_markdown(std::ostream& out, const Report& report);
 /// A line per case and per peer, SI units.
 void write_csv(std::ostream& out, const Report& report);

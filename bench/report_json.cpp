@@ -73,6 +73,7 @@ json to_json(const CaseFigures& figures) {
           {"transpose", settings.transpose},
           {"dtype", gqmm::name_of(settings.dtype)},
           {"precision", gqmm::name_of(settings.precision)},
+          {"slices", settings.slices()},
           {"packed", settings.packed},
           {"routing", name_of(settings.routing)},
           {"threads", settings.threads},
@@ -80,6 +81,7 @@ json to_json(const CaseFigures& figures) {
           {"operations", settings.operations()},
           {"experts_hit", figures.experts_hit},
           {"bytes", figures.bytes()},
+          {"cached", settings.cached},
           {"weight_copies", figures.copies},
           {"calls_per_repetition", figures.calls},
           {"repetitions", figures.repetitions},
@@ -101,13 +103,14 @@ void write_json(std::ostream& out, const Report& report) {
     cases.push_back(to_json(figures));
   }
   const json document = {{"gqmm_bench", 1},
+                         {"suite", report.suite},
                          {"command", report.command},
                          {"date", report.date},
                          {"machine", to_json(report.machine)},
                          {"method",
                           {{"repetitions", report.options.repetitions},
                            {"repetition_seconds", report.options.repetition_seconds},
-                           {"tolerance", report.options.tolerance},
+                           {"unsteady", report.options.unsteady},
                            {"weight_pages", name_of(report.options.pages)}}},
                          {"cases", std::move(cases)}};
   out << document.dump(1) << '\n';

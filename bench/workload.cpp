@@ -65,12 +65,16 @@ void fill_scales(std::byte* scales, std::byte* biases, std::int64_t count, const
   }
 }
 
+/// Copies of the weights that fill the pool; one where they are to stay in cache.
+int copies_for(const Case& settings, std::size_t pool_bytes) {
+  const double copy_bytes = settings.bytes_per_expert() * static_cast<double>(settings.shape.experts);
+  return settings.cached ? 1 : std::max(1, static_cast<int>(std::ceil(static_cast<double>(pool_bytes) / copy_bytes)));
+}
+
 }  // namespace
 
 Workload::Workload(const Case& settings, std::size_t pool_bytes, Pages pages)
-    : case_(settings),
-      rotation_(settings, std::max(1, static_cast<int>(std::ceil(static_cast<double>(pool_bytes) / settings.bytes_per_expert() /
-                                                                 static_cast<double>(settings.shape.experts))))) {
+    : case_(settings), rotation_(settings, copies_for(settings, pool_bytes)) {
   const double copy_bytes = case_.bytes_per_expert() * static_cast<double>(case_.shape.experts);
   const double result_bytes = static_cast<double>(case_.pairs() * case_.shape.N) * static_cast<double>(size_of(case_.dtype));
   // While weights are packed, the original of one copy is there as well.

@@ -1,6 +1,7 @@
 // gqmm: what the library does, from a shell.
 //
-// Exit status: 0 success, 1 a check failed, 2 wrong usage or input, or output that could not be written.
+// Exit status: 0 success, 1 a check failed or a case of the benchmark became slower, 2 wrong usage or input, or output that could
+// not be written.
 #include "bench/bench.hpp"
 #include "cli/commands.hpp"
 
@@ -52,7 +53,7 @@ int run(int argc, char** argv) {
   gqmm::cli::add_inspect_command(program);
   gqmm::cli::add_check_command(program, exit_status);
   gqmm::cli::add_quantize_command(program);
-  gqmm::bench::add_command(program);
+  gqmm::bench::add_command(program, exit_status);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

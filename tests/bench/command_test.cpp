@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <unistd.h>
+#include <algorithm>
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <fstream>
@@ -22,10 +23,12 @@ class Command : public testing::Test {
   Command(const Command&) = delete;
   Command& operator=(const Command&) = delete;
 
-  static void run(const std::string& arguments) {
+  static int run(const std::string& arguments) {
+    int exit_status = 0;
     CLI::App program;
-    add_command(program);
+    add_command(program, exit_status);
     program.parse("bench " + arguments);
+    return exit_status;
   }
 
   std::filesystem::path folder_;
@@ -58,12 +61,59 @@ TEST_F(Command, MeasuresEveryCombinationAndWritesBothFiles) {
   EXPECT_EQ(markdown_files, 1);
 }
 
+TEST_F(Command, ACaseSlowerThanTheSavedFiguresIsExitStatusOne) {
+  const std::string saved = (folder_ / "saved.json").string();
+  const std::string better = (folder_ / "better.json").string();
+  EXPECT_EQ(run("--experts 4 --n 32 --k 128 --tokens 1 --threads 1 --repetitions 1 --pool 1 --peers none --json " + saved), 0);
+  nlohmann::json document = nlohmann::json::parse(std::ifstream(saved));
+  for (auto& figures : document.at("cases")) {
+    figures["repetitions"] = 1;  // also where the machine that runs this test was busy
+    for (const char* limit : {"arithmetic", "memory"}) {
+      figures[limit]["fraction"]["median"] = 2 * figures[limit]["fraction"]["median"].get<double>();
+    }
+  }
+  std::ofstream(better) << document;
+  EXPECT_EQ(run("--compare " + better + " --measured " + better), 0);
+  for (auto& figures : document.at("cases")) {
+    for (const char* limit : {"arithmetic", "memory"}) {
+      figures[limit]["fraction"]["median"] = figures[limit]["fraction"]["median"].get<double>() / 2;
+    }
+  }
+  std::ofstream(saved) << document;
+  EXPECT_EQ(run("--compare " + better + " --measured " + saved), 1);
+  EXPECT_EQ(run("--tolerance 60% --compare " + better + " --measured " + saved), 0);
+  EXPECT_EQ(run("--compare " + saved + " --measured " + better), 0);
+}
+
+TEST_F(Command, FiguresOfAnotherMachineAreRefusedBeforeAnythingIsMeasured) {
+  const std::string saved = (folder_ / "saved.json").string();
+  std::ofstream(saved) << R"({"gqmm_bench": 1, "machine": {"cpu": "Other CPU", "processors": 1000}, "cases": []})";
+  try {
+    run("deepseek-v3 --tokens 100000 --compare " + saved);
+    FAIL() << "no error";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_NE(std::string(error.what()).find("Other CPU"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(Command, TheNamesOfASuitesCasesAreListedAndNarrowed) {
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(run("--suite limits --list --threads 1 --isa scalar --only T=16,packed"), 0);
+  const std::string names = testing::internal::GetCapturedStdout();
+  EXPECT_EQ(std::count(names.begin(), names.end(), '\n'), 3) << names;
+  EXPECT_THROW(run("--suite limits --list --only no-such-case"), std::invalid_argument);
+  EXPECT_THROW(run("--suite limits --tokens 3"), CLI::ExcludesError);
+  EXPECT_THROW(run("--suite limits mixtral-8x7b"), CLI::ExcludesError);
+}
+
 TEST_F(Command, ContradictionsAreErrorsWithARemedy) {
   EXPECT_THROW(run("--experts 4 --n 32"), std::invalid_argument);
   EXPECT_THROW(run("--experts 4 --n 32 --k 64 --top 5"), std::invalid_argument);
   EXPECT_THROW(run("no-such-shape"), std::invalid_argument);
   EXPECT_THROW(run("--peers no/such/python"), std::invalid_argument);
   EXPECT_THROW(run("--bits 7"), std::invalid_argument);
+  EXPECT_THROW(run("--unsteady 10"), std::invalid_argument);
+  EXPECT_THROW(run("--tolerance 5%"), CLI::RequiresError);
   EXPECT_THROW(run("--isa pentium --tokens 1 --pool 1"), std::invalid_argument);
 }
 

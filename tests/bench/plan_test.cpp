@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <set>
 #include <stdexcept>
+#include <tuple>
+#include <utility>
 
 namespace gqmm::bench {
 namespace {
@@ -35,15 +37,59 @@ TEST(Plan, ACheckpointsExpertLayersAreEachMeasuredOnce) {
 
 TEST(Plan, AMissingCheckpointIsAnError) { EXPECT_THROW(layers_of_checkpoint("no/such/model", 1), io::FileError); }
 
+std::vector<PlannedCase> suite_on_two_cores(std::string_view name) { return suite(name, {{"scalar"}, {}, 2}); }
+
 TEST(Plan, EverySuiteHasDifferentCases) {
-  for (const char* name : {"report", "formats", "shapes"}) {
-    const auto cases = suite(name, "scalar", 2);
+  for (const std::string_view name : suite_names()) {
+    const auto cases = suite_on_two_cores(name);
     std::set<std::string> names;
     for (const PlannedCase& planned : cases) {
       EXPECT_TRUE(names.insert(planned.settings.name()).second) << name << ": " << planned.settings.name();
+      EXPECT_EQ(planned.settings.isa, "scalar");
     }
     EXPECT_GT(names.size(), 10U);
   }
+}
+
+TEST(Plan, ASuiteRunsOnTheThreadsAndInstructionSetsThatAreGiven) {
+  const auto cases = suite("formats", {{"scalar", "avx2"}, {1, 3}, 8});
+  EXPECT_EQ(cases.size(), 4 * suite("formats", {{"scalar"}, {1}, 8}).size());
+  EXPECT_EQ(only(cases, {"3 threads", "avx2"}).size(), cases.size() / 4);
+}
+
+TEST(Plan, TheLimitsSuiteHasEveryNumberOfRowsInEveryPrecisionPackedAndInPlace) {
+  std::set<std::tuple<std::int64_t, int, bool>> cells;
+  for (const PlannedCase& planned : suite_on_two_cores("limits")) {
+    const Case& settings = planned.settings;
+    EXPECT_EQ(settings.routing, Routing::balanced);
+    cells.emplace(settings.pairs() / std::min(settings.pairs(), settings.shape.experts), settings.slices(), settings.packed);
+  }
+  for (const std::int64_t rows : {1, 2, 4, 8, 32, 128}) {
+    for (const int slices : {1, 2, 3}) {
+      for (const bool packed : {false, true}) {
+        EXPECT_TRUE(cells.contains({rows, slices, packed})) << rows << " rows, " << slices << " slices, packed: " << packed;
+      }
+    }
+  }
+}
+
+TEST(Plan, TheShapesSuiteHasEveryShapeInEveryRouting) {
+  std::set<std::tuple<std::string, std::int64_t, Routing>> cells;
+  for (const PlannedCase& planned : suite_on_two_cores("shapes")) {
+    cells.emplace(planned.settings.shape.name, planned.settings.tokens, planned.settings.routing);
+  }
+  EXPECT_EQ(cells.size(), known_shapes().size() * 6 * 3);
+}
+
+TEST(Plan, TheExpertsSuiteReadsTheSameBytesOfManyExpertsAndOfFew) {
+  std::set<std::pair<std::int64_t, double>> work;
+  std::set<std::int64_t> experts;
+  for (const PlannedCase& planned : suite_on_two_cores("experts")) {
+    work.emplace(planned.settings.pairs(), planned.settings.bytes_per_expert());
+    experts.insert(planned.settings.shape.experts);
+  }
+  EXPECT_EQ(experts, (std::set<std::int64_t>{128, 16384}));
+  EXPECT_EQ(work.size(), 1U);
 }
 
 TEST(Plan, UnknownNamesAreErrorsThatListTheKnownOnes) {
@@ -58,7 +104,8 @@ TEST(Plan, UnknownNamesAreErrorsThatListTheKnownOnes) {
   EXPECT_NE(message_of([] { shape_from_name("qwen"); }).find("qwen3-30b-a3b/gate"), std::string::npos);
   EXPECT_NE(message_of([] { routing_from_name("all"); }).find("balanced"), std::string::npos);
   EXPECT_NE(message_of([] { float_type_from_name("float64"); }).find("bfloat16"), std::string::npos);
-  EXPECT_NE(message_of([] { suite("all", "scalar", 1); }).find("report"), std::string::npos);
+  EXPECT_NE(message_of([] { suite_on_two_cores("all"); }).find("report"), std::string::npos);
+  EXPECT_NE(message_of([] { only(suite_on_two_cores("small"), {"T=7", "x"}); }).find("'T=7' and 'x'"), std::string::npos);
   EXPECT_NE(message_of([] { pages_from_name("1G"); }).find("huge"), std::string::npos);
 }
 

@@ -93,6 +93,30 @@ TEST(Report, TablesTellTimesFractionsRejectionsAndPeers) {
   }
 }
 
+TEST(Report, TheLimitsSuiteHasATableOfFractionsByRowsAndPrecision) {
+  Report report = example();
+  report.suite = "limits";
+  report.cases[0].settings.packed = true;
+  for (const char* format : {"table", "markdown"}) {
+    std::ostringstream out;
+    write(out, report, format);
+    for (const char* part :
+         {"Fractions of the limit that binds", "packed, bfloat16 default", "in place, float32 default", "0.750 DRAM"}) {
+      EXPECT_NE(out.str().find(part), std::string::npos) << format << " lacks '" << part << "':\n" << out.str();
+    }
+  }
+}
+
+TEST(Report, WeightsInCacheHaveNoFractionOfDram) {
+  Report report = example();
+  report.cases[0].settings.cached = true;
+  report.cases[0].memory.fraction = summarize({7.0});
+  std::ostringstream out;
+  write(out, report, "markdown");
+  EXPECT_EQ(out.str().find("7.000"), std::string::npos) << out.str();
+  EXPECT_NE(out.str().find("cached"), std::string::npos) << out.str();
+}
+
 TEST(Report, AnUnknownNotationIsAnError) { EXPECT_THROW(written("yaml"), std::invalid_argument); }
 
 TEST(Report, FileNamesOfMachinesAreLowerCaseWords) {

@@ -73,6 +73,9 @@ TEST(Workload, ThePoolHoldsAsManyCopiesAsItsBytesNeed) {
   const double copy = settings.bytes_per_expert() * 6;
   EXPECT_EQ(Workload(settings, 1, Pages::standard).copies(), 1);
   EXPECT_EQ(Workload(settings, static_cast<std::size_t>(2.5 * copy), Pages::standard).copies(), 3);
+  Case cached = settings;
+  cached.cached = true;
+  EXPECT_EQ(Workload(cached, static_cast<std::size_t>(2.5 * copy), Pages::standard).copies(), 1);
 }
 
 TEST(Workload, ACaseBeyondTheMemoryOfTheMachineIsAnErrorWithItsSize) {
@@ -84,6 +87,20 @@ TEST(Workload, ACaseBeyondTheMemoryOfTheMachineIsAnErrorWithItsSize) {
   } catch (const std::invalid_argument& error) {
     EXPECT_NE(std::string(error.what()).find("GB of memory"), std::string::npos) << error.what();
   }
+}
+
+TEST(Case, SlicesAreThoseOfTheResultsPrecision) {
+  Case settings = small_case();
+  EXPECT_EQ(settings.slices(), 2);
+  settings.precision = Precision::fast;
+  EXPECT_EQ(settings.slices(), 1);
+  settings.precision = Precision::float32;
+  EXPECT_EQ(settings.slices(), 3);
+  settings.precision = Precision::standard;
+  settings.dtype = Dtype::float32;
+  EXPECT_EQ(settings.slices(), 3);
+  settings.transpose = false;
+  EXPECT_EQ(settings.slices(), 1) << "computed in float32";
 }
 
 // 4-bit codes, and a bfloat16 scale and bias for 64 of them.

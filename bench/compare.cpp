@@ -1,0 +1,188 @@
+#include "compare.hpp"
+
+#include "io/json.hpp"
+#include "io/mapped_file.hpp"
+#include "text_table.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <ostream>
+#include <stdexcept>
+
+namespace gqmm::bench {
+namespace {
+
+using nlohmann::json;
+
+const json* case_named(const json& document, const std::string& name) {
+  for (const json& each : document.at("cases")) {
+    if (each.at("name") == name) {
+      return &each;
+    }
+  }
+  return nullptr;
+}
+
+/// The figures of one of the case's two limits, "arithmetic" or "memory".
+const json& limit_figures(const json& figures, const std::string& limit) {
+  return figures.at(limit == "DRAM read" ? "memory" : "arithmetic");
+}
+
+/// Why the two figures of a case say nothing about each other; empty if they do.
+std::string obstacle(const json& before, const json& after, const std::string& limit) {
+  if (before.at("repetitions") == 0 || after.at("repetitions") == 0) {
+    return fmt::format("the machine changed during every repetition {}", after.at("repetitions") == 0 ? "of this run" : "before");
+  }
+  const json& then = limit_figures(before, limit);
+  const json& now = limit_figures(after, limit);
+  const auto text = [](const json& figures, const char* key) { return figures.at(key).get<std::string>(); };
+  if (then.at("limit") != now.at("limit")) {
+    return fmt::format("the limit was {}, and is {} now", text(then, "limit"), text(now, "limit"));
+  }
+  // The best way of reading memory is chosen anew in every run; an instruction is another limit.
+  if (limit != "DRAM read" && then.at("measured_by") != now.at("measured_by")) {
+    return fmt::format("the limit was measured with {}, and is with {} now", text(then, "measured_by"), text(now, "measured_by"));
+  }
+  return {};
+}
+
+ComparedCase compare_case(const json& before, const json& after, double tolerance) {
+  ComparedCase result;
+  result.name = after.at("name");
+  result.limit = before.at("bound_by");
+  result.before = limit_figures(before, result.limit).at("fraction").at("median");
+  result.after = limit_figures(after, result.limit).at("fraction").at("median");
+  result.seconds_before = before.at("seconds").at("median");
+  result.seconds_after = after.at("seconds").at("median");
+  result.why = obstacle(before, after, result.limit);
+  if (!result.why.empty() || !(result.before > 0)) {
+    result.verdict = Verdict::not_compared;
+  } else if (result.after < result.before * (1 - tolerance)) {
+    result.verdict = Verdict::slower;
+  } else if (result.after > result.before * (1 + tolerance)) {
+    result.verdict = Verdict::faster;
+  }
+  return result;
+}
+
+ComparedCase absent(const std::string& name, const std::string& why) {
+  ComparedCase result;
+  result.name = name;
+  result.verdict = Verdict::not_compared;
+  result.why = why;
+  return result;
+}
+
+std::string description_of(const json& machine) {
+  return fmt::format("{} ({} processors)", machine.at("cpu").get<std::string>(), machine.at("processors").get<int>());
+}
+
+std::string_view name_of(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::slower: return "SLOWER";
+    case Verdict::faster: return "faster";
+    case Verdict::not_compared: return "not compared";
+    case Verdict::same: break;
+  }
+  return "same";
+}
+
+}  // namespace
+
+int Comparison::count(Verdict verdict) const {
+  return static_cast<int>(
+      std::count_if(cases.begin(), cases.end(), [&](const ComparedCase& each) { return each.verdict == verdict; }));
+}
+
+json read_figures(const std::filesystem::path& path) {
+  const auto file = io::MappedFile::open(path);
+  json document = io::parse_json(file->text(), path.string());
+  const bool report = document.is_object() && document.value("gqmm_bench", json()) == 1 && document.contains("machine") &&
+                      document.contains("cases") && document["cases"].is_array();
+  if (!report) {
+    throw std::invalid_argument(
+        fmt::format("[bench] {} holds no figures of `gqmm bench`; make some with `gqmm bench --json FILE`", path.string()));
+  }
+  return document;
+}
+
+void check_same_machine(const json& before, const json& after) {
+  const std::string then = description_of(before.at("machine"));
+  const std::string now = description_of(after.at("machine"));
+  if (then != now) {
+    throw std::invalid_argument(fmt::format(
+        "[bench] the saved figures are of another machine, {}; this one is {}. Save some of this one with --json FILE", then,
+        now));
+  }
+}
+
+Comparison compare(const json& before, const json& after, double tolerance) {
+  check_same_machine(before, after);
+  Comparison result;
+  result.tolerance = tolerance;
+  bool any = false;
+  for (const json& each : after.at("cases")) {
+    const std::string name = each.at("name");
+    const json* earlier = case_named(before, name);
+    any = any || earlier != nullptr;
+    result.cases.push_back(earlier == nullptr ? absent(name, "not among the saved figures")
+                                              : compare_case(*earlier, each, tolerance));
+  }
+  if (!any) {
+    throw std::invalid_argument(
+        "[bench] no case of this run is among the saved figures; measure the same cases (`command` in the file)");
+  }
+  for (const json& each : before.at("cases")) {
+    const std::string name = each.at("name");
+    if (case_named(after, name) == nullptr) {
+      result.cases.push_back(absent(name, "not measured this time"));
+    }
+  }
+  return result;
+}
+
+double fraction_from_text(std::string_view text, std::string_view option) {
+  double value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  const std::string_view unit(rest, static_cast<std::size_t>(end - rest));
+  if (unit == "%") {
+    value /= 100;
+  }
+  if (error != std::errc() || (!unit.empty() && unit != "%") || !(value >= 0 && value < 1)) {
+    throw std::invalid_argument(fmt::format("[bench] {} = '{}' is not a fraction; write 5% or 0.05", option, text));
+  }
+  return value;
+}
+
+void write_comparison(std::ostream& out, const Comparison& comparison, bool markdown) {
+  TextTable table = {{"case", "limit", "before", "now", "change", "time before", "time now", "verdict"},
+                     {false, false, true, true, true, true, true, false},
+                     {}};
+  std::vector<std::string> notes;
+  for (const ComparedCase& each : comparison.cases) {
+    if (each.verdict == Verdict::not_compared) {
+      notes.push_back(fmt::format("not compared: {}: {}", each.name, each.why));
+    } else {
+      table.rows.push_back({each.name, each.limit, fmt::format("{:.3g}", each.before), fmt::format("{:.3g}", each.after),
+                            fmt::format("{:+.1f} %", 100 * (each.after / each.before - 1)), duration(each.seconds_before),
+                            duration(each.seconds_after), std::string(name_of(each.verdict))});
+    }
+  }
+  out << (markdown ? "\n## Compared with saved figures\n\n" : "\nCompared with saved figures, as fractions of the limit\n");
+  if (!table.rows.empty()) {
+    markdown ? print_markdown(out, table) : print_text(out, table);
+  }
+  out << (markdown ? "\n" : "");
+  for (const std::string& note : notes) {
+    out << (markdown ? "- " : "") << note << '\n';
+  }
+  out << fmt::format("{}{} slower by more than {:.3g} %, {} faster, {} the same, {} not compared\n", markdown ? "\n" : "",
+                     comparison.count(Verdict::slower), 100 * comparison.tolerance, comparison.count(Verdict::faster),
+                     comparison.count(Verdict::same), comparison.count(Verdict::not_compared));
+}
+
+}  // namespace gqmm::bench

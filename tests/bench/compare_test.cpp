@@ -1,0 +1,148 @@
+#include "compare.hpp"
+
+#include "io/error.hpp"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <unistd.h>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace gqmm::bench {
+namespace {
+
+using nlohmann::json;
+
+json case_of(const std::string& name, double int8_fraction, double dram_fraction, const std::string& bound_by = "int8 dot") {
+  const auto limit = [](const char* what, const char* how, double fraction) {
+    return json{{"limit", what}, {"measured_by", how}, {"fraction", {{"median", fraction}}}};
+  };
+  return {{"name", name},
+          {"repetitions", 9},
+          {"bound_by", bound_by},
+          {"seconds", {{"median", 1e-3}}},
+          {"arithmetic", limit("int8 dot", "vpdpbusd zmm", int8_fraction)},
+          {"memory", limit("DRAM read", "2 streams", dram_fraction)}};
+}
+
+json report_of(const std::vector<json>& cases) {
+  return {{"gqmm_bench", 1}, {"machine", {{"cpu", "Example CPU"}, {"processors", 2}}}, {"cases", cases}};
+}
+
+template <class Call>
+std::string message_of(const Call& call) {
+  try {
+    call();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Compare, ACaseThatReachesLessOfItsLimitThanTheToleranceAllowsIsSlower) {
+  const json before = report_of({case_of("a", 0.40, 0.1), case_of("b", 0.40, 0.1), case_of("c", 0.40, 0.1)});
+  const json after = report_of({case_of("a", 0.37, 0.1), case_of("b", 0.39, 0.1), case_of("c", 0.44, 0.1)});
+  const Comparison comparison = compare(before, after, 0.05);
+  ASSERT_EQ(comparison.cases.size(), 3U);
+  EXPECT_EQ(comparison.cases[0].verdict, Verdict::slower);
+  EXPECT_EQ(comparison.cases[1].verdict, Verdict::same);
+  EXPECT_EQ(comparison.cases[2].verdict, Verdict::faster);
+  EXPECT_EQ(compare(before, after, 0.2).count(Verdict::same), 3);
+  EXPECT_EQ(compare(before, after, 0.0).count(Verdict::slower), 2);
+}
+
+TEST(Compare, TheLimitThatBoundTheCaseCountsAndNotTheOther) {
+  const json before = report_of({case_of("a", 0.1, 0.80, "DRAM read")});
+  EXPECT_EQ(compare(before, report_of({case_of("a", 0.2, 0.60, "DRAM read")}), 0.05).count(Verdict::slower), 1);
+  EXPECT_EQ(compare(before, report_of({case_of("a", 0.05, 0.80)}), 0.05).count(Verdict::same), 1);
+}
+
+TEST(Compare, CasesOfOnlyOneRunAreNamedAndDoNotFail) {
+  const json before = report_of({case_of("both", 0.4, 0.1), case_of("gone", 0.4, 0.1)});
+  const json after = report_of({case_of("new", 0.4, 0.1), case_of("both", 0.4, 0.1)});
+  const Comparison comparison = compare(before, after, 0.05);
+  ASSERT_EQ(comparison.cases.size(), 3U);
+  EXPECT_EQ(comparison.cases[0].why, "not among the saved figures");
+  EXPECT_EQ(comparison.cases[2].name, "gone");
+  EXPECT_EQ(comparison.cases[2].why, "not measured this time");
+  EXPECT_EQ(comparison.count(Verdict::slower), 0);
+  EXPECT_EQ(comparison.count(Verdict::not_compared), 2);
+}
+
+TEST(Compare, RunsWithoutACaseInCommonAreAnError) {
+  const json before = report_of({case_of("a", 0.4, 0.1)});
+  EXPECT_NE(message_of([&] { compare(before, report_of({case_of("b", 0.4, 0.1)}), 0.05); }).find("no case"), std::string::npos);
+}
+
+TEST(Compare, AnotherMachineIsAnErrorThatNamesBoth) {
+  const json before = report_of({case_of("a", 0.4, 0.1)});
+  json after = before;
+  after["machine"]["cpu"] = "Other CPU";
+  const std::string message = message_of([&] { compare(before, after, 0.05); });
+  EXPECT_NE(message.find("Example CPU (2 processors)"), std::string::npos) << message;
+  EXPECT_NE(message.find("Other CPU (2 processors)"), std::string::npos) << message;
+  after = before;
+  after["machine"]["processors"] = 4;
+  EXPECT_NE(message_of([&] { compare(before, after, 0.05); }), "no error");
+}
+
+TEST(Compare, ACaseWithoutASteadyRepetitionSaysNothing) {
+  const json before = report_of({case_of("a", 0.4, 0.1)});
+  json after = report_of({case_of("a", 0.2, 0.1)});
+  after["cases"][0]["repetitions"] = 0;
+  const Comparison comparison = compare(before, after, 0.05);
+  EXPECT_EQ(comparison.cases[0].verdict, Verdict::not_compared);
+  EXPECT_NE(comparison.cases[0].why.find("during every repetition of this run"), std::string::npos);
+}
+
+TEST(Compare, AnotherInstructionIsAnotherLimitButAnotherWayOfReadingMemoryIsNot) {
+  const json before = report_of({case_of("a", 0.4, 0.8), case_of("b", 0.4, 0.8, "DRAM read")});
+  json after = before;
+  for (json& each : after["cases"]) {
+    each["arithmetic"]["measured_by"] = "vpmaddubsw ymm";
+    each["memory"]["measured_by"] = "8 streams";
+  }
+  const Comparison comparison = compare(before, after, 0.05);
+  EXPECT_EQ(comparison.cases[0].why, "the limit was measured with vpdpbusd zmm, and is with vpmaddubsw ymm now");
+  EXPECT_EQ(comparison.cases[1].verdict, Verdict::same);
+}
+
+TEST(Compare, TheTableTellsBothFractionsTheChangeAndTheTotals) {
+  const json before = report_of({case_of("a", 0.40, 0.1), case_of("b", 0.40, 0.1)});
+  const Comparison comparison = compare(before, report_of({case_of("a", 0.30, 0.1)}), 0.05);
+  for (const bool markdown : {false, true}) {
+    std::ostringstream out;
+    write_comparison(out, comparison, markdown);
+    for (const char* part : {"0.4 ", "0.3 ", "-25.0 %", "SLOWER", "b: not measured this time",
+                             "1 slower by more than 5 %, 0 faster, 0 the same, 1 not compared"}) {
+      EXPECT_NE(out.str().find(part), std::string::npos) << "lacks '" << part << "':\n" << out.str();
+    }
+  }
+}
+
+TEST(Compare, FractionsAreReadAsNumbersAndAsPercentages) {
+  EXPECT_DOUBLE_EQ(fraction_from_text("5%", "--tolerance"), 0.05);
+  EXPECT_DOUBLE_EQ(fraction_from_text("0.05", "--tolerance"), 0.05);
+  EXPECT_EQ(fraction_from_text("0", "--tolerance"), 0);
+  for (const char* text : {"", "%", "5", "100%", "-1%", "5 %", "5%%", "five", "nan"}) {
+    const std::string message = message_of([&] { fraction_from_text(text, "--tolerance"); });
+    EXPECT_NE(message.find(std::string("--tolerance = '") + text), std::string::npos) << message;
+  }
+}
+
+TEST(Compare, AFileWithoutFiguresIsAnErrorThatNamesIt) {
+  EXPECT_THROW(read_figures("no/such/file.json"), io::FileError);
+  const auto path = std::filesystem::temp_directory_path() / ("gqmm-compare-test-" + std::to_string(getpid()) + ".json");
+  for (const char* text : {"[]", "{}", R"({"gqmm_bench": 1, "machine": {}, "cases": 3})"}) {
+    std::ofstream(path) << text;
+    EXPECT_NE(message_of([&] { read_figures(path); }).find(path.filename()), std::string::npos) << text;
+  }
+  std::filesystem::remove(path);
+}
+
+}  // namespace
+}  // namespace gqmm::bench
