@@ -70,7 +70,7 @@ PeerProcess::PeerProcess(const PeerOptions& options, const Case& settings, const
   process_ = std::make_unique<ChildProcess>(std::vector<std::string>{options.python, "-c", std::string(peers_script)});
   const json answer = ask({{"case", description_of(settings, wanted, seconds)}});
   for (const json& peer : answer.at("peers")) {
-    peers_.push_back({peer.at("name"), peer.at("version"), peer.at("computes"), peer.at("skipped")});
+    peers_.push_back({peer.at("name"), peer.at("version"), peer.at("computes"), peer.at("skipped"), peer.at("error")});
   }
 }
 

@@ -24,6 +24,7 @@ struct Peer {
   std::string version;
   std::string computes;
   std::string skipped;  ///< why it cannot be measured; empty if it can
+  double error = 0;     ///< of its results against float64 products of its own operands, relative, root mean square
 };
 
 /// The peers of one case. The process is started in the calling thread, whose affinity it inherits.

@@ -101,16 +101,18 @@ const char* const limit_note =
 
 TextTable peer_table(const Report& report) {
   TextTable table;
-  table.header = joined<std::string>(settings_header, {"our time", "peer", "its time", "GFLOP/s", "times slower", "spread"});
-  table.numeric = joined<bool>(settings_numeric, {true, false, true, true, true, true});
+  table.header =
+      joined<std::string>(settings_header, {"our time", "peer", "its time", "GFLOP/s", "times slower", "spread", "its error"});
+  table.numeric = joined<bool>(settings_numeric, {true, false, true, true, true, true, true});
   for (const CaseFigures& figures : report.cases) {
     for (const PeerFigures& peer : figures.peers) {
       if (peer.repetitions > 0) {
         const double seconds = peer.seconds.median;
-        table.rows.push_back(
-            joined<std::string>(settings_cells(figures), {duration(figures.seconds.median), peer.peer.name, duration(seconds),
-                                                          fmt::format("{:.3g}", figures.settings.operations() / seconds / 1e9),
-                                                          fmt::format("{:.3g}", peer.ratio.median), spread(peer.ratio)}));
+        table.rows.push_back(joined<std::string>(
+            settings_cells(figures),
+            {duration(figures.seconds.median), peer.peer.name, duration(seconds),
+             fmt::format("{:.3g}", figures.settings.operations() / seconds / 1e9), fmt::format("{:.3g}", peer.ratio.median),
+             spread(peer.ratio), fmt::format("{:.0e}", peer.peer.error)}));
       }
     }
   }
@@ -258,9 +260,10 @@ void write_csv(std::ostream& out, const Report& report) {
                        figures.memory.fraction.median, figures.error.relative, figures.repetitions, figures.rejected);
     for (const PeerFigures& peer : figures.peers) {
       if (peer.repetitions > 0) {
-        out << fmt::format("{},{},{:.6g},{:.6g},{:.6g},{:.6g},,,,,{},,{:.4g}\n", name, csv_cell(peer.peer.name),
+        out << fmt::format("{},{},{:.6g},{:.6g},{:.6g},{:.6g},,,,{:.3g},{},,{:.4g}\n", name, csv_cell(peer.peer.name),
                            peer.seconds.median, peer.seconds.low, peer.seconds.high,
-                           figures.settings.operations() / peer.seconds.median, peer.repetitions, peer.ratio.median);
+                           figures.settings.operations() / peer.seconds.median, peer.peer.error, peer.repetitions,
+                           peer.ratio.median);
       }
     }
   }

@@ -45,6 +45,7 @@ json to_json(const PeerFigures& figures) {
   }
   result["version"] = figures.peer.version;
   result["computes"] = figures.peer.computes;
+  result["relative_error"] = figures.peer.error;
   result["repetitions"] = figures.repetitions;
   result["seconds"] = to_json(figures.seconds);
   result["times_slower"] = to_json(figures.ratio);

@@ -26,8 +26,8 @@ Report example() {
   figures.arithmetic = {Limit::int8_dot, "an instruction", summarize({1e12}), summarize({0.25})};
   figures.memory = {Limit::dram_read, "4 streams, no prefetch", summarize({40e9}), summarize({0.75})};
   figures.binding = Limit::dram_read;
-  Peer peer = {"slow library", "1.2", "the same, with care", ""};
-  Peer missing = {"absent library", "", "", "not installed"};
+  Peer peer = {"slow library", "1.2", "the same, with care", "", 0.03};
+  Peer missing = {"absent library", "", "", "not installed", 0};
   figures.peers = {{peer, summarize({0.2}), summarize({100}), 3}, {missing, {}, {}, 0}};
   report.cases = {figures, figures};
   report.cases[1].settings.dtype = Dtype::float32;
@@ -51,6 +51,7 @@ TEST(Report, JsonHoldsTheFiguresInSiUnits) {
   EXPECT_EQ(figures.at("bound_by"), "DRAM read");
   EXPECT_EQ(figures.at("rows_per_expert"), 2);
   EXPECT_EQ(figures.at("peers").at(0).at("times_slower").at("median"), 100);
+  EXPECT_EQ(figures.at("peers").at(0).at("relative_error"), 0.03);
   EXPECT_EQ(figures.at("peers").at(1).at("skipped"), "not installed");
 }
 
@@ -86,8 +87,8 @@ TEST(Report, EveryMarkdownRowHasTheColumnsOfItsTable) {
 TEST(Report, TablesTellTimesFractionsRejectionsAndPeers) {
   for (const char* format : {"table", "markdown"}) {
     const std::string text = written(format);
-    for (const char* part : {"2.00 ms", "0.250 int8", "0.750", "2 of 11", "slow library", "100", "absent library: not installed",
-                             "4 streams, no prefetch", "Example CPU"}) {
+    for (const char* part : {"2.00 ms", "0.250 int8", "0.750", "2 of 11", "slow library", "100", "3e-02",
+                             "absent library: not installed", "4 streams, no prefetch", "Example CPU"}) {
       EXPECT_NE(text.find(part), std::string::npos) << format << " lacks '" << part << "':\n" << text;
     }
   }
