@@ -48,7 +48,7 @@ struct Arguments {
   std::vector<int> threads;
   std::vector<std::string> isas;
   std::string peers = "auto";
-  std::vector<std::string> with = {"mlx", "torch", "ggml", "kt-kernel"};
+  std::vector<std::string> with = {"mlx", "torch", "ggml"};
   std::string format = "table";
   std::string json;
   std::string markdown;

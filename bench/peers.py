@@ -178,6 +178,15 @@ def torch_peers(case: Case) -> Iterator[Peer]:
             lambda experts, row, columns: (x[row].float().numpy(), w[columns].float().numpy()),
         )
 
+    def prepare_int8() -> Product:
+        w = torch.randint(-127, 128, (case.N, case.K), dtype=torch.int8)
+        x = torch.randint(-127, 128, (case.tokens * case.top, case.K), dtype=torch.int8)
+        return Product(
+            lambda experts: torch._int_mm(x[: experts.size], w.t()),
+            lambda y: y.numpy(),
+            lambda experts, row, columns: (x[row].numpy(), w[columns].numpy()),
+        )
+
     def prepare_experts(dtype: Any) -> Product:
         w = torch.empty(case.experts, case.N, case.K, dtype=dtype).uniform_(-1, 1)
         x = torch.randn(case.tokens * case.top, case.K).to(dtype)
@@ -195,6 +204,8 @@ def torch_peers(case: Case) -> Iterator[Peer]:
 
         return Product(run, values, factors)
 
+    computes = "one dense int8 matrix times all rows (torch._int_mm, oneDNN): int32 sums alone, no scales, no experts"
+    yield Peer("torch dense int8", torch.__version__, computes, prepare_int8)
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         size = dtype.itemsize
         computes = f"one dense {name} matrix times all rows: as many operations, no experts"
@@ -225,11 +236,12 @@ class Ggml:
         assert spec.origin is not None
         folder = Path(spec.origin).parent / "lib"
         self.libraries = [ctypes.CDLL(str(folder / f"lib{name}.so"), ctypes.RTLD_GLOBAL) for name in ("ggml-base", "ggml-cpu")]
+        self.quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
+        self.call("ggml_log_set", self.quiet, None)
         self.version = f"{importlib.metadata.version('llama-cpp-python')}, ggml {self.text('ggml_version')}"
         self.backend = self.pointer("ggml_backend_cpu_init")
         self.call("ggml_backend_cpu_set_n_threads", self.backend, ctypes.c_int(threads))
         self.device = self.pointer("ggml_backend_get_device", self.backend)
-        self.keep: list[Any] = []
 
     def call(self, name: str, *arguments: Any, returns: Any = None) -> Any:
         for library in self.libraries:

@@ -43,7 +43,7 @@ std::vector<PlannedCase> report_suite() {
         // Other libraries beside the one case that computes in the same type and order of rows.
         const bool beside_others = routing == Routing::balanced && !packed && arithmetic.precision == Precision::standard;
         cases.push_back({case_of(gate(), 512, routing, arithmetic, packed),
-                         beside_others ? std::vector<std::string>{"torch", "ggml", "kt-kernel"} : std::vector<std::string>{}});
+                         beside_others ? std::vector<std::string>{"torch", "ggml"} : std::vector<std::string>{}});
       }
     }
   }
@@ -51,7 +51,7 @@ std::vector<PlannedCase> report_suite() {
     cases.push_back({case_of(gate(), 1, Routing::uniform, arithmetic), {}});
   }
   cases.push_back({case_of(gate(), 8, Routing::uniform, three_slices), {"mlx gather_qmm float32"}});
-  cases.push_back({case_of(gate(), 8, Routing::uniform, two_slices), {"mlx gather_qmm bfloat16", "ggml", "kt-kernel"}});
+  cases.push_back({case_of(gate(), 8, Routing::uniform, two_slices), {"mlx gather_qmm bfloat16", "ggml"}});
   return cases;
 }
 
@@ -65,7 +65,7 @@ std::vector<PlannedCase> limit_suite() {
       const auto add = [&](std::int64_t tokens) {
         cases.push_back(
             {case_of(gate(), tokens, Routing::balanced, arithmetic, packed),
-             beside_others ? std::vector<std::string>{"mlx", "torch", "ggml", "kt-kernel"} : std::vector<std::string>{}});
+             beside_others ? std::vector<std::string>{"mlx", "torch", "ggml"} : std::vector<std::string>{}});
       };
       add(1);
       for (const std::int64_t rows : {1, 2, 4, 8, 32, 128}) {

@@ -1,6 +1,8 @@
 """The benchmark's Python side."""
 
 import importlib.util
+import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +17,7 @@ def load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for their module
     spec.loader.exec_module(module)
     return module
 
@@ -30,3 +33,144 @@ class TestLearnedRouting:
         # NumPy's part of the model is rounded differently with other libraries, where two experts are as good as equal.
         assert np.abs(counts - stored).sum() <= 1e-3 * counts.sum()
         assert learned.table(counts, folder.name, learned.TOKENS).splitlines()[:2] == lines[:2]
+
+
+SETTINGS = {
+    "experts": 8,
+    "n": 96,
+    "k": 256,
+    "top": 2,
+    "row_per_pair": False,
+    "tokens": 5,
+    "mode": "affine",
+    "bits": 4,
+    "group_size": 32,
+    "transpose": True,
+    "routing": "uniform",
+    "popularity": [],
+    "threads": 1,
+    "peers": [],
+    "seconds": 60,
+}
+
+
+class TestRouting:
+    @pytest.mark.parametrize("routing", ["uniform", "balanced", "learned"])
+    def test_no_token_has_an_expert_twice(self, routing: str) -> None:
+        popularity = [0.9, 0.5, 0.3, 0.1, 0.1, 0.1, 0, 0]
+        case = load("peers").Case(SETTINGS | {"routing": routing, "popularity": popularity})
+        for token in case.route(100):
+            assert len(set(token)) == 2
+            assert max(token) < 8
+
+    def test_learned_routing_prefers_experts_as_much_as_it_is_told(self) -> None:
+        popularity = np.array([0.9, 0.5, 0.3, 0.1, 0.1, 0.1, 0, 0])
+        case = load("peers").Case(SETTINGS | {"routing": "learned", "popularity": popularity})
+        tokens = 20000
+        chosen = np.bincount(np.concatenate([case.prefer() for _ in range(tokens)]), minlength=8) / tokens
+        deviation = np.sqrt(popularity * (1 - popularity) / tokens)
+        assert np.all(np.abs(chosen - popularity) <= 5 * deviation)
+
+
+class TestPeers:
+    def test_the_error_is_that_of_the_result(self) -> None:
+        peers, random = load("peers"), np.random.default_rng(3)
+        x, w = random.standard_normal((6, 32)), random.standard_normal((40, 32))
+        product = peers.Product(lambda experts: x @ w.T * 1.01, lambda y: y, lambda experts, row, columns: (x[row], w[columns]))
+        experts = np.zeros((3, 2), np.uint32)
+        assert product.error(experts, product.run(experts), random) == pytest.approx(0.01, rel=1e-9)
+
+    # What each promises: float32 sums of K = 256 terms; bfloat16 results (MLX rounds its sums to bfloat16 as well); activations
+    # of 8 bits, which cost half of 1 / 127 of a block's largest value at most.
+    @pytest.mark.parametrize(
+        ("module", "name", "bound"),
+        [
+            ("mlx", "mlx gather_qmm float32", 256 * 2**-24),
+            ("mlx", "mlx gather_qmm bfloat16", 256 * 2**-9),
+            ("torch", "torch dense int8", 0),
+            ("torch", "torch dense float32", 256 * 2**-24),
+            ("torch", "torch dense bfloat16", 2**-8),
+            ("torch", "torch experts float32", 256 * 2**-24),
+            ("torch", "torch experts bfloat16", 2**-8),
+            ("llama_cpp", "ggml mul_mat_id q4_0", 1 / 127),
+            ("llama_cpp", "ggml mul_mat_id q4_K", 1 / 127),
+        ],
+    )
+    @pytest.mark.parametrize("row_per_pair", [False, True])
+    def test_a_peer_computes_what_it_says(self, module: str, name: str, bound: float, row_per_pair: bool) -> None:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+        measured = load("peers").CasePeers(SETTINGS | {"peers": [name], "row_per_pair": row_per_pair})
+        (peer,) = measured.peers
+        assert (peer.name, peer.skipped) == (name, "")
+        assert 0 < peer.error < bound or peer.error == bound == 0
+        assert measured.run(name) > 0
+
+    def test_a_peer_that_would_not_fit_in_memory_is_skipped(self) -> None:
+        pytest.importorskip("mlx")
+        measured = load("peers").CasePeers(SETTINGS | {"peers": ["mlx"], "experts": 2**40})
+        assert {peer.skipped.split()[0] for peer in measured.peers} == {"needs"}
+        assert measured.products == {}
+
+    def test_a_peer_that_would_take_too_long_is_skipped(self) -> None:
+        pytest.importorskip("mlx")
+        measured = load("peers").CasePeers(SETTINGS | {"peers": ["mlx gather_qmm float32"], "seconds": 0})
+        assert "would take about" in measured.peers[0].skipped
+
+
+def limits_of(cases: list[dict[str, object]]) -> dict[str, object]:
+    return {"gqmm_bench": 1, "machine": {"cpu": "Example CPU"}, "cases": cases}
+
+
+def a_case(rows: int, slices: int, packed: bool, peers: list[dict[str, object]]) -> dict[str, object]:
+    def limit(name: str, rate: float) -> dict[str, object]:
+        return {"limit": name, "per_second": {"median": rate}}
+
+    return {
+        "shape": {"name": "example", "experts": 128, "N": 768, "K": 2048, "top": 8},
+        "tokens": 16 * rows,
+        "rows_per_expert": float(rows),
+        "experts_hit": 128.0,
+        "mode": "affine",
+        "bits": 4,
+        "group_size": 64,
+        "slices": slices,
+        "packed": packed,
+        "cached": False,
+        "routing": "balanced",
+        "threads": 1,
+        "instruction_set": "avx512",
+        "operations": 2.0 * 128 * rows * 768 * 2048,
+        "bytes": 113246208.0,
+        "seconds": {"median": 2e-3 * rows},
+        "arithmetic": limit("int8 dot", 1e12),
+        "memory": limit("DRAM read", 40e9),
+        "relative_error": 1e-3,
+        "peers": peers,
+    }
+
+
+class TestPlots:
+    def draw(self, tmp_path: Path, document: object) -> list[Path]:
+        pytest.importorskip("matplotlib")
+        path = tmp_path / "limits-example.json"
+        path.write_text(json.dumps(document))
+        return load("plots").draw(path)
+
+    def test_a_roofline_and_bars_are_drawn_as_svg_and_png(self, tmp_path: Path) -> None:
+        peer = {"name": "slow library", "repetitions": 3, "seconds": {"median": 1.0}, "relative_error": 0.03}
+        cases = [a_case(rows, slices, packed, [peer, {"name": "absent", "skipped": "not installed"}] if slices == 2 else [])
+                 for rows in (1, 8) for slices in (1, 2, 3) for packed in (False, True)]  # fmt: skip
+        written = self.draw(tmp_path, limits_of(cases))
+        expected = [f"limits-example-{plot}.{kind}" for plot in ("roofline", "peers") for kind in ("svg", "png")]
+        assert [path.name for path in written] == expected
+        before = [path.read_bytes() for path in written]
+        assert before[0].startswith(b"<?xml")
+        assert before[1].startswith(b"\x89PNG")
+        assert [path.read_bytes() for path in self.draw(tmp_path, limits_of(cases))] == before, "the same figures, another file"
+
+    def test_figures_without_anything_to_draw_are_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="--suite limits"):
+            self.draw(tmp_path, limits_of([a_case(1, 2, False, [])]))
+        with pytest.raises(ValueError, match="holds no figures"):
+            self.draw(tmp_path, [])

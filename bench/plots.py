@@ -1,0 +1,246 @@
+"""Draws what `gqmm bench` measured.
+
+    python bench/plots.py bench/results/limits-….json
+
+writes beside the file, as SVG and PNG, for every number of threads in it:
+
+    …-roofline    rates over rows per expert, one line per precision, under the limits of the machine in that run; other libraries
+                  as points
+    …-peers       the rates of the cases that other libraries were measured beside, as bars
+
+Needs matplotlib. Nothing is drawn that the file does not hold.
+"""
+
+import argparse
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# By slices. Okabe and Ito's colours, which differ for everyone.
+PRECISIONS = {1: ("fast, 8-bit activations", "#009e73"), 2: ("bfloat16", "#0072b2"), 3: ("float32", "#d55e00")}
+PEERS = ("#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a800", "#8c564b", "#000000")
+MARKERS = "sDv^P*X"
+LIMIT = "#555555"
+
+Case = dict[str, Any]
+
+
+def rate(case: Case, seconds: float | None = None) -> float:
+    """Of a case, or of a peer that needs so many seconds for it, in GOP/s."""
+    return case["operations"] / (seconds or case["seconds"]["median"]) / 1e9
+
+
+def median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def layer(case: Case) -> tuple[Any, ...]:
+    return case["shape"]["name"], case["mode"], case["bits"], case["group_size"], case["instruction_set"]
+
+
+def slices(case: Case) -> int:
+    return case["slices"]
+
+
+def peers_of(case: Case) -> list[dict[str, Any]]:
+    return [peer for peer in case["peers"] if "seconds" in peer and peer["repetitions"] > 0]
+
+
+def colours(cases: list[Case]) -> dict[str, int]:
+    """A number for each peer, the same in every panel."""
+    names = dict.fromkeys(peer["name"] for case in cases for peer in peers_of(case))
+    return {name: index for index, name in enumerate(sorted(names))}
+
+
+def chosen(cases: list[Case]) -> list[Case]:
+    """The cases of the layer that has most, computed in int8, with as many rows for every expert where there are such."""
+    cases = [case for case in cases if case["arithmetic"]["limit"] == "int8 dot" and not case["cached"]]
+    if not cases:
+        return []
+    common = Counter(layer(case) for case in cases).most_common(1)[0][0]
+    cases = [case for case in cases if layer(case) == common]
+    return [case for case in cases if case["routing"] == "balanced"] or cases
+
+
+def title(case: Case) -> str:
+    shape = case["shape"]
+    bits = f"{case['mode']} {case['bits']}-bit, groups of {case['group_size']}"
+    return f"{shape['name']}: {shape['experts']} experts, N {shape['N']}, K {shape['K']}, top {shape['top']}; {bits}"
+
+
+def draw_limits(axes: Axes, cases: list[Case], rows: list[float]) -> None:
+    """The roof of one dot product per weight and row, and what two and three of them leave of it."""
+    peak = median(case["arithmetic"]["per_second"]["median"] for case in cases) / 1e9
+    dram = median(case["memory"]["per_second"]["median"] for case in cases) / 1e9
+    per_byte = median(case["operations"] / case["rows_per_expert"] / case["bytes"] for case in cases)
+    left, right = min(rows) / 1.4, max(rows) * 1.4
+    for count in (1, 2, 3):
+        ceiling = peak / count
+        corner = ceiling / (per_byte * dram)
+        xs = [left, corner, right] if left < corner < right else [left, right]
+        style = "-" if count == 1 else (0, (4, 3))
+        axes.plot(xs, [min(ceiling, x * per_byte * dram) for x in xs], color=LIMIT, linestyle=style, linewidth=1, zorder=1)
+        name = f"int8 dot {peak:,.0f} GOP/s" if count == 1 else f"1/{count} ({PRECISIONS[count][0]})"
+        axes.annotate(name, (right, ceiling), xytext=(-2, 3), textcoords="offset points", ha="right", color=LIMIT, fontsize=8)
+    axes.annotate(f"DRAM read {dram:.1f} GB/s", (left, left * per_byte * dram), xytext=(16, -2), textcoords="offset points",
+                  va="top", color=LIMIT, fontsize=8)  # fmt: skip
+    axes.set_xlim(left, right)
+
+
+def draw_lines(axes: Axes, cases: list[Case]) -> None:
+    for packed in (False, True):
+        for count, (name, colour) in PRECISIONS.items():
+            # Where two cases have as many rows, the one that hits more experts: a single token's call is short.
+            points: dict[float, Case] = {}
+            for case in sorted(cases, key=lambda case: case["experts_hit"]):
+                if case["packed"] == packed and slices(case) == count:
+                    points[round(case["rows_per_expert"], 2)] = case
+            if points:
+                xs = sorted(points)
+                style = {"linestyle": "--", "markerfacecolor": "white"} if packed else {}
+                axes.plot(xs, [rate(points[x]) for x in xs], marker="o", markersize=5, color=colour, zorder=3,
+                          label=f"gqmm {name}, {'packed' if packed else 'in place'}", **style)  # fmt: skip
+
+
+def draw_peers(axes: Axes, cases: list[Case], numbers: dict[str, int]) -> None:
+    for name, number in numbers.items():
+        points = [(case["rows_per_expert"], rate(case, peer["seconds"]["median"]))
+                  for case in cases if case["experts_hit"] == max(other["experts_hit"] for other in cases
+                                                                  if other["rows_per_expert"] == case["rows_per_expert"])
+                  for peer in peers_of(case) if peer["name"] == name]  # fmt: skip
+        if points:
+            axes.plot(*zip(*points, strict=True), linestyle="none", marker=MARKERS[number % len(MARKERS)], markersize=6,
+                      color=PEERS[number % len(PEERS)], zorder=2, label=name)  # fmt: skip
+
+
+def roofline(document: dict[str, Any]) -> Figure | None:
+    cases = chosen(document["cases"])
+    rows = sorted({case["rows_per_expert"] for case in cases})
+    if len(rows) < 2:
+        return None
+    teams = sorted({case["threads"] for case in cases})
+    numbers = colours(cases)
+    figure, panels = plt.subplots(1, len(teams), figsize=(1 + 5.2 * len(teams), 6.4), sharey=True, squeeze=False)
+    for axes, threads in zip(panels[0], teams, strict=True):
+        here = [case for case in cases if case["threads"] == threads]
+        draw_limits(axes, here, rows)
+        draw_lines(axes, here)
+        draw_peers(axes, here, numbers)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks([2**n for n in range(20) if min(rows) <= 2**n <= max(rows)])
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
+        axes.grid(True, which="major", color="#e5e5e5", zorder=0)
+        axes.set_title(f"{threads} thread{'s' if threads > 1 else ''}", fontsize=10)
+        axes.set_xlabel("rows per expert")
+    panels[0][0].set_ylabel("GOP/s (2 · rows · N · K / time)")
+    handles = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.suptitle(f"{title(cases[0])}\n{document['machine']['cpu']}, {cases[0]['instruction_set']}", fontsize=10)
+    figure.tight_layout(rect=(0, 0.035 * (2 + len(handles) // 3), 1, 1))
+    return figure
+
+
+def bars_of(case: Case, cases: list[Case]) -> list[tuple[str, float, str]]:
+    """(label, rate, colour) of gqmm in place in every precision measured, then of the case's peers."""
+    same = [other for other in cases if other["tokens"] == case["tokens"] and other["threads"] == case["threads"]
+            and other["routing"] == case["routing"] and layer(other) == layer(case) and not other["packed"]]  # fmt: skip
+    bars = []
+    for other in sorted(same, key=slices):
+        name, colour = PRECISIONS[slices(other)]
+        bars.append((f"gqmm {name} (error {other['relative_error']:.0e})", rate(other), colour))
+    for peer in sorted(peers_of(case), key=lambda peer: peer["name"]):
+        error = f"error {peer['relative_error']:.0e}" if peer["relative_error"] > 0 else "exact"
+        bars.append((f"{peer['name']} ({error})", rate(case, peer["seconds"]["median"]), "#b0b0b0"))
+    return bars
+
+
+def peer_bars(document: dict[str, Any]) -> Figure | None:
+    cases = [case for case in document["cases"] if not case["cached"] and case["arithmetic"]["limit"] == "int8 dot"]
+    # One panel per layer, tokens and threads: of several cases beside peers, the one with most of them.
+    panels: dict[tuple[Any, ...], Case] = {}
+    for case in sorted(cases, key=lambda case: len(peers_of(case))):
+        if peers_of(case):
+            panels[(layer(case), case["routing"], case["tokens"], case["threads"])] = case
+    ordered = sorted(panels.values(), key=lambda case: (case["tokens"], case["threads"]))
+    if not ordered:
+        return None
+    teams = len({case["threads"] for case in ordered})
+    lines = -(-len(ordered) // teams)
+    bars = [bars_of(case, cases) for case in ordered]
+    height = 0.9 + sum(0.75 + 0.21 * max(len(each) for each in bars[line * teams : (line + 1) * teams]) for line in range(lines))
+    ratios = [3 + max(len(each) for each in bars[line * teams : (line + 1) * teams]) for line in range(lines)]
+    figure, grid = plt.subplots(lines, teams, figsize=(6.2 * teams, height), squeeze=False, height_ratios=ratios)
+    for axes in grid.flat[len(ordered) :]:
+        axes.set_visible(False)
+    for axes, case, each in zip(grid.flat, ordered, bars, strict=False):
+        labels, rates, fills = zip(*each, strict=True)
+        positions = range(len(each))
+        axes.barh(positions, rates, color=fills, height=0.72)
+        axes.set_yticks(positions, labels, fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.12 * max(rates))
+        for position, value in zip(positions, rates, strict=True):
+            axes.annotate(f"{value:,.0f}" if value >= 10 else f"{value:.2g}", (value, position), xytext=(3, 0),
+                          textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+        threads = f"{case['threads']} thread{'s' if case['threads'] > 1 else ''}"
+        axes.set_title(f"T = {case['tokens']} ({case['rows_per_expert']:.3g} rows per expert), {threads}", fontsize=9, loc="left")
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("GOP/s (2 · rows · N · K / time)", fontsize=9)
+    figure.suptitle(f"{title(ordered[0])}\n{document['machine']['cpu']}", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    paths = [Path(f"{stem}.{kind}") for kind in ("svg", "png")]
+    for path in paths:
+        # Without dates and random names, so that the same figures give the same file.
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    plt.close(figure)
+    return paths
+
+
+def draw(path: Path) -> list[Path]:
+    """The files written. Throws ValueError for a file that `gqmm bench` did not write, or one without anything to draw."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or document.get("gqmm_bench") != 1:
+        raise ValueError(f"{path} holds no figures of `gqmm bench`; make some with `gqmm bench --json FILE`")
+    mpl.rcParams["svg.hashsalt"] = "gqmm"
+    written = []
+    for name, figure in (("roofline", roofline(document)), ("peers", peer_bars(document))):
+        if figure is not None:
+            written += save(figure, path.with_name(f"{path.stem}-{name}"))
+    if not written:
+        raise ValueError(
+            f"{path} has neither two numbers of rows per expert in one layer nor other libraries; try --suite limits"
+        )
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("figures", type=Path, nargs="+", help="files of `gqmm bench --json` or --results")
+    for path in parser.parse_args().figures:
+        try:
+            print(*draw(path), sep="\n")
+        except ValueError as error:
+            raise SystemExit(f"plots: {error}") from None
+        except KeyError as error:
+            raise SystemExit(f"plots: {path} lacks {error}: an older gqmm made it; measure again") from None
+
+
+if __name__ == "__main__":
+    main()
