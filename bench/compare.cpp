@@ -145,14 +145,13 @@ Comparison compare(const json& before, const json& after, double tolerance) {
 }
 
 double fraction_from_text(std::string_view text, std::string_view option) {
-  double value = 0;
-  const char* const end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, value);
-  const std::string_view unit(rest, static_cast<std::size_t>(end - rest));
-  if (unit == "%") {
-    value /= 100;
-  }
-  if (error != std::errc() || (!unit.empty() && unit != "%") || !(value >= 0 && value < 1)) {
+  double value = -1;
+  const bool percent = text.ends_with('%');
+  const std::string_view digits = text.substr(0, text.size() - (percent ? 1 : 0));
+  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), value);
+  const bool number = error == std::errc() && end == digits.end() && std::isfinite(value);
+  value /= percent ? 100 : 1;
+  if (!number || value < 0 || value >= 1) {
     throw std::invalid_argument(fmt::format("[bench] {} = '{}' is not a fraction; write 5% or 0.05", option, text));
   }
   return value;

@@ -421,18 +421,29 @@ class CasePeers:
             return
         try:
             product = peer.prepare()
-            product.run(self.case.route(1))
-            start = time.perf_counter()
-            product.run(self.case.route(1))
-            expected = (time.perf_counter() - start) * self.case.tokens
+            expected = self.expected_seconds(product, limit)
             if expected > limit:
-                peer.skipped = f"would take about {expected:.0f} s per call (--peer-seconds {limit:g})"
+                peer.skipped = f"would take about {expected:.2g} s per call (--peer-seconds {limit:g})"
                 return
             experts = self.case.route(self.case.tokens)
             peer.error = product.error(experts, product.run(experts), self.case.random)
             self.products[peer.name] = product
         except Exception as error:  # a library that cannot run the case is reported, not fatal
             peer.skipped = f"{type(error).__name__}: {error}".splitlines()[0]
+
+    def expected_seconds(self, product: Product, limit: float) -> float:
+        """Of one call, from calls with ever more tokens: libraries need less for each of many, so that one call with a single
+        token says little, but none of these calls takes much longer than the limit."""
+        tokens, all_tokens = 1, self.case.tokens
+        product.run(self.case.route(1))
+        while True:
+            experts = self.case.route(tokens)
+            start = time.perf_counter()
+            product.run(experts)
+            seconds = time.perf_counter() - start
+            if tokens == all_tokens or 4 * seconds > limit:
+                return seconds * all_tokens / tokens
+            tokens = min(4 * tokens, all_tokens)
 
     def run(self, name: str) -> float:
         run, calls, seconds = self.products[name].run, 0, 0.0

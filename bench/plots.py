@@ -6,7 +6,8 @@ writes beside the file, as SVG and PNG, for every number of threads in it:
 
     …-roofline    rates over rows per expert, one line per precision, under the limits of the machine in that run; other libraries
                   as points
-    …-peers       the rates of the cases that other libraries were measured beside, as bars
+    …-peers       the rates of cases that other libraries were measured beside, as bars: of the fewest tokens, the most, and some
+                  in between
 
 Needs matplotlib. Nothing is drawn that the file does not hold.
 """
@@ -29,7 +30,7 @@ from matplotlib.figure import Figure
 # By slices. Okabe and Ito's colours, which differ for everyone.
 PRECISIONS = {1: ("fast, 8-bit activations", "#009e73"), 2: ("bfloat16", "#0072b2"), 3: ("float32", "#d55e00")}
 PEERS = ("#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a800", "#8c564b", "#000000")
-MARKERS = "sDv^P*X"
+MARKERS = "sDv^P*Xdph<"  # another number than of colours, so that a pair of both comes again only after 77 peers
 LIMIT = "#555555"
 
 Case = dict[str, Any]
@@ -63,13 +64,18 @@ def colours(cases: list[Case]) -> dict[str, int]:
 
 
 def chosen(cases: list[Case]) -> list[Case]:
-    """The cases of the layer that has most, computed in int8, with as many rows for every expert where there are such."""
-    cases = [case for case in cases if case["arithmetic"]["limit"] == "int8 dot" and not case["cached"]]
+    """The cases of the layer that has most, with as many rows for every expert where there are such."""
     if not cases:
         return []
     common = Counter(layer(case) for case in cases).most_common(1)[0][0]
     cases = [case for case in cases if layer(case) == common]
     return [case for case in cases if case["routing"] == "balanced"] or cases
+
+
+def drawable(document: dict[str, Any]) -> list[Case]:
+    """Without cases whose repetitions were all rejected, which say nothing."""
+    return [case for case in document["cases"]
+            if case["arithmetic"]["limit"] == "int8 dot" and not case["cached"] and case["repetitions"] > 0]  # fmt: skip
 
 
 def title(case: Case) -> str:
@@ -90,10 +96,10 @@ def draw_limits(axes: Axes, cases: list[Case], rows: list[float]) -> None:
         xs = [left, corner, right] if left < corner < right else [left, right]
         style = "-" if count == 1 else (0, (4, 3))
         axes.plot(xs, [min(ceiling, x * per_byte * dram) for x in xs], color=LIMIT, linestyle=style, linewidth=1, zorder=1)
-        name = f"int8 dot {peak:,.0f} GOP/s" if count == 1 else f"1/{count} ({PRECISIONS[count][0]})"
-        axes.annotate(name, (right, ceiling), xytext=(-2, 3), textcoords="offset points", ha="right", color=LIMIT, fontsize=8)
-    axes.annotate(f"DRAM read {dram:.1f} GB/s", (left, left * per_byte * dram), xytext=(16, -2), textcoords="offset points",
-                  va="top", color=LIMIT, fontsize=8)  # fmt: skip
+        name = "1" if count == 1 else f"1/{count}"
+        axes.annotate(name, (right, ceiling), xytext=(4, 0), textcoords="offset points", va="center", color=LIMIT, fontsize=8)
+    axes.set_title(f"{cases[0]['threads']} thread{'s' if cases[0]['threads'] > 1 else ''}: int8 dot {peak:,.0f} GOP/s, "
+                   f"DRAM read {dram:.1f} GB/s", fontsize=9)  # fmt: skip
     axes.set_xlim(left, right)
 
 
@@ -124,7 +130,7 @@ def draw_peers(axes: Axes, cases: list[Case], numbers: dict[str, int]) -> None:
 
 
 def roofline(document: dict[str, Any]) -> Figure | None:
-    cases = chosen(document["cases"])
+    cases = chosen(drawable(document))
     rows = sorted({case["rows_per_expert"] for case in cases})
     if len(rows) < 2:
         return None
@@ -142,13 +148,13 @@ def roofline(document: dict[str, Any]) -> Figure | None:
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
         axes.grid(True, which="major", color="#e5e5e5", zorder=0)
-        axes.set_title(f"{threads} thread{'s' if threads > 1 else ''}", fontsize=10)
         axes.set_xlabel("rows per expert")
     panels[0][0].set_ylabel("GOP/s (2 · rows · N · K / time)")
     handles = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=3, fontsize=8, frameon=False)
+    columns = 2 * len(teams)
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns, fontsize=8, frameon=False)
     figure.suptitle(f"{title(cases[0])}\n{document['machine']['cpu']}, {cases[0]['instruction_set']}", fontsize=10)
-    figure.tight_layout(rect=(0, 0.035 * (2 + len(handles) // 3), 1, 1))
+    figure.tight_layout(rect=(0, 0.03 * (1 + -(-len(handles) // columns)), 1, 1))
     return figure
 
 
@@ -167,19 +173,23 @@ def bars_of(case: Case, cases: list[Case]) -> list[tuple[str, float, str]]:
 
 
 def peer_bars(document: dict[str, Any]) -> Figure | None:
-    cases = [case for case in document["cases"] if not case["cached"] and case["arithmetic"]["limit"] == "int8 dot"]
+    cases = drawable(document)
     # One panel per layer, tokens and threads: of several cases beside peers, the one with most of them.
     panels: dict[tuple[Any, ...], Case] = {}
     for case in sorted(cases, key=lambda case: len(peers_of(case))):
         if peers_of(case):
             panels[(layer(case), case["routing"], case["tokens"], case["threads"])] = case
-    ordered = sorted(panels.values(), key=lambda case: (case["tokens"], case["threads"]))
-    if not ordered:
+    if not panels:
         return None
-    teams = len({case["threads"] for case in ordered})
+    teams = len({case["threads"] for case in panels.values()})
+    tokens = sorted({case["tokens"] for case in panels.values()})
+    shown = {tokens[0], tokens[len(tokens) // 2], tokens[-1]}
+    ordered = sorted(
+        (case for case in panels.values() if case["tokens"] in shown), key=lambda case: (case["tokens"], case["threads"])
+    )
     lines = -(-len(ordered) // teams)
     bars = [bars_of(case, cases) for case in ordered]
-    height = 0.9 + sum(0.75 + 0.21 * max(len(each) for each in bars[line * teams : (line + 1) * teams]) for line in range(lines))
+    height = 1.2 + sum(0.75 + 0.21 * max(len(each) for each in bars[line * teams : (line + 1) * teams]) for line in range(lines))
     ratios = [3 + max(len(each) for each in bars[line * teams : (line + 1) * teams]) for line in range(lines)]
     figure, grid = plt.subplots(lines, teams, figsize=(6.2 * teams, height), squeeze=False, height_ratios=ratios)
     for axes in grid.flat[len(ordered) :]:

@@ -81,7 +81,7 @@ class TestPeers:
         assert product.error(experts, product.run(experts), random) == pytest.approx(0.01, rel=1e-9)
 
     # What each promises: float32 sums of K = 256 terms; bfloat16 results (MLX rounds its sums to bfloat16 as well); activations
-    # of 8 bits, which cost half of 1 / 127 of a block's largest value at most.
+    # of 8 bits, each off by 1 / 254 of its block's largest at most, which is below five standard deviations of a normal x.
     @pytest.mark.parametrize(
         ("module", "name", "bound"),
         [
@@ -92,8 +92,8 @@ class TestPeers:
             ("torch", "torch dense bfloat16", 2**-8),
             ("torch", "torch experts float32", 256 * 2**-24),
             ("torch", "torch experts bfloat16", 2**-8),
-            ("llama_cpp", "ggml mul_mat_id q4_0", 1 / 127),
-            ("llama_cpp", "ggml mul_mat_id q4_K", 1 / 127),
+            ("llama_cpp", "ggml mul_mat_id q4_0", 5 / 254),
+            ("llama_cpp", "ggml mul_mat_id q4_K", 5 / 254),
         ],
     )
     @pytest.mark.parametrize("row_per_pair", [False, True])
@@ -145,6 +145,7 @@ def a_case(rows: int, slices: int, packed: bool, peers: list[dict[str, object]])
         "seconds": {"median": 2e-3 * rows},
         "arithmetic": limit("int8 dot", 1e12),
         "memory": limit("DRAM read", 40e9),
+        "repetitions": 9,
         "relative_error": 1e-3,
         "peers": peers,
     }
@@ -168,6 +169,12 @@ class TestPlots:
         assert before[0].startswith(b"<?xml")
         assert before[1].startswith(b"\x89PNG")
         assert [path.read_bytes() for path in self.draw(tmp_path, limits_of(cases))] == before, "the same figures, another file"
+
+    def test_cases_without_an_accepted_repetition_are_not_drawn(self, tmp_path: Path) -> None:
+        cases = [a_case(rows, 2, False, []) for rows in (1, 8)]
+        cases[1]["repetitions"] = 0
+        with pytest.raises(ValueError, match="neither two numbers of rows"):
+            self.draw(tmp_path, limits_of(cases))
 
     def test_figures_without_anything_to_draw_are_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="--suite limits"):
