@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -93,6 +94,33 @@ TEST_F(Cli, HelpExplainsEveryCommandWithExamples) {
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "gqmm " + command, outcome.out);
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "Examples:", outcome.out);
   }
+}
+
+TEST_F(Cli, BenchComparesSavedFiguresAndFailsWhereACaseIsSlower) {
+  const auto save = [&](const std::string& name, const std::string& cpu, double fraction) {
+    const auto limit = [&](const char* what) {
+      return json{{"limit", what}, {"measured_by", "an instruction"}, {"fraction", {{"median", fraction}}}};
+    };
+    const json figures = {{"name", "a case"},
+                          {"repetitions", 9},
+                          {"bound_by", "int8 dot"},
+                          {"seconds", {{"median", 1e-3}}},
+                          {"memory", limit("DRAM read")},
+                          {"arithmetic", limit("int8 dot")}};
+    std::ofstream(folder_.path() / name) << json{
+        {"gqmm_bench", 1}, {"machine", {{"cpu", cpu}, {"processors", 2}}}, {"cases", {figures}}};
+  };
+  save("old.json", "Example CPU", 0.40);
+  save("new.json", "Example CPU", 0.37);
+  save("other.json", "Other CPU", 0.40);
+  const Outcome slower = run("bench --compare old.json --measured new.json");
+  EXPECT_EQ(slower.status, 1);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "1 slower by more than 5 %", slower.out);
+  EXPECT_EQ(run("bench --compare old.json --measured new.json --tolerance 10%").status, 0);
+  EXPECT_EQ(run("bench --compare new.json --measured old.json").status, 0);
+  expect_error("bench --compare other.json --measured new.json", "another machine, Other CPU (2 processors)");
+  expect_error("bench --compare missing.json --measured new.json", "missing.json");
+  expect_error("bench --compare old.json --measured new.json --tolerance lots", "--tolerance = 'lots' is not a fraction");
 }
 
 TEST_F(Cli, VersionIsTheLibrarys) { EXPECT_EQ(run("--version").out, std::string(version()) + "\n"); }
