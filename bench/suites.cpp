@@ -63,9 +63,8 @@ std::vector<PlannedCase> limit_suite() {
       // One measurement of the others is enough: what they compute does not change with our precision or packing.
       const bool beside_others = !packed && arithmetic.dtype == two_slices.dtype && arithmetic.precision == two_slices.precision;
       const auto add = [&](std::int64_t tokens) {
-        cases.push_back(
-            {case_of(gate(), tokens, Routing::balanced, arithmetic, packed),
-             beside_others ? std::vector<std::string>{"mlx", "torch", "ggml"} : std::vector<std::string>{}});
+        cases.push_back({case_of(gate(), tokens, Routing::balanced, arithmetic, packed),
+                         beside_others ? std::vector<std::string>{"mlx", "torch", "ggml"} : std::vector<std::string>{}});
       };
       add(1);
       for (const std::int64_t rows : {1, 2, 4, 8, 32, 128}) {
