@@ -88,6 +88,14 @@ std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
     }
     return {layer({"custom", arguments.experts, arguments.n, arguments.k, top, false})};
   }
+  if (arguments.n > 0 || arguments.k > 0) {
+    throw std::invalid_argument(
+        "[bench] --n and --k make a shape together with --experts; a named shape or a checkpoint has its own");
+  }
+  if (arguments.top > 0 &&
+      std::none_of(arguments.what.begin(), arguments.what.end(), [](const std::string& what) { return fs::exists(what); })) {
+    throw std::invalid_argument("[bench] --top goes with --experts or with a checkpoint; a named shape has its own");
+  }
   if (arguments.what.empty()) {
     return {layer(shape_from_name("qwen3-30b-a3b/gate"))};
   }

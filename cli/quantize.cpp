@@ -9,6 +9,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -27,6 +29,7 @@ struct QuantizeArguments {
   std::optional<int> bits;
   std::optional<int> group_size;
   bool force = false;
+  OutputFormat format = OutputFormat::table;
 };
 
 /// What becomes of one tensor: three (or two) quantized ones with the names below, or a copy.
@@ -115,6 +118,12 @@ void run(const QuantizeArguments& arguments) {
   }
   const io::Checkpoint checkpoint = io::open_checkpoint(arguments.in);
   const std::vector<Plan> plan = make_plan(checkpoint, settings.group_size);
+  if (std::none_of(plan.begin(), plan.end(), [](const Plan& item) { return item.quantized; })) {
+    throw io::FileError(arguments.in,
+                        fmt::format("no tensor is a float matrix whose rows are a multiple of group_size = {}; there is "
+                                    "nothing to quantize",
+                                    settings.group_size));
+  }
   io::Metadata metadata = checkpoint.metadata;
   metadata.insert_or_assign("format", "mlx");
   metadata.insert_or_assign("quantization", io::quantization_json(settings));
@@ -139,9 +148,16 @@ void run(const QuantizeArguments& arguments) {
   }
   writer.commit();
   bar.clear();
-  print(fmt::format("{}: {} tensors to {}, group_size {}; {} copied; {} bytes became {}\n", io::printable(arguments.out),
-                    matrices, describe(*settings.format), settings.group_size, plan.size() - matrices, total,
-                    std::filesystem::file_size(arguments.out)));
+  const auto bytes = static_cast<std::uint64_t>(std::filesystem::file_size(arguments.out));
+  if (arguments.format == OutputFormat::table) {
+    print(fmt::format("{}: {} tensors to {}, group_size {}; {} copied; {} bytes became {}\n", io::printable(arguments.out),
+                      matrices, describe(*settings.format), settings.group_size, plan.size() - matrices, total, bytes));
+    return;
+  }
+  Rows rows({"path", "mode", "bits", "group_size", "quantized", "copied", "bytes_before", "bytes_after"});
+  rows.add({arguments.out, std::string(name_of(settings.format->mode)), settings.format->bits, settings.group_size, matrices,
+            plan.size() - matrices, total, bytes});
+  print(arguments.format == OutputFormat::csv ? rows.csv() : json_text(rows.json().at(0)));
 }
 
 }  // namespace
@@ -157,6 +173,7 @@ void add_quantize_command(CLI::App& program) {
   command
       ->add_option("--group-size", arguments->group_size, "Weights per scale: 32, 64, 128 for affine; the others have one value")
       ->type_name("G");
+  add_format_option(*command, arguments->format);
   command->add_flag("--force", arguments->force, "Replace OUT if it exists");
   command->footer(
       R"(Every float16, bfloat16 or float32 tensor of at least two dimensions whose last is a multiple of the group size is quantized along

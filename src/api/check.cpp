@@ -40,7 +40,8 @@ void check_stream(std::string_view op, const Stream& stream) {
 
 void check_compute_float(std::string_view op, std::string_view name, const array& a) {
   if (!is_compute_float(a.dtype())) {
-    fail(op, "{} has type {}; convert it to float32, float16 or bfloat16", name, name_of(a.dtype()));
+    fail(op, "{} has type {}; convert it to float32, float16 or bfloat16{}", name, name_of(a.dtype()),
+         a.dtype() == Dtype::uint16 ? ", or view it as bfloat16 if these are its bits" : "");
   }
 }
 

@@ -64,6 +64,7 @@ struct WeightSource {
   Dtype result_dtype = Dtype::float32;
   const QuantizedWeights* in_place = nullptr;
   const PackedWeights::Data* packed = nullptr;
+  const array* global_scale = nullptr;  // that of the call; packed weights may hold their own
 };
 
 int slices_of(Precision precision, Dtype result) {
@@ -91,6 +92,9 @@ void attach_weights(Lowered& lowered, const WeightSource& source) {
     if (source.packed->global_scale.size() != 0) {
       problem.global_scale = MatrixBatch(global_scale_per_matrix(source.packed->global_scale, {source.packed->experts}));
       lowered.operands.push_back(source.packed->global_scale);
+    } else if (source.global_scale != nullptr) {
+      lowered.operands.push_back(global_scale_per_matrix(*source.global_scale, source.leading));
+      problem.global_scale = MatrixBatch(lowered.operands.back());
     }
     return;
   }
@@ -100,8 +104,8 @@ void attach_weights(Lowered& lowered, const WeightSource& source) {
   if (weights.biases != nullptr) {
     problem.biases = keep(lowered, *weights.biases, lowered.rhs);
   }
-  if (weights.global_scale != nullptr) {
-    lowered.operands.push_back(global_scale_per_matrix(*weights.global_scale, source.leading));
+  if (source.global_scale != nullptr) {
+    lowered.operands.push_back(global_scale_per_matrix(*source.global_scale, source.leading));
     problem.global_scale = MatrixBatch(lowered.operands.back());
   }
 }
@@ -119,14 +123,16 @@ Lowered lower(std::string_view op, const Activations& activations, const WeightS
 
   Lowered lowered;
   const QuantizedWeights* weights = source.in_place;
-  lowered.result = make_result(op, shape, source.result_dtype, options.out,
-                               {{"x", &x},
-                                {"w", weights != nullptr ? &weights->w : &source.packed->codes},
-                                {"scales", weights != nullptr ? weights->scales : &source.packed->scales},
-                                {"biases", weights != nullptr ? weights->biases : &source.packed->biases},
-                                {"global_scale", weights != nullptr ? weights->global_scale : &source.packed->global_scale},
-                                {"lhs_indices", address_of(options.lhs_indices)},
-                                {"rhs_indices", address_of(options.rhs_indices)}});
+  lowered.result =
+      make_result(op, shape, source.result_dtype, options.out,
+                  {{"x", &x},
+                   {"w", weights != nullptr ? &weights->w : &source.packed->codes},
+                   {"scales", weights != nullptr ? weights->scales : &source.packed->scales},
+                   {"biases", weights != nullptr ? weights->biases : &source.packed->biases},
+                   {"global_scale",
+                    source.global_scale != nullptr || weights != nullptr ? source.global_scale : &source.packed->global_scale},
+                   {"lhs_indices", address_of(options.lhs_indices)},
+                   {"rhs_indices", address_of(options.rhs_indices)}});
   lowered.lhs = std::move(pairs.lhs);
   lowered.rhs = std::move(pairs.rhs);
   lowered.operands.reserve(5);
@@ -168,6 +174,7 @@ Lowered lower_in_place(std::string_view op, const Activations& activations, cons
       .group_size = weights.settings.group_size,
       .transpose = weights.transpose,
       .in_place = &weights,
+      .global_scale = weights.global_scale,
   };
   source.leading = leading_shape(w);
   source.result_dtype = result_dtype(format, activations.x.dtype(), weights.scales->dtype(),
@@ -183,7 +190,8 @@ void check_setting(std::string_view op, std::string_view name, const std::option
 }
 
 void check_packed_options(std::string_view op, const PackedWeights::Data& packed, const GatherQmmOptions& options) {
-  if (options.scales || options.biases || options.global_scale) {
+  const bool two_global_scales = options.global_scale && packed.global_scale.size() != 0;
+  if (options.scales || options.biases || two_global_scales) {
     fail(op, "{} is given but w is packed and holds its own; leave it out",
          options.scales   ? "scales"
          : options.biases ? "biases"
@@ -212,7 +220,9 @@ Lowered lower_packed(std::string_view op, const Activations& activations, const 
       .group_size = packed.group_size,
       .transpose = packed.transpose,
       .packed = &packed,
+      .global_scale = address_of(options.global_scale),
   };
+  check_global_scale(op, packed.format->mode, source.global_scale, &source.leading);
   const std::int64_t x_K = activations.x.dim(-1);
   if (x_K != source.extents.K) {
     fail(op, "x has K = {} but the packed w of shape {} has K = {}; the last dimension of x must be K", x_K,

@@ -1,7 +1,6 @@
-// PackedWeights::save and load: a safetensors file (docs/formats.md) whose tensors lie as the kernels read them, so that a loaded
-// file is used where it is mapped.
+#include "io/packed_file.hpp"
+
 #include "io/error.hpp"
-#include "io/safetensors.hpp"
 #include "io/safetensors_writer.hpp"
 
 #include "api/check.hpp"
@@ -172,8 +171,11 @@ void PackedWeights::save(const std::filesystem::path& path) const {
 }
 
 PackedWeights PackedWeights::load(const std::filesystem::path& path) {
-  const std::string origin = io::printable(path.native());
-  const io::SafetensorsFile file = io::open_safetensors(path);
+  return io::packed_weights_of(io::open_safetensors(path), path.native());
+}
+
+PackedWeights io::packed_weights_of(const SafetensorsFile& file, std::string_view path) {
+  const std::string origin = printable(path);
   try {
     auto data = std::make_shared<Data>(read_settings(file, origin));
     for (const Part& part : parts_of(*data, file.tensors.contains("global_scale"), origin)) {

@@ -172,8 +172,20 @@ TEST_F(PackedErrors, ArraysMustNotBeRepeated) {
   expect("[gather_qmm] scales is given but w is packed and holds its own; leave it out");
   options = {.biases = floats({1}, {1})};
   expect("[gather_qmm] biases is given but w is packed and holds its own; leave it out");
-  options = {.global_scale = floats({1}, {1})};
-  expect("[gather_qmm] global_scale is given but w is packed and holds its own; leave it out");
+}
+
+TEST(PackedGlobalScale, MayComeWithTheCallUnlessTheWeightsHoldOne) {
+  Generator random(3);
+  Weights weights = random_weights(random, *find_format(Mode::nvfp4, 4), 16, true, {3}, 5, 64);
+  const array x = random.normal({3, 2, 64});
+  const GatherQmmOptions options = {.global_scale = random.normal({3})};
+  const PackedWeights without = pack_all(weights);
+  weights.options.global_scale = options.global_scale;
+  const PackedWeights with = pack_all(weights);
+  EXPECT_EQ(memory_of(gather_qmm(x, without, options)), memory_of(gather_qmm(x, with)));
+  EXPECT_EQ(memory_of(gather_qmm(x, without, options)), memory_of(gather_qmm(x, weights.w, weights.options)));
+  expect_error("[gather_qmm] global_scale is given but w is packed and holds its own; leave it out",
+               [&] { gather_qmm(x, with, options); });
 }
 
 TEST_F(PackedErrors, EverythingElseIsCheckedAsWithoutPacking) {

@@ -109,6 +109,9 @@ TEST_F(Command, TheNamesOfASuitesCasesAreListedAndNarrowed) {
 TEST_F(Command, ContradictionsAreErrorsWithARemedy) {
   EXPECT_THROW(run("--experts 4 --n 32"), std::invalid_argument);
   EXPECT_THROW(run("--experts 4 --n 32 --k 64 --top 5"), std::invalid_argument);
+  EXPECT_THROW(run("--k 128"), std::invalid_argument);
+  EXPECT_THROW(run("qwen3-30b-a3b/gate --n 128"), std::invalid_argument);
+  EXPECT_THROW(run("qwen3-30b-a3b/gate --top 1"), std::invalid_argument);
   EXPECT_THROW(run("no-such-shape"), std::invalid_argument);
   EXPECT_THROW(run("--peers no/such/python"), std::invalid_argument);
   EXPECT_THROW(run("--bits 7"), std::invalid_argument);

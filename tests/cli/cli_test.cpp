@@ -270,6 +270,28 @@ TEST_F(Cli, QuantizeWritesWhatInspectAndCheckRead) {
   }
 }
 
+TEST_F(Cli, QuantizeSaysWhatItDidInEveryFormat) {
+  write_float_checkpoint();
+  const json found = run_json("quantize float.safetensors out.safetensors --bits 8");
+  EXPECT_EQ(found["mode"], "affine");
+  EXPECT_EQ(found["bits"], 8);
+  EXPECT_EQ(found["quantized"], 2);
+  EXPECT_EQ(found["copied"], 3);
+  EXPECT_EQ(found["bytes_after"], std::filesystem::file_size(folder_.path() / "out.safetensors"));
+  const Outcome csv = run("quantize float.safetensors out.safetensors --force --format csv");
+  EXPECT_TRUE(csv.out.starts_with("path,mode,bits,group_size,quantized,copied,bytes_before,bytes_after")) << csv.out;
+  expect_error("quantize out.safetensors again.safetensors --group-size 128", "is quantized already");
+}
+
+TEST_F(Cli, QuantizeRefusesAFileWithNothingToQuantize) {
+  io::SafetensorsWriter writer(folder_.path() / "narrow.safetensors", {{"l.weight", "F32", {2, 8}}}, {}, false);
+  const std::vector<float> values(16);
+  writer.write("l.weight", std::as_bytes(std::span(values)));
+  writer.commit();
+  expect_error("quantize narrow.safetensors out.safetensors", "there is nothing to quantize");
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out.safetensors"));
+}
+
 TEST_F(Cli, QuantizeCopiesEverythingElse) {
   write_float_checkpoint();
   ASSERT_EQ(run("quantize float.safetensors out.safetensors").status, 0);
@@ -302,7 +324,7 @@ TEST_F(Cli, QuantizeLeavesNothingBehindWhenItFails) {
   writer.commit();
   expect_error("quantize nan.safetensors out.safetensors --mode mxfp4", "\"l.weight\": [quantize]");
   expect_error("quantize nan.safetensors out.safetensors --bits 7", "bits = 7 is not available");
-  expect_error("quantize nan.safetensors absent/out.safetensors", "cannot create a file in its folder");
+  expect_error("quantize nan.safetensors absent/out.safetensors --group-size 32", "cannot create a file in its folder");
   expect_error("quantize " + model_ + " out.safetensors", "is quantized already");
   std::vector<std::string> left;
   for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {

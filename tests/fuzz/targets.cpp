@@ -2,6 +2,7 @@
 
 #include "io/checkpoint.hpp"
 #include "io/error.hpp"
+#include "io/packed_file.hpp"
 #include "io/quantization_config.hpp"
 #include "io/safetensors.hpp"
 
@@ -32,6 +33,7 @@ std::uint64_t read_as_safetensors(std::span<const std::byte> bytes) {
         sum += static_cast<std::uint64_t>(byte);
       }
     }
+    sum += value_or_refusal([&file] { return packed_weights_of(file, "input").nbytes(); });
     Checkpoint checkpoint;
     checkpoint.tensors = std::move(file.tensors);
     if (const auto settings = file.metadata.find("quantization"); settings != file.metadata.end()) {

@@ -6,10 +6,27 @@ import gqmm
 import numpy as np
 import oracle
 import pytest
+from hypothesis import assume, given
 from oracle import Setting
+from test_properties import relaxed, valid_calls
 
 mlx_oracle = pytest.importorskip("mlx_oracle", reason="MLX, the oracle, is not installed")
 mx = pytest.importorskip("mlx.core")
+
+
+def assert_agrees_with_mlx(y, expected, x, weights, lhs, rhs):
+    """In float32, within the two evaluations' bounds. `expected` is the reference's result."""
+    theirs = mlx_oracle.call(
+        mx.gather_qmm,
+        x.astype(np.float32),
+        weights.w,
+        *(a if a.dtype == np.uint8 else a.astype(np.float32) for a in weights.arrays()[1:]),
+        lhs_indices=lhs,
+        rhs_indices=rhs,
+        **weights.arguments(),
+    )
+    bound = expected.bound + oracle.plain_evaluation_bound(expected, x.shape[-1])
+    oracle.assert_within(y, theirs.astype(np.float64), bound)
 
 
 def check(x, weights, lhs=None, rhs=None, **kwargs):
@@ -21,17 +38,7 @@ def check(x, weights, lhs=None, rhs=None, **kwargs):
     expected = oracle.reference(x, weights, lhs, rhs, kwargs.get("precision", "default"))
     oracle.assert_within(y, expected)
     if expected.dtype == oracle.float32 and weights.global_scale is None:
-        theirs = mlx_oracle.call(
-            mx.gather_qmm,
-            x.astype(np.float32),
-            weights.w,
-            *(a if a.dtype == np.uint8 else a.astype(np.float32) for a in weights.arrays()[1:]),
-            lhs_indices=lhs,
-            rhs_indices=rhs,
-            **weights.arguments(),
-        )
-        bound = expected.bound + oracle.plain_evaluation_bound(expected, x.shape[-1])
-        oracle.assert_within(y, theirs.astype(np.float64), bound)
+        assert_agrees_with_mlx(y, expected, x, weights, lhs, rhs)
     return y
 
 
@@ -85,6 +92,18 @@ def test_indices_broadcast(rng, lhs_shape, rhs_shape):
     x = rng.standard_normal((4, 2, 2, 64)).astype(np.float32)
     y = check(x, weights, rng.integers(0, 8, lhs_shape), rng.integers(0, 6, rhs_shape))
     assert y.shape == (*np.broadcast_shapes(lhs_shape, rhs_shape), 2, 5)
+
+
+@relaxed
+@given(valid_calls())
+def test_any_valid_call_agrees_with_mlx(call):
+    x, weights, lhs, rhs = call
+    assume(x.size != 0 and weights.global_scale is None)
+    x = x.astype(np.float32)
+    y = gqmm.gather_qmm(x, *weights.arrays(), lhs_indices=lhs, rhs_indices=rhs, **weights.arguments())
+    expected = oracle.reference(x, weights, lhs, rhs)
+    if expected.dtype == oracle.float32:
+        assert_agrees_with_mlx(y, expected, x, weights, lhs.astype(np.int32), rhs.astype(np.int32))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])

@@ -91,11 +91,17 @@ def test_an_explicit_mode_is_compared_even_if_it_is_the_default(rng):
         gqmm.gather_qmm(x, packed, mode="affine")
 
 
-def test_global_scale_does_not_go_with_packed_weights(rng):
-    packed = packed_from(oracle.random_weights(rng, Setting("nvfp4", 4, 16), (2,), 3, 64))
+def test_packed_weights_take_the_global_scale_of_the_call(rng):
+    weights = oracle.random_weights(rng, Setting("nvfp4", 4, 16), (2,), 3, 64)
     x = rng.standard_normal((2, 1, 64)).astype(np.float32)
-    with pytest.raises(ValueError, match=r"\[gather_qmm\] global_scale is given but w is packed"):
-        gqmm.gather_qmm(x, packed, global_scale=np.float32([1, 2]))
+    scale = np.float32([0.5, 3])
+    expected = gqmm.gather_qmm(x, *weights.arrays(), mode="nvfp4", global_scale=scale)
+    assert oracle.same_bits(gqmm.gather_qmm(x, packed_from(weights), global_scale=scale), expected)
+    with pytest.raises(ValueError, match=r"\[gather_qmm\] global_scale has shape \(3,\) but the leading shape of w is \(2,\)"):
+        gqmm.gather_qmm(x, packed_from(weights), global_scale=np.ones(3, np.float32))
+    affine = packed_from(oracle.random_weights(rng, Setting("affine", 4, 64), (2,), 3, 64))
+    with pytest.raises(ValueError, match=r'\[gather_qmm\] global_scale is given but mode "affine" has none'):
+        gqmm.gather_qmm(x, affine, global_scale=scale)
 
 
 def test_packed_weights_are_made_by_pack_alone():
