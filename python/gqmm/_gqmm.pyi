@@ -100,7 +100,7 @@ class InstructionSet:
     @property
     def name(self) -> str:
         """
-        As the environment variable GQMM_ISA takes it: 'scalar', 'avx2', 'avx512'.
+        As the environment variable GQMM_ISA takes it, e.g. 'avx512'.
         """
 
     @property

@@ -127,7 +127,7 @@ void bind_packed_weights(nb::module_& m) {
 
 void bind_system(nb::module_& m) {
   nb::class_<InstructionSet>(m, "InstructionSet", nb::is_final(), "A family of CPU instructions that gqmm has kernels for.")
-      .def_ro("name", &InstructionSet::name, "As the environment variable GQMM_ISA takes it: 'scalar', 'avx2', 'avx512'.")
+      .def_ro("name", &InstructionSet::name, "As the environment variable GQMM_ISA takes it, e.g. 'avx512'.")
       .def_ro("description", &InstructionSet::description, "The extensions it needs.")
       .def_ro("supported", &InstructionSet::supported, "Whether this machine has them.")
       .def("__repr__", [](const InstructionSet& self) {

@@ -22,10 +22,12 @@ struct Target {
 
 #if defined(__x86_64__)
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
-bool has_avx512() {
+bool has_avxvnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+bool has_avx512bw() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && has_avx2();
+         __builtin_cpu_supports("avx512vl") && has_avx2();
 }
+bool has_avx512() { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
 // From the least to the most capable.
@@ -33,6 +35,8 @@ constexpr Target targets[] = {
     {"scalar", "any CPU", [] { return true; }, cpu::scalar_kernels},
 #if defined(__x86_64__)
     {"avx2", "AVX2, FMA, F16C", has_avx2, cpu::avx2_kernels},
+    {"avxvnni", "AVX2, FMA, F16C, AVX-VNNI", has_avxvnni, cpu::avxvnni_kernels},
+    {"avx512bw", "AVX-512 F, BW, DQ, VL", has_avx512bw, cpu::avx512bw_kernels},
     {"avx512", "AVX-512 F, BW, DQ, VL, VNNI", has_avx512, cpu::avx512_kernels},
 #endif
 };

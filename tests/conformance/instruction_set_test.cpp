@@ -110,8 +110,8 @@ TEST(InstructionSets, TheProcessorExecutesThePinnedOne) {
     }
     const bool vex = answer.text.find(" vex") != std::string::npos;
     const bool evex = answer.text.find(" evex") != std::string::npos;
-    EXPECT_EQ(vex, name == "avx2" || name == "avx512") << answer.text;
-    EXPECT_EQ(evex, name == "avx512") << answer.text;
+    EXPECT_EQ(vex, name != "scalar") << answer.text;
+    EXPECT_EQ(evex, name.starts_with("avx512")) << answer.text;
   }
 #endif
 }

@@ -8,6 +8,8 @@ namespace gqmm::cpu {
 
 const KernelTable& scalar_kernels();
 const KernelTable& avx2_kernels();
+const KernelTable& avxvnni_kernels();
+const KernelTable& avx512bw_kernels();
 const KernelTable& avx512_kernels();
 
 }  // namespace gqmm::cpu

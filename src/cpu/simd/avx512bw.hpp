@@ -1,0 +1,157 @@
+// AVX-512 F, BW, DQ, VL (Skylake-X, which has no VNNI): one zmm register is 16 lanes.
+#pragma once
+
+#include "cpu/simd/vocabulary.hpp"
+
+#include <immintrin.h>
+
+namespace gqmm::cpu {
+namespace {
+
+struct Avx512Bw {
+  using f32 = __m512;
+  using i32 = __m512i;
+
+  // 32 zmm. A dot product is three instructions of which only vpaddd is part of a chain, so latency asks for nothing: tiles are
+  // rather tall than wide, for the mask and the shift of nibbles are shared by the rows. Integer sums + float sums + both halves
+  // of a line of nibbles + mask, ones, a broadcast and a product:
+  //   1 slice   6 rows × 2 strips      12 + 12 + 4 + 4 = 32
+  //   2 slices  3 rows × 2 strips      12 +  6 + 4 + 4 = 26
+  //   3 slices  2 rows × 2 strips      12 +  4 + 4 + 4 = 24
+  // One row more with 2 and 3 slices would be 32 as well, for as many instructions: what it shares it spills.
+  static constexpr TileSize gemm_tile[3] = {{6, 2}, {3, 2}, {2, 2}};
+  // 8 rows × 3 strips = 24 sums + 3 weights; every broadcast of x is an embedded memory operand.
+  static constexpr TileSize float_tile = {8, 3};
+  static constexpr bool wide_dot_differs = true;
+
+  static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1U << n) - 1U); }
+
+  static f32 load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, f32 a) { _mm512_storeu_ps(p, a); }
+  static i32 load_words(const std::byte* p, int n) { return _mm512_maskz_loadu_epi32(first(n), p); }
+  static i32 load_u16(const std::byte* p, int n) { return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p)); }
+  static i32 load_u8(const std::byte* p, int n) { return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
+  static void store_words(std::byte* p, i32 a, int n) { _mm512_mask_storeu_epi32(p, first(n), a); }
+  static void store_u16(std::byte* p, i32 a, int n) { _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtepi32_epi16(a)); }
+  static f32 broadcast(float a) { return _mm512_set1_ps(a); }
+  static i32 broadcast(std::int32_t a) { return _mm512_set1_epi32(a); }
+  static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+  static void prefetch_l2(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+
+  static f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
+  static f32 sub(f32 a, f32 b) { return _mm512_sub_ps(a, b); }
+  static f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
+  static f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
+  static f32 canonical(f32 a) {
+    return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), as_f32(broadcast(0x7fc00000)));
+  }
+
+  static f32 as_f32(i32 a) { return _mm512_castsi512_ps(a); }
+  static i32 as_i32(f32 a) { return _mm512_castps_si512(a); }
+  static f32 to_f32(i32 a) { return _mm512_cvtepi32_ps(a); }
+  static i32 round_i32(f32 a) { return _mm512_cvtps_epi32(a); }
+  static f32 from_f16(i32 a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
+  static i32 to_f16(f32 a) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
+
+  static i32 add(i32 a, i32 b) { return _mm512_add_epi32(a, b); }
+  static i32 sub(i32 a, i32 b) { return _mm512_sub_epi32(a, b); }
+  static i32 bit_and(i32 a, i32 b) { return _mm512_and_si512(a, b); }
+  static i32 bit_or(i32 a, i32 b) { return _mm512_or_si512(a, b); }
+  static i32 max(i32 a, i32 b) { return _mm512_max_epi32(a, b); }
+  template <int N>
+  static i32 shift_left(i32 a) {
+    return _mm512_slli_epi32(a, N);
+  }
+  template <int N>
+  static i32 shift_right(i32 a) {
+    return _mm512_srli_epi32(a, N);
+  }
+  template <int N>
+  static i32 shift_right_arithmetic(i32 a) {
+    return _mm512_srai_epi32(a, N);
+  }
+  static std::int32_t reduce_max(i32 a) { return _mm512_reduce_max_epi32(a); }
+  static std::int32_t reduce_add(i32 a) { return _mm512_reduce_add_epi32(a); }
+  static std::uint32_t mask_at_least(i32 a, std::int32_t bound) { return _mm512_cmpge_epi32_mask(a, broadcast(bound)); }
+  static int count_at_least(i32 a, std::int32_t bound) { return __builtin_popcount(mask_at_least(a, bound)); }
+
+  // As on AVX2, maddubs adds two products in 16 bits: 2 · 255 · 127 would saturate, so the top bit of wide codes goes apart.
+  template <int max_u>
+  static i32 dot(i32 acc_s32, i32 w_u8, i32 x_s8) {
+    const auto sum = [&](i32 w) { return _mm512_madd_epi16(_mm512_maddubs_epi16(w, x_s8), _mm512_set1_epi16(1)); };
+    if constexpr (max_u <= 128) {
+      return add(acc_s32, sum(w_u8));
+    } else {
+      const i32 low = sum(bit_and(w_u8, broadcast(0x7f7f7f7f)));
+      const i32 high = sum(bit_and(w_u8, broadcast(static_cast<std::int32_t>(0x80808080U))));
+      return add(acc_s32, add(low, high));
+    }
+  }
+  static i32 lookup(const std::uint8_t (&table)[16], i32 nibbles) {
+    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), nibbles);
+  }
+
+  // 16 × 16 words in four rounds of 16 shuffles: pairs of rows, pairs of pairs, 128-bit quarters, halves.
+  static void transpose(i32 (&a)[16]) {
+    i32 t[16];
+    for (int i = 0; i < 8; ++i) {
+      t[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+      t[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      a[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+      a[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+      a[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+      a[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      t[i] = _mm512_shuffle_i32x4(a[i], a[4 + i], 0x88);
+      t[4 + i] = _mm512_shuffle_i32x4(a[i], a[4 + i], 0xdd);
+      t[8 + i] = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0x88);
+      t[12 + i] = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+      a[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
+      a[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
+      a[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
+      a[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
+    }
+  }
+
+  template <bool EvenOdd>
+  static void pack_bytes(i32 a, std::int32_t* words) {
+    __m128i bytes = _mm512_cvtepi32_epi8(a);
+    if constexpr (EvenOdd) {
+      bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+    }
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(words), bytes);
+  }
+
+  template <int Bits>
+  static i32 unpack_codes(const std::byte* p) {
+    // Lane i wants bits [i·Bits, i·Bits + Bits): fetch the two bytes from i·Bits/8 on, shift by i·Bits mod 8, mask.
+    struct Indices {
+      std::uint8_t byte[64];
+    };
+    alignas(64) static constexpr Indices source = [] {
+      Indices index = {};
+      for (int lane = 0; lane < 16; ++lane) {
+        index.byte[4 * lane] = static_cast<std::uint8_t>(lane * Bits / 8);
+        index.byte[4 * lane + 1] = static_cast<std::uint8_t>((lane * Bits + Bits - 1) / 8);
+        index.byte[4 * lane + 2] = index.byte[4 * lane + 3] = 0x80;  // zero
+      }
+      return index;
+    }();
+    const __m128i stream = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1U << (2 * Bits)) - 1U), p);
+    const i32 windows = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(stream), _mm512_load_si512(source.byte));
+    const i32 lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const i32 shift = _mm512_and_si512(_mm512_mullo_epi32(lane, broadcast(Bits)), broadcast(7));
+    return _mm512_and_si512(_mm512_srlv_epi32(windows, shift), broadcast((1 << Bits) - 1));
+  }
+};
+
+static_assert(Vocabulary<Avx512Bw>);
+
+}  // namespace
+}  // namespace gqmm::cpu
