@@ -9,6 +9,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 namespace gqmm {
 namespace {
@@ -28,6 +31,9 @@ bool has_avx512bw() {
          __builtin_cpu_supports("avx512vl") && has_avx2();
 }
 bool has_avx512() { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
+#elif defined(__aarch64__)
+bool has_neon() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+bool has_i8mm() { return has_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
 #endif
 
 // From the least to the most capable.
@@ -38,6 +44,9 @@ constexpr Target targets[] = {
     {"avxvnni", "AVX2, FMA, F16C, AVX-VNNI", has_avxvnni, cpu::avxvnni_kernels},
     {"avx512bw", "AVX-512 F, BW, DQ, VL", has_avx512bw, cpu::avx512bw_kernels},
     {"avx512", "AVX-512 F, BW, DQ, VL, VNNI", has_avx512, cpu::avx512_kernels},
+#elif defined(__aarch64__)
+    {"neon", "NEON, DotProd", has_neon, cpu::neon_kernels},
+    {"i8mm", "NEON, DotProd, I8MM", has_i8mm, cpu::i8mm_kernels},
 #endif
 };
 
