@@ -1,13 +1,10 @@
 // A caller's floating-point environment must not reach the results: a library built with -ffast-math that a program loads sets
 // flush-to-zero in the thread that loads it, and in no other.
-#if defined(__x86_64__)
-
 #include "conformance/support/check.hpp"
 #include "conformance/support/guarded_memory.hpp"
 #include "conformance/support/problems.hpp"
+#include "float_settings.hpp"
 #include "formats/registry.hpp"
-
-#include <xmmintrin.h>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -17,24 +14,6 @@
 
 namespace gqmm::conformance {
 namespace {
-
-constexpr unsigned default_setting = 0x1f80;
-constexpr unsigned flush_to_zero = 0x9fc0;  // FTZ and DAZ
-constexpr unsigned round_down = 0x3f80;
-constexpr unsigned round_towards_zero = 0x7f80;
-constexpr unsigned sticky_flags = 0x3f;  // raised by any inexact operation; not a setting
-
-// Sets the control register for one scope.
-class ControlRegister {
- public:
-  explicit ControlRegister(unsigned value) : saved_(_mm_getcsr()) { _mm_setcsr(value); }
-  ~ControlRegister() { _mm_setcsr(saved_); }
-  ControlRegister(const ControlRegister&) = delete;
-  ControlRegister& operator=(const ControlRegister&) = delete;
-
- private:
-  unsigned saved_;
-};
 
 // Problems full of subnormal activations, scales, biases, products and results.
 void for_each_subnormal_problem(const std::function<void(const Spec&, Operands&)>& function) {
@@ -80,18 +59,18 @@ void for_each_subnormal_problem(const std::function<void(const Spec&, Operands&)
 }
 
 // The call under a setting; the setting must be the same afterwards.
-array call_under(unsigned setting, const Operands& operands) {
-  const ControlRegister caller(setting);
+array call_under(cpu::FloatControl setting, const Operands& operands) {
+  const CallersSetting caller(setting);
   array y = call(operands);
-  const unsigned after = _mm_getcsr();
+  const cpu::FloatControl after = cpu::float_control();
   EXPECT_EQ(after & ~sticky_flags, setting & ~sticky_flags) << "the caller's setting came back changed";
   return y;
 }
 
-void expect_same_bits_under(unsigned setting) {
+void expect_same_bits_under(cpu::FloatControl setting) {
   for_each_subnormal_problem([&](const Spec&, Operands& operands) {
     operands.options.stream.threads = 1;
-    const array expected = call_under(default_setting, operands);
+    const array expected = call_under(cpu::default_float_control, operands);
     for (const int threads : {1, 2}) {
       operands.options.stream.threads = threads;
       EXPECT_TRUE(same_bits(expected, call_under(setting, operands))) << threads << " threads";
@@ -120,7 +99,7 @@ TEST(FloatEnvironment, SubnormalsSurvive) {
 TEST(FloatEnvironment, PackingUnderFlushToZeroKeepsSubnormalScales) {
   for_each_subnormal_problem([](const Spec&, const Operands& operands) {
     const array expected = call(operands);
-    const ControlRegister caller(flush_to_zero);
+    const CallersSetting caller(flush_to_zero);
     const PackedWeights packed = pack(operands);
     EXPECT_TRUE(same_bits(expected, call_poisoned(operands, &packed)));
   });
@@ -128,5 +107,3 @@ TEST(FloatEnvironment, PackingUnderFlushToZeroKeepsSubnormalScales) {
 
 }  // namespace
 }  // namespace gqmm::conformance
-
-#endif  // __x86_64__
