@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 namespace gqmm::cpu {
 namespace {
@@ -25,11 +26,15 @@ class LineQueue {
  public:
   explicit LineQueue(const Ahead& ahead) : runs_{ahead.codes, ahead.scales, ahead.biases} {}
 
-  [[nodiscard]] std::int64_t count() const { return (runs_[0].bytes + runs_[1].bytes + runs_[2].bytes) / line_bytes; }
+  [[nodiscard]] std::int64_t count() const {
+    return std::accumulate(runs_.begin(), runs_.end(), std::int64_t{0},
+                           [](std::int64_t sum, const Run& run) { return sum + run.bytes / line_bytes; });
+  }
   [[nodiscard]] bool empty() const { return count() == 0; }
-  /// The next `lines` lines: some may lie beyond the end of a run, where prefetching them is useless but does no harm.
+  /// The next `lines` lines, unless the queue is empty: some may lie beyond the end of a run, where prefetching them is useless
+  /// but does no harm.
   const std::byte* take(std::int64_t lines) {
-    Run& run = *std::find_if(runs_.begin(), runs_.end() - 1, [](const Run& left) { return left.bytes >= line_bytes; });
+    Run& run = *std::find_if(runs_.begin(), runs_.end(), [](const Run& left) { return left.bytes >= line_bytes; });
     const std::byte* begin = run.begin;
     const std::int64_t bytes = std::min(run.bytes, lines * line_bytes);
     run.begin += bytes;
