@@ -1,6 +1,7 @@
 """gather_qmm: the matrix product that runs the experts of quantized mixture-of-experts models.
 
-The functions mean what those of ``mlx.core`` mean in MLX 0.32.4, on x86-64 and ARM CPUs and on the arrays of NumPy, PyTorch, JAX and MLX.
+The functions mean what those of ``mlx.core`` mean in MLX 0.32.4, on x86-64 and ARM CPUs and on the arrays of NumPy, PyTorch,
+JAX and MLX.
 """
 
 from gqmm._gqmm import (
