@@ -99,9 +99,7 @@ class InstructionSet:
 
     @property
     def name(self) -> str:
-        """
-        As the environment variable GQMM_ISA takes it, e.g. 'avx512'.
-        """
+        """As the environment variable GQMM_ISA takes it, e.g. 'avx512'."""
 
     @property
     def description(self) -> str:
