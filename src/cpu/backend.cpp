@@ -40,7 +40,7 @@ Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const R
     return threads == 1 ? wanted : std::clamp<std::int64_t>(all_strips / (threads * items_per_thread), 1, wanted);
   };
   const std::int64_t panel = integers ? kernels.gemm_tile[problem.slices - 1].nv : kernels.float_tile.nv;
-  return {.few_rows = integers ? max_gemv_rows : 0,
+  return {.few_rows = integers ? few_rows : 0,
           .strips_few_rows = at_most(strips),
           .strips_many_rows = std::max<std::int64_t>(1, at_most(panel * panels_per_item) / panel) * panel,
           .rows_per_item = rows_per_item};

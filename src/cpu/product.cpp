@@ -47,6 +47,15 @@ class LineQueue {
   std::array<Run, 3> runs_;
 };
 
+/// Part `part` of `parts` of what lies ahead.
+Ahead part_of(const Ahead& ahead, std::int64_t part, std::int64_t parts) {
+  const auto cut = [&](const Run& run) {
+    const std::int64_t first = run.bytes * part / parts;
+    return run.bytes == 0 ? Run{} : Run{run.begin + first, run.bytes * (part + 1) / parts - first};
+  };
+  return {cut(ahead.codes), cut(ahead.scales), cut(ahead.biases)};
+}
+
 }  // namespace
 
 struct Product::Block {
@@ -67,8 +76,8 @@ void Product::run(const Item& item, const Item* next) const {
   std::vector<std::uint32_t> exceptional_lanes(static_cast<std::size_t>(item.strips), 0);
   Block block = {.item = item,
                  .c_stride = item.strips * lanes,
-                 .c = scratch.c.take<float>(
-                     static_cast<std::size_t>(std::max<std::int64_t>(item.rows, max_gemv_rows) * item.strips * lanes)),
+                 // GEMV kernels write four rows for three.
+                 .c = scratch.c.take<float>(static_cast<std::size_t>((item.rows + max_gemv_rows - 1) * item.strips * lanes)),
                  .x_rows = std::vector<std::int64_t>(static_cast<std::size_t>(item.rows)),
                  .exceptional_lanes = exceptional_lanes};
   for (std::int64_t r = 0; r < item.rows; ++r) {
@@ -79,7 +88,7 @@ void Product::run(const Item& item, const Item* next) const {
   if (!has_integer_path(problem_)) {
     float_product(block);
   } else {
-    if (item.rows <= max_gemv_rows) {
+    if (item.rows <= few_rows) {
       integer_gemv(block, next);
     } else {
       integer_gemm(block, next);
@@ -90,34 +99,37 @@ void Product::run(const Item& item, const Item* next) const {
   write(block);
 }
 
+// Rows four at a time, while the strip is in L1.
 void Product::integer_gemv(const Block& block, const Item* next) const {
   const Item& item = block.item;
   const FormatKernels& format = kernels_.formats[index_of(*problem_.format)];
-  const auto rows =
-      static_cast<std::size_t>(item.rows == 3 ? 4 : item.rows);  // a fourth row computed twice is cheaper than a kernel
-  const auto kernel = format.gemv[problem_.slices - 1][rows - 1];
-  std::array<const std::int32_t*, max_gemv_rows> x = {};
-  std::array<const float*, max_gemv_rows> x_scales = {};
-  for (std::size_t r = 0; r < rows; ++r) {
-    const std::int64_t x_row = block.x_rows[std::min(r, block.x_rows.size() - 1)];
-    x[r] = x_.words(x_row);
-    x_scales[r] = x_.scales(x_row);
-  }
+  const std::int64_t parts = (item.rows + max_gemv_rows - 1) / max_gemv_rows;
   for (std::int64_t s = 0; s < item.strips; ++s) {
-    GemvArguments arguments = {.weights = weights_.strip(item.expert, item.first_strip + s),
-                               .ahead = {},
-                               .group_size = problem_.group_size,
-                               .K = problem_.K,
-                               .x = x.data(),
-                               .x_scales = x_scales.data(),
-                               .c = block.c + s * lanes,
-                               .c_stride = block.c_stride};
-    if (s + 1 < item.strips) {
-      arguments.ahead = weights_.ahead(item.expert, item.first_strip + s + 1, 1);
-    } else if (next != nullptr) {
-      arguments.ahead = weights_.ahead(next->expert, next->first_strip, 1);
+    const WeightStrip strip = weights_.strip(item.expert, item.first_strip + s);
+    const Ahead ahead = s + 1 < item.strips ? weights_.ahead(item.expert, item.first_strip + s + 1, 1)
+                        : next != nullptr   ? weights_.ahead(next->expert, next->first_strip, 1)
+                                            : Ahead{};
+    for (std::int64_t part = 0; part < parts; ++part) {
+      const std::int64_t first = part * max_gemv_rows;
+      const std::int64_t left = std::min<std::int64_t>(max_gemv_rows, item.rows - first);
+      const auto rows = static_cast<std::size_t>(left == 3 ? 4 : left);  // a fourth row computed twice is cheaper than a kernel
+      std::array<const std::int32_t*, max_gemv_rows> x = {};
+      std::array<const float*, max_gemv_rows> x_scales = {};
+      for (std::size_t r = 0; r < rows; ++r) {
+        const std::int64_t x_row = block.x_rows[std::min(static_cast<std::size_t>(first) + r, block.x_rows.size() - 1)];
+        x[r] = x_.words(x_row);
+        x_scales[r] = x_.scales(x_row);
+      }
+      block.exceptional_lanes[static_cast<std::size_t>(s)] =
+          format.gemv[problem_.slices - 1][rows - 1]({.weights = strip,
+                                                      .ahead = part_of(ahead, part, parts),
+                                                      .group_size = problem_.group_size,
+                                                      .K = problem_.K,
+                                                      .x = x.data(),
+                                                      .x_scales = x_scales.data(),
+                                                      .c = block.row(first) + s * lanes,
+                                                      .c_stride = block.c_stride});
     }
-    block.exceptional_lanes[static_cast<std::size_t>(s)] = kernel(arguments);
   }
 }
 

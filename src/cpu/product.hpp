@@ -11,6 +11,9 @@ namespace gqmm::cpu {
 /// k in a block of the float path: sums run over 128 products, then join y. Groups fit in it.
 inline constexpr std::int64_t float_block = 128;
 
+/// Up to so many rows, the GEMV kernels in several passes cost less than packing a panel.
+inline constexpr std::int64_t few_rows = 8;
+
 /// Does the problem run on integers, exceptional groups apart?
 [[nodiscard]] bool has_integer_path(const Problem& problem);
 
