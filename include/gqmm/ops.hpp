@@ -47,7 +47,8 @@ struct GatherQmmOptions {
 /// that x, scales and biases promote to (affine) or x's (other modes). Strides are free; memory may have any alignment.
 /// Throws std::invalid_argument before anything is written; the message names the operation, the values and a remedy.
 array gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
-/// The same over packed weights. scales, biases and global_scale must be None; other settings, when given, must agree with w's.
+/// The same over packed weights. scales and biases must be None, and so must global_scale if w holds one; other settings, when
+/// given, must agree with w's.
 array gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions& options = {});
 
 /// y = x @ ŵ.T (or x @ ŵ), the leading dimensions of x and w broadcast. x may have one dimension, as in MLX: the result then

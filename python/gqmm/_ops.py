@@ -45,7 +45,7 @@ def gather_qmm(
         group_size: weights that share a scale: 32, 64 (default) or 128 for affine, 32 for mxfp4 and mxfp8, 16 for nvfp4.
         bits: bits of a code: 1, 2, 3, 4 (default), 5, 6 or 8 for affine, 4 for mxfp4 and nvfp4, 8 for mxfp8.
         mode: "affine", "mxfp4", "mxfp8" or "nvfp4".
-        global_scale: nvfp4 only, float32: one value for each leading matrix of w, or a single one.
+        global_scale: nvfp4 only, float32: one value for each leading matrix of w, or a single one; also with packed weights.
         sorted_indices: a promise that rhs_indices, flattened, ascend. It is checked, and ignored without rhs_indices.
         precision: "default" (as exact as float32 for float32 results, 16-bit activations for half types), "fast" (8-bit
             activations) or "float32" (as exact as float32 before the result is rounded to its type).

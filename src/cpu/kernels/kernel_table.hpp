@@ -34,7 +34,7 @@ struct WeightStrip {
   bool packed = false;
   ScaleType scale_type = ScaleType::float32;
   ScaleType bias_type = ScaleType::float32;
-  float scale_factor = 1.0F;  // a global scale; scales are multiplied by it and rounded once
+  float scale_factor = 1.0F;  // a global scale; with the format's unit, scales' only factor
 };
 
 /// Memory without gaps. Of no bytes: nothing, or nothing known.
