@@ -82,6 +82,11 @@ MatrixBatch keep(Lowered& lowered, const array& a, std::span<const std::int64_t>
   return MatrixBatch(lowered.operands.back());
 }
 
+void attach_global_scale(Lowered& lowered, const array& global_scale, const Shape& leading) {
+  lowered.operands.push_back(global_scale_per_matrix(global_scale, leading));
+  lowered.problem.global_scale = MatrixBatch(lowered.operands.back());
+}
+
 void attach_weights(Lowered& lowered, const WeightSource& source) {
   Problem& problem = lowered.problem;
   if (source.packed != nullptr) {
@@ -90,23 +95,18 @@ void attach_weights(Lowered& lowered, const WeightSource& source) {
       lowered.operands.push_back(*part);
     }
     if (source.packed->global_scale.size() != 0) {
-      problem.global_scale = MatrixBatch(global_scale_per_matrix(source.packed->global_scale, {source.packed->experts}));
-      lowered.operands.push_back(source.packed->global_scale);
-    } else if (source.global_scale != nullptr) {
-      lowered.operands.push_back(global_scale_per_matrix(*source.global_scale, source.leading));
-      problem.global_scale = MatrixBatch(lowered.operands.back());
+      attach_global_scale(lowered, source.packed->global_scale, {source.packed->experts});
     }
-    return;
+  } else {
+    const QuantizedWeights& weights = *source.in_place;
+    problem.w = keep(lowered, weights.w, lowered.rhs);
+    problem.scales = keep(lowered, *weights.scales, lowered.rhs);
+    if (weights.biases != nullptr) {
+      problem.biases = keep(lowered, *weights.biases, lowered.rhs);
+    }
   }
-  const QuantizedWeights& weights = *source.in_place;
-  problem.w = keep(lowered, weights.w, lowered.rhs);
-  problem.scales = keep(lowered, *weights.scales, lowered.rhs);
-  if (weights.biases != nullptr) {
-    problem.biases = keep(lowered, *weights.biases, lowered.rhs);
-  }
-  if (source.global_scale != nullptr) {
-    lowered.operands.push_back(global_scale_per_matrix(*source.global_scale, source.leading));
-    problem.global_scale = MatrixBatch(lowered.operands.back());
+  if (source.global_scale != nullptr) {  // packed weights that hold one refuse another
+    attach_global_scale(lowered, *source.global_scale, source.leading);
   }
 }
 
