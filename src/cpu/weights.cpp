@@ -65,6 +65,8 @@ WeightStrip Weights::strip(std::int64_t expert, std::int64_t strip) const {
   result.scale_type = scale_type_;
   result.bias_type = bias_type_;
   result.scale_factor = scale_factor(expert);
+  result.words = words_;
+  result.groups = groups_;
   if (problem_.packed != nullptr) {
     const PackedWeights::Data& packed = *problem_.packed;
     const std::int64_t position = expert * strips_ + strip;

@@ -13,8 +13,9 @@
 namespace gqmm::cpu {
 namespace {
 
-/// Groups whose scales are unpacked at a time: 32 × 128 bytes = 4 KiB of L1.
-inline constexpr int scale_groups = 32;
+/// Groups whose scales are unpacked at a time, 4 KiB of L1; their words are whole blocks.
+template <class V, class F>
+inline constexpr int scale_groups = 32 / (block_words<V, F> / Unit<V, F>::words) * (block_words<V, F> / Unit<V, F>::words);
 
 /// Prefetches of codes while a unit is multiplied: half of the lines that it is made of; for_each_unit makes room for the others.
 template <class V, class F>
@@ -22,11 +23,11 @@ inline constexpr int unit_prefetches = (Unit<V, F>::words + 1) / 2;
 
 /// All of them in a strip, those of pack_scales included.
 template <class V, class F>
-std::int64_t prefetches(const WeightStrip& strip, std::int64_t groups, std::int64_t words) {
+std::int64_t prefetches(const WeightStrip& strip) {
   constexpr int units = block_words<V, F> / Unit<V, F>::words;
   constexpr int loading = (block_words<V, F> + 1) / 2;
-  const std::int64_t blocks = (words + block_words<V, F> - 1) / block_words<V, F>;
-  return blocks * (loading + units * unit_prefetches<V, F>)+prefetches_of(strip, groups);
+  const std::int64_t blocks = (strip.words + block_words<V, F> - 1) / block_words<V, F>;
+  return blocks * (loading + units * unit_prefetches<V, F>)+prefetches_of(strip, strip.groups);
 }
 
 template <class V, class F, int slices, int rows>
@@ -39,7 +40,7 @@ std::uint32_t gemv(const GemvArguments& a) {
   constexpr int chains = rows * slices >= 4 ? 1 : 2;
 
   const std::int64_t groups = a.K / a.group_size;
-  const std::int64_t words = a.K * F::bits / 32;
+  const std::int64_t words_per_group = a.group_size * F::bits / 32;
   const int units_per_group = a.group_size / U::codes;
   f32 y[rows];
   for (int r = 0; r < rows; ++r) {
@@ -51,25 +52,18 @@ std::uint32_t gemv(const GemvArguments& a) {
     x[r] = a.x[r];
     x_scales[r] = a.x_scales[r];
   }
-  Prefetcher<V> codes_ahead(a.ahead.codes, prefetches<V, F>(a.weights, groups, words), a.weights.codes);
-  SparsePrefetcher<V> scales_ahead(a.ahead.scales, groups);
-  SparsePrefetcher<V> biases_ahead(a.ahead.biases, groups);
+  Prefetcher<V> codes_ahead(a.ahead.codes, prefetches<V, F>(a.weights), a.weights.codes, a.prefetch_to_l2);
+  SparsePrefetcher<V> scales_ahead(a.ahead.scales, groups, a.prefetch_to_l2);
+  SparsePrefetcher<V> biases_ahead(a.ahead.biases, groups, a.prefetch_to_l2);
   std::uint32_t exceptional = 0;
 
-  alignas(64) float scales[scale_groups * 2 * lanes];
-  int group_of_chunk = scale_groups;
+  alignas(64) float scales[scale_groups<V, F> * 2 * lanes];
+  const float* scale_bias = scales;
   i32 sum[rows][slices * chains];
-  std::int64_t g = 0;
   int unit_of_group = 0;
 
   const auto multiply_unit = [&](const i32* words_of_unit) __attribute__((always_inline)) {
     if (unit_of_group == 0) {
-      if (group_of_chunk == scale_groups) {
-        const std::int64_t left = groups - g < scale_groups ? groups - g : scale_groups;
-        exceptional |= pack_scales<V>(a.weights, g, left, F::integer.unit, F::integer.offset, scales, codes_ahead);
-        codes_ahead.skip(prefetches_of(a.weights, left));
-        group_of_chunk = 0;
-      }
       for (int r = 0; r < rows; ++r) {
         for (int p = 0; p < slices; ++p) {
           sum[r][p] = V::as_i32(V::broadcast(x_scales[r][p]));
@@ -98,8 +92,8 @@ std::uint32_t gemv(const GemvArguments& a) {
       x[r] += U::steps * slices;
     }
     if (++unit_of_group == units_per_group) {
-      const f32 scale = V::load(scales + group_of_chunk * 2 * lanes);
-      const f32 bias = V::load(scales + group_of_chunk * 2 * lanes + lanes);
+      const f32 scale = V::load(scale_bias);
+      const f32 bias = V::load(scale_bias + lanes);
       for (int r = 0; r < rows; ++r) {
         i32 joined[slices];
         for (int p = 0; p < slices; ++p) {
@@ -111,12 +105,18 @@ std::uint32_t gemv(const GemvArguments& a) {
       scales_ahead.next();
       biases_ahead.next();
       unit_of_group = 0;
-      ++group_of_chunk;
-      ++g;
+      scale_bias += 2 * lanes;
     }
   };
 
-  for_each_unit<V, F>(a.weights, 0, words, multiply_unit, [&codes_ahead] { codes_ahead.next(); });
+  for (std::int64_t g = 0; g < groups; g += scale_groups<V, F>) {
+    const std::int64_t count = groups - g < scale_groups<V, F> ? groups - g : scale_groups<V, F>;
+    exceptional |= pack_scales<V>(a.weights, g, count, F::integer.unit, F::integer.offset, scales, codes_ahead);
+    codes_ahead.skip(prefetches_of(a.weights, count));
+    scale_bias = scales;
+    for_each_unit<V, F>(a.weights, g * words_per_group, (g + count) * words_per_group, multiply_unit,
+                        [&codes_ahead] { codes_ahead.next(); });
+  }
   for (int r = 0; r < rows; ++r) {
     V::store(a.c + r * a.c_stride, y[r]);
   }

@@ -30,7 +30,9 @@ struct WeightStrip {
   std::int64_t scale_stride = 0;
   const std::byte* biases = nullptr;  // nullptr: none
   std::int64_t bias_stride = 0;
-  int rows = lanes;  // in place: rows that exist, 1 … 16
+  int rows = lanes;         // in place: rows that exist, 1 … 16
+  std::int64_t words = 0;   // of a row
+  std::int64_t groups = 0;  // of a row
   bool packed = false;
   ScaleType scale_type = ScaleType::float32;
   ScaleType bias_type = ScaleType::float32;
@@ -53,6 +55,7 @@ struct Ahead {
 struct GemvArguments {
   WeightStrip weights;
   Ahead ahead;
+  bool prefetch_to_l2 = false;  // no further
   int group_size = 0;
   std::int64_t K = 0;
   const std::int32_t* const* x = nullptr;  // per row, [group][step][slice] words of 4 bytes

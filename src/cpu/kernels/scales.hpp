@@ -52,44 +52,53 @@ struct GroupArray {
   const std::byte* base;
   std::int64_t stride;  // in place: bytes between rows
   int rows;             // in place: rows that exist
+  std::int64_t groups;  // of a row, from base on: more than are asked for may be read
 };
 
-/// The larger of `so_far` and sink(g + part, f32) of every part of a word that holds elements of groups g, g + 1, …, as long as
-/// they are below `count`.
+/// Calls sink(g + part, f32) for every part of a word that holds elements of groups g, g + 1, …, as long as they are below
+/// `count`. Returns the bits of all of them ORed to `bits`.
 template <class V, ScaleType type, int part = 0, class Sink>
 [[gnu::always_inline]] inline typename V::i32 sink_word(typename V::i32 word, std::int64_t g, std::int64_t count,
-                                                        typename V::i32 so_far, Sink sink) {
+                                                        typename V::i32 bits, Sink sink) {
   constexpr int size = bytes_of(type);
   if constexpr (part * size < 4) {
     if (g + part < count) {
-      so_far = V::max(so_far, sink(g + part, widen_scale<V, type>(element_of<V, size, part>(word))));
-      so_far = sink_word<V, type, part + 1>(word, g, count, so_far, sink);
+      bits = V::bit_or(bits, V::as_i32(sink(g + part, widen_scale<V, type>(element_of<V, size, part>(word)))));
+      bits = sink_word<V, type, part + 1>(word, g, count, bits, sink);
     }
   }
-  return so_far;
+  return bits;
 }
 
-/// largest = max(largest, sink(g, f32 of 16 rows)) over elements [0, count). The running maximum is a value, not a capture: it
-/// must stay in a register.
+/// ORs sink(g, f32 of 16 rows) of elements [0, count) to `bits`, a value, not a capture: it must stay in a register. So must the
+/// prefetcher, which is handed back.
 template <class V, ScaleType type, class Sink>
-typename V::i32 for_each_in_place(const GroupArray& a, std::int64_t count, typename V::i32 largest, Sink sink,
-                                  Prefetcher<V>& ahead) {
+typename V::i32 for_each_in_place(const GroupArray& a, std::int64_t count, typename V::i32 bits, Sink sink,
+                                  Prefetcher<V>& prefetcher) {
   constexpr int size = bytes_of(type);
   constexpr int per_word = 4 / size;
   constexpr std::int64_t per_block = 16 * per_word;
+  Prefetcher<V> ahead = prefetcher;
   typename V::i32 block[16];
   std::int64_t g = 0;
-  for (; a.rows == lanes && count - g >= per_block; g += per_block) {
+  for (; a.rows == lanes && g < count && a.groups - g >= per_block; g += per_block) {
 #pragma GCC unroll 16
     for (int n = 0; n < lanes; ++n) {
       block[n] = V::load_words(a.base + n * a.stride + g * size, 16);
     }
     V::transpose(block);
+    const auto sink_block = [&](std::int64_t wanted) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-    for (int word = 0; word < 16; ++word) {
-      largest = sink_word<V, type>(block[word], word * per_word, per_block, largest,
-                                   [g, sink](std::int64_t at, typename V::f32 value) { return sink(g + at, value); });
-      ahead.next();
+      for (int word = 0; word < 16; ++word) {
+        bits = sink_word<V, type>(block[word], word * per_word, wanted, bits,
+                                  [g, sink](std::int64_t at, typename V::f32 value) { return sink(g + at, value); });
+        ahead.next();
+      }
+    };
+    if (count - g >= per_block) {
+      sink_block(per_block);
+    } else {
+      sink_block(count - g);
     }
   }
   for (; g < count; g += per_block) {
@@ -102,37 +111,41 @@ typename V::i32 for_each_in_place(const GroupArray& a, std::int64_t count, typen
     }
     V::transpose(block);
     for (int word = 0; word < 16; ++word) {
-      largest = sink_word<V, type>(block[word], g + word * per_word, count, largest, sink);
+      bits = sink_word<V, type>(block[word], g + word * per_word, count, bits, sink);
     }
   }
-  return largest;
+  prefetcher = ahead;
+  return bits;
 }
 
 template <class V, ScaleType type, class Sink>
-typename V::i32 for_each_packed(const GroupArray& a, std::int64_t count, typename V::i32 largest, Sink sink,
-                                Prefetcher<V>& ahead) {
+typename V::i32 for_each_packed(const GroupArray& a, std::int64_t count, typename V::i32 bits, Sink sink,
+                                Prefetcher<V>& prefetcher) {
   constexpr int size = bytes_of(type);
   constexpr int per_word = 4 / size;
+  Prefetcher<V> ahead = prefetcher;
   for (std::int64_t g = 0; g < count; ++g) {
     const std::byte* at = a.base + g * lanes * size;
-    largest = V::max(largest, sink(g, widen_scale<V, type>(size == 4   ? V::load_words(at, 16)
-                                                           : size == 2 ? V::load_u16(at, 16)
-                                                                       : V::load_u8(at, 16))));
+    bits = V::bit_or(bits, V::as_i32(sink(g, widen_scale<V, type>(size == 4   ? V::load_words(at, 16)
+                                                                  : size == 2 ? V::load_u16(at, 16)
+                                                                              : V::load_u8(at, 16)))));
     if (g % per_word == 0) {
       ahead.next();
     }
   }
-  return largest;
+  prefetcher = ahead;
+  return bits;
 }
 
 /// Over groups [first, first + count) of an array whose type is known at run time.
 template <class V, class Sink>
 typename V::i32 for_each_group(ScaleType type, GroupArray a, bool packed, std::int64_t first, std::int64_t count,
-                               typename V::i32 largest, Sink sink, Prefetcher<V>& ahead) {
+                               typename V::i32 bits, Sink sink, Prefetcher<V>& ahead) {
   a.base += first * bytes_of(type) * (packed ? lanes : 1);
+  a.groups -= first;
   const auto run = [&]<ScaleType known>() {
-    return packed ? for_each_packed<V, known>(a, count, largest, sink, ahead)
-                  : for_each_in_place<V, known>(a, count, largest, sink, ahead);
+    return packed ? for_each_packed<V, known>(a, count, bits, sink, ahead)
+                  : for_each_in_place<V, known>(a, count, bits, sink, ahead);
   };
   switch (type) {
     case ScaleType::float32: return run.template operator()<ScaleType::float32>();
@@ -147,6 +160,17 @@ typename V::i32 for_each_group(ScaleType type, GroupArray a, bool packed, std::i
 /// K/16 of them.
 inline constexpr std::int32_t largest_ordinary_scale = (127 + 47) << 23;
 
+/// The lanes of vectors [0, count), in steps of `step`, that hold a magnitude of at least largest_ordinary_scale, an infinity or
+/// a NaN.
+template <class V>
+std::uint32_t lanes_not_ordinary(const float* vectors, std::int64_t count, int step) {
+  auto largest = V::broadcast(std::int32_t{0});
+  for (std::int64_t i = 0; i < count; i += step) {
+    largest = V::max(largest, V::bit_and(V::as_i32(V::load(vectors + i * lanes)), V::broadcast(0x7fffffff)));
+  }
+  return V::mask_at_least(largest, largest_ordinary_scale);
+}
+
 /// How often pack_scales calls ahead.next(): once for each word of a row of scales and biases, about.
 constexpr std::int64_t prefetches_of(const WeightStrip& strip, std::int64_t groups) {
   return groups * (bytes_of(strip.scale_type) + (strip.biases != nullptr ? bytes_of(strip.bias_type) : 0)) / 4;
@@ -158,29 +182,28 @@ template <class V>
 [[gnu::noinline]] std::uint32_t pack_scales(const WeightStrip& strip, std::int64_t first, std::int64_t count, float unit,
                                             float offset, float* out, Prefetcher<V> ahead) {
   using f32 = typename V::f32;
-  using i32 = typename V::i32;
-  const bool biased = strip.biases != nullptr;
-  i32 largest = V::broadcast(std::int32_t{0});
-  const auto magnitude = [](f32 value) { return V::bit_and(V::as_i32(value), V::broadcast(0x7fffffff)); };
-  const auto store_scale = [out, biased, offset, magnitude, factor = strip.scale_factor * unit](std::int64_t g, f32 scale) {
-    const f32 s = V::mul(scale, V::broadcast(factor));
+  const auto store_scale = [out, factor = V::broadcast(strip.scale_factor * unit)](std::int64_t g, f32 scale) {
+    const f32 s = V::mul(scale, factor);
     V::store(out + g * 2 * lanes, s);
-    if (!biased) {
-      V::store(out + g * 2 * lanes + lanes, V::mul(s, V::broadcast(-offset)));
-    }
-    return magnitude(s);
+    return s;
   };
-  const auto store_bias = [out, magnitude](std::int64_t g, f32 bias) {
+  const auto store_bias = [out](std::int64_t g, f32 bias) {
     V::store(out + g * 2 * lanes + lanes, bias);
-    return magnitude(bias);
+    return bias;
   };
-  largest = for_each_group<V>(strip.scale_type, {strip.scales, strip.scale_stride, strip.rows}, strip.packed, first, count,
-                              largest, store_scale, ahead);
-  if (biased) {
-    largest = for_each_group<V>(strip.bias_type, {strip.biases, strip.bias_stride, strip.rows}, strip.packed, first, count,
-                                largest, store_bias, ahead);
+  auto bits = for_each_group<V>(strip.scale_type, {strip.scales, strip.scale_stride, strip.rows, strip.groups}, strip.packed,
+                                first, count, V::broadcast(std::int32_t{0}), store_scale, ahead);
+  if (strip.biases != nullptr) {
+    bits = for_each_group<V>(strip.bias_type, {strip.biases, strip.bias_stride, strip.rows, strip.groups}, strip.packed, first,
+                             count, bits, store_bias, ahead);
+  } else {
+    for (std::int64_t g = 0; g < count; ++g) {
+      store_bias(g, V::mul(V::load(out + g * 2 * lanes), V::broadcast(-offset)));
+    }
   }
-  return V::mask_at_least(largest, largest_ordinary_scale);
+  // All magnitudes ORed are no less than the largest: usually that settles it.
+  const bool settled = V::mask_at_least(V::bit_and(bits, V::broadcast(0x7fffffff)), largest_ordinary_scale) == 0;
+  return settled ? 0 : lanes_not_ordinary<V>(out, 2 * count, strip.biases != nullptr ? 1 : 2);
 }
 
 }  // namespace

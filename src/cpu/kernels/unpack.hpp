@@ -129,7 +129,7 @@ template <class V, class F, class Each, class Between>
     if (!strip.packed) {
       const std::byte* row = strip.codes + word * 4;
       i32 block[16];
-      if (strip.rows == lanes && end - word >= 16) {
+      if (strip.rows == lanes && strip.words - word >= 16 && count == block_size) {
 #pragma GCC unroll 16
         for (int n = 0; n < lanes; ++n) {
           block[n] = V::load_words(row + n * strip.row_stride, 16);

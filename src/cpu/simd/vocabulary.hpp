@@ -41,6 +41,7 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::broadcast(scalar) } -> std::same_as<typename V::f32>;
   { V::broadcast(word) } -> std::same_as<typename V::i32>;
   { V::prefetch(bytes) };
+  { V::prefetch_l2(bytes) };  // into L2 only
 
   // Float arithmetic, each operation rounded once.
   { V::add(f, f) } -> std::same_as<typename V::f32>;
