@@ -2,6 +2,7 @@
 // nowhere below. Functions throw std::invalid_argument before anything is written.
 #pragma once
 
+#include "api/contiguous.hpp"
 #include "plan/problem.hpp"
 
 #include <gqmm/ops.hpp>
@@ -10,13 +11,22 @@
 
 namespace gqmm {
 
-/// A Problem with everything that it points into, except packed weights, which the caller keeps.
+/// A Problem and what it points into, except the caller's operands, which the caller keeps.
 struct Lowered {
   Problem problem;
   array result;  // of the caller's shape; problem.y is its memory
   std::vector<std::int64_t> lhs;
   std::vector<std::int64_t> rhs;
-  std::vector<array> operands;  // keeps the memory that the problem reads alive, contiguous copies included
+  std::vector<array> copies;  // of operands that are not read where they lie
+
+  /// `a` for the problem: a copy with contiguous rows of the matrices `used`, where its own rows have gaps.
+  MatrixBatch readable(const array& a, std::span<const std::int64_t> used) {
+    if (has_contiguous_rows(a)) {
+      return MatrixBatch(a);
+    }
+    copies.push_back(with_contiguous_rows(a, used));
+    return MatrixBatch(copies.back());
+  }
 
   Lowered() = default;
   Lowered(Lowered&&) = default;

@@ -65,14 +65,13 @@ Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& o
       {{"a", &a}, {"b", &b}, {"lhs_indices", address_of(options.lhs_indices)}, {"rhs_indices", address_of(options.rhs_indices)}});
   lowered.lhs = std::move(pairs.lhs);
   lowered.rhs = std::move(pairs.rhs);
-  lowered.operands = {with_contiguous_rows(rows, lowered.lhs), columns};  // b is read at any strides
 
   Problem& problem = lowered.problem;
   problem.M = rows.dim(-2);
   problem.N = columns.dim(-1);
   problem.K = K;
-  problem.x = MatrixBatch(lowered.operands[0]);
-  problem.w = MatrixBatch(lowered.operands[1]);
+  problem.x = lowered.readable(rows, lowered.lhs);
+  problem.w = MatrixBatch(columns);  // read at any strides
   problem.transpose = false;
   problem.lhs = lowered.lhs;
   problem.rhs = lowered.rhs;

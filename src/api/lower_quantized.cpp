@@ -76,33 +76,24 @@ int slices_of(Precision precision, Dtype result) {
   return result == Dtype::float32 ? 3 : 2;
 }
 
-/// Keeps `a`, rows made contiguous, alive in the lowered call.
-MatrixBatch keep(Lowered& lowered, const array& a, std::span<const std::int64_t> used) {
-  lowered.operands.push_back(with_contiguous_rows(a, used));
-  return MatrixBatch(lowered.operands.back());
-}
-
 void attach_global_scale(Lowered& lowered, const array& global_scale, const Shape& leading) {
-  lowered.operands.push_back(global_scale_per_matrix(global_scale, leading));
-  lowered.problem.global_scale = MatrixBatch(lowered.operands.back());
+  lowered.copies.push_back(global_scale_per_matrix(global_scale, leading));
+  lowered.problem.global_scale = MatrixBatch(lowered.copies.back());
 }
 
 void attach_weights(Lowered& lowered, const WeightSource& source) {
   Problem& problem = lowered.problem;
   if (source.packed != nullptr) {
     problem.packed = source.packed;
-    for (const array* part : {&source.packed->codes, &source.packed->scales, &source.packed->biases}) {
-      lowered.operands.push_back(*part);
-    }
     if (source.packed->global_scale.size() != 0) {
       attach_global_scale(lowered, source.packed->global_scale, {source.packed->experts});
     }
   } else {
     const QuantizedWeights& weights = *source.in_place;
-    problem.w = keep(lowered, weights.w, lowered.rhs);
-    problem.scales = keep(lowered, *weights.scales, lowered.rhs);
+    problem.w = lowered.readable(weights.w, lowered.rhs);
+    problem.scales = lowered.readable(*weights.scales, lowered.rhs);
     if (weights.biases != nullptr) {
-      problem.biases = keep(lowered, *weights.biases, lowered.rhs);
+      problem.biases = lowered.readable(*weights.biases, lowered.rhs);
     }
   }
   if (source.global_scale != nullptr) {  // packed weights that hold one refuse another
@@ -135,13 +126,12 @@ Lowered lower(std::string_view op, const Activations& activations, const WeightS
                    {"rhs_indices", address_of(options.rhs_indices)}});
   lowered.lhs = std::move(pairs.lhs);
   lowered.rhs = std::move(pairs.rhs);
-  lowered.operands.reserve(5);
 
   Problem& problem = lowered.problem;
   problem.M = x.dim(-2);
   problem.N = source.extents.N;
   problem.K = source.extents.K;
-  problem.x = keep(lowered, x, lowered.lhs);
+  problem.x = lowered.readable(x, lowered.lhs);
   problem.format = source.format;
   problem.group_size = source.group_size;
   problem.transpose = source.transpose;

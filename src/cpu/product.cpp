@@ -19,6 +19,8 @@ struct ThreadScratch {
   Scratch scales;
   Scratch c;
   Scratch floats;
+  std::vector<std::int64_t> x_rows;
+  std::vector<std::uint32_t> exceptional_lanes;
 };
 thread_local ThreadScratch scratch;
 
@@ -63,7 +65,7 @@ struct Product::Block {
   const Item& item;
   std::int64_t c_stride;                          // floats: strips · 16
   float* c;                                       // [rows][c_stride]
-  std::vector<std::int64_t> x_rows;               // rows of Activations
+  std::vector<std::int64_t>& x_rows;              // rows of Activations
   std::vector<std::uint32_t>& exceptional_lanes;  // per strip
 
   [[nodiscard]] float* row(std::int64_t r) const { return c + r * c_stride; }
@@ -74,13 +76,15 @@ bool has_integer_path(const Problem& problem) {
 }
 
 void Product::run(const Item& item, const Item* next) const {
-  std::vector<std::uint32_t> exceptional_lanes(static_cast<std::size_t>(item.strips), 0);
-  Block block = {.item = item,
-                 .c_stride = item.strips * lanes,
-                 // GEMV kernels write four rows for three.
-                 .c = scratch.c.take<float>(static_cast<std::size_t>((item.rows + max_gemv_rows - 1) * item.strips * lanes)),
-                 .x_rows = std::vector<std::int64_t>(static_cast<std::size_t>(item.rows)),
-                 .exceptional_lanes = exceptional_lanes};
+  scratch.x_rows.resize(static_cast<std::size_t>(item.rows));
+  scratch.exceptional_lanes.assign(static_cast<std::size_t>(item.strips), 0);
+  const Block block = {
+      .item = item,
+      .c_stride = item.strips * lanes,
+      // GEMV kernels write four rows for three.
+      .c = scratch.c.take<float>(static_cast<std::size_t>((item.rows + max_gemv_rows - 1) * item.strips * lanes)),
+      .x_rows = scratch.x_rows,
+      .exceptional_lanes = scratch.exceptional_lanes};
   for (std::int64_t r = 0; r < item.rows; ++r) {
     const std::int64_t row = item.first_row + r;
     const std::int64_t pair = routing_.order[static_cast<std::size_t>(row / problem_.M)];
@@ -256,6 +260,9 @@ void Product::add_exceptional_groups(const Block& block) const {
 // Outputs whose scales or biases are not finite, or so large that an intermediate sum could overflow, are evaluated in float
 // whole.
 void Product::redo_exceptional_outputs(const Block& block) const {
+  if (std::all_of(block.exceptional_lanes.begin(), block.exceptional_lanes.end(), [](std::uint32_t mask) { return mask == 0; })) {
+    return;
+  }
   const auto rows = static_cast<std::size_t>(block.item.rows);
   std::vector<float> values;
   std::vector<float> sums;

@@ -54,16 +54,17 @@ std::string describe(const Format& format) {
 }
 
 QuantizationSettings resolve_settings(std::string_view op, Mode mode, const int* bits, const int* group_size) {
-  std::vector<int> bits_of_mode;
-  for (const Format& format : formats()) {
-    if (format.mode == mode) {
-      bits_of_mode.push_back(format.bits);
-    }
-  }
-  const int default_bits = mode == Mode::affine ? 4 : bits_of_mode.front();
+  const auto of_mode = [mode](const Format& format) { return format.mode == mode; };
+  const int default_bits = mode == Mode::affine ? 4 : std::find_if(formats().begin(), formats().end(), of_mode)->bits;
   const int wanted_bits = bits != nullptr ? *bits : default_bits;
   const Format* format = find_format(mode, wanted_bits);
   if (format == nullptr) {
+    std::vector<int> bits_of_mode;
+    for (const Format& each : formats()) {
+      if (of_mode(each)) {
+        bits_of_mode.push_back(each.bits);
+      }
+    }
     throw std::invalid_argument(fmt::format("[{}] bits = {} is not available in mode \"{}\"; use one of {}", op, wanted_bits,
                                             name_of(mode), fmt::join(bits_of_mode, ", ")));
   }

@@ -102,16 +102,14 @@ typename V::i32 for_each_in_place(const GroupArray& a, std::int64_t count, typen
     }
   }
   for (; g < count; g += per_block) {
-    const std::int64_t left = count - g < per_block ? count - g : per_block;
+    const int left = static_cast<int>(count - g < per_block ? count - g : per_block);
     for (int n = 0; n < lanes; ++n) {
-      const std::byte* row = a.base + (n < a.rows ? n : a.rows - 1) * a.stride + g * size;
-      std::byte copy[64] = {};  // the last word is not all ours to read
-      __builtin_memcpy(copy, row, static_cast<std::size_t>(left * size));
-      block[n] = V::load_words(copy, 16);
+      block[n] = V::load_bytes(a.base + (n < a.rows ? n : a.rows - 1) * a.stride + g * size, left * size);
     }
     V::transpose(block);
-    for (int word = 0; word < 16; ++word) {
+    for (int word = 0; word * per_word < left; ++word) {
       bits = sink_word<V, type>(block[word], g + word * per_word, count, bits, sink);
+      ahead.next();
     }
   }
   prefetcher = ahead;

@@ -63,6 +63,7 @@ struct Avx2 {
     const __m128i bytes = n >= 16 ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)) : _mm256_castsi256_si128(partial(p, n));
     return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
   }
+  static i32 load_bytes(const std::byte* p, int n) { return load_bytes_by_copy<Avx2>(p, n); }
   static void store_words(std::byte* p, i32 a, int n) {
     int* words = reinterpret_cast<int*>(p);
     if (n >= 16) {

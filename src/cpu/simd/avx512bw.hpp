@@ -31,6 +31,9 @@ struct Avx512Bw {
   static i32 load_words(const std::byte* p, int n) { return _mm512_maskz_loadu_epi32(first(n), p); }
   static i32 load_u16(const std::byte* p, int n) { return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p)); }
   static i32 load_u8(const std::byte* p, int n) { return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
+  static i32 load_bytes(const std::byte* p, int n) {
+    return _mm512_maskz_loadu_epi8(n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1, p);
+  }
   static void store_words(std::byte* p, i32 a, int n) { _mm512_mask_storeu_epi32(p, first(n), a); }
   static void store_u16(std::byte* p, i32 a, int n) { _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtepi32_epi16(a)); }
   static f32 broadcast(float a) { return _mm512_set1_ps(a); }

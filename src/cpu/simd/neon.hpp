@@ -76,6 +76,7 @@ struct Neon {
   static i32 load_words(const std::byte* p, int n) { return load_first<4>(p, n, load_all_words); }
   static i32 load_u16(const std::byte* p, int n) { return load_first<2>(p, n, load_all_halves); }
   static i32 load_u8(const std::byte* p, int n) { return load_first<1>(p, n, load_all_bytes); }
+  static i32 load_bytes(const std::byte* p, int n) { return load_bytes_by_copy<Neon>(p, n); }
   static void store_words(std::byte* p, i32 a, int n) {
     if (n < lanes) {
       __builtin_memcpy(p, &a, static_cast<std::size_t>(n > 0 ? 4 * n : 0));

@@ -55,6 +55,7 @@ struct Scalar {
   static i32 load_words(const std::byte* p, int n) { return load_elements<std::uint32_t>(p, n); }
   static i32 load_u16(const std::byte* p, int n) { return load_elements<std::uint16_t>(p, n); }
   static i32 load_u8(const std::byte* p, int n) { return load_elements<std::uint8_t>(p, n); }
+  static i32 load_bytes(const std::byte* p, int n) { return load_bytes_by_copy<Scalar>(p, n); }
   static void store_words(std::byte* p, i32 a, int n) { std::memcpy(p, &a, 4 * static_cast<std::size_t>(n < lanes ? n : lanes)); }
   static void store_u16(std::byte* p, i32 a, int n) {
     for (int l = 0; l < lanes && l < n; ++l) {

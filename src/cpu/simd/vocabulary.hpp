@@ -21,6 +21,17 @@ struct TileSize {
   int nv;  // strips of 16 outputs
 };
 
+/// load_bytes for vocabularies that cannot mask bytes.
+template <class V>
+auto load_bytes_by_copy(const std::byte* p, int n) {
+  if (n % 4 == 0) {
+    return V::load_words(p, n / 4);
+  }
+  std::byte copy[4 * lanes] = {};
+  __builtin_memcpy(copy, p, static_cast<std::size_t>(n));
+  return V::load_words(copy, lanes);
+}
+
 template <class V>
 concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::i32 (&block)[16], float* floats, float scalar,
                               const std::byte* bytes, std::byte* out, int n, std::int32_t word, const std::uint8_t (&table)[16]) {
@@ -36,6 +47,7 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::load_words(bytes, n) } -> std::same_as<typename V::i32>;
   { V::load_u16(bytes, n) } -> std::same_as<typename V::i32>;
   { V::load_u8(bytes, n) } -> std::same_as<typename V::i32>;
+  { V::load_bytes(bytes, n) } -> std::same_as<typename V::i32>;  // 4 to a lane, n ≤ 64
   { V::store_words(out, i, n) };
   { V::store_u16(out, i, n) };  // the low halves of the lanes
   { V::broadcast(scalar) } -> std::same_as<typename V::f32>;
