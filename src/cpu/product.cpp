@@ -248,10 +248,7 @@ void Product::add_exceptional_groups(const Block& block) const {
     }
     for (std::int64_t s = 0; s < block.item.strips && !x.empty(); s += panel_strips) {
       const std::int64_t strips = std::min(panel_strips, block.item.strips - s);
-      for (std::int64_t i = 0; i < strips; ++i) {
-        weights_.dequantize(block.item.expert, block.item.first_strip + s + i, g * group_size, group_size,
-                            panel + i * strip_panel);
-      }
+      weights_.dequantize(block.item.expert, block.item.first_strip + s, strips, g * group_size, group_size, panel);
       multiply_floats(s, strips, panel, group_size, x.data(), c.data(), static_cast<std::int64_t>(x.size()));
     }
   }
@@ -278,7 +275,7 @@ void Product::redo_exceptional_outputs(const Block& block) const {
     sums.assign(rows * lanes, 0.0F);
     for (std::int64_t k0 = 0; k0 < problem_.K; k0 += float_block) {
       const std::int64_t k = std::min(float_block, problem_.K - k0);
-      weights_.dequantize(block.item.expert, block.item.first_strip + s, k0, k, panel);
+      weights_.dequantize(block.item.expert, block.item.first_strip + s, 1, k0, k, panel);
       for (std::size_t r = 0; r < rows; ++r) {
         x_.widen(block.x_rows[r], k0, k, values.data() + r * float_block);
         x[r] = values.data() + r * float_block;
@@ -311,9 +308,7 @@ void Product::float_product(const Block& block) const {
     const std::int64_t strips = std::min(panel_strips, item.strips - s);
     for (std::int64_t k0 = 0; k0 < problem_.K; k0 += float_block) {
       const std::int64_t k = std::min(float_block, problem_.K - k0);
-      for (std::int64_t i = 0; i < strips; ++i) {
-        weights_.dequantize(item.expert, item.first_strip + s + i, k0, k, panel + i * k * lanes);
-      }
+      weights_.dequantize(item.expert, item.first_strip + s, strips, k0, k, panel);
       for (std::int64_t r = 0; r < item.rows; ++r) {
         x[static_cast<std::size_t>(r)] = x_.floats(block.x_rows[static_cast<std::size_t>(r)]) + k0;
       }

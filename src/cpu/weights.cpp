@@ -101,23 +101,27 @@ Ahead Weights::ahead(std::int64_t expert, std::int64_t strip, std::int64_t count
           .biases = run(first.biases, first.bias_stride, groups_ * bias_bytes_)};
 }
 
-void Weights::dequantize(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const {
-  if (problem_.format == nullptr) {
-    widen_dense(expert, strip, k0, count, out);
-  } else if (problem_.transpose) {
-    format_->dequantize(this->strip(expert, strip), problem_.group_size, k0, count, out);
-  } else {
-    dequantize_rows(expert, strip, k0, count, out);
+void Weights::dequantize(std::int64_t expert, std::int64_t first_strip, std::int64_t strips, std::int64_t k0, std::int64_t count,
+                         float* out) const {
+  if (problem_.format != nullptr && !problem_.transpose) {
+    dequantize_rows(expert, first_strip, strips, k0, count, out);
+    return;
+  }
+  for (std::int64_t s = first_strip; s < first_strip + strips; ++s, out += count * lanes) {
+    if (problem_.format == nullptr) {
+      widen_dense(expert, s, k0, count, out);
+    } else {
+      format_->dequantize(strip(expert, s), problem_.group_size, k0, count, out);
+    }
   }
 }
 
 // Row k holds the codes of all n, grouped along n. A group is at least a strip wide and strips are aligned to it, so all 16
-// outputs share one scale per k.
-void Weights::dequantize_rows(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const {
+// outputs share one scale per k, and the strips of a group, too.
+void Weights::dequantize_rows(std::int64_t expert, std::int64_t first_strip, std::int64_t strips, std::int64_t k0,
+                              std::int64_t count, float* out) const {
   const Format& format = *problem_.format;
   const PackedWeights::Data* packed = problem_.packed;
-  const std::int64_t n0 = strip * lanes;
-  const std::int64_t group = n0 / problem_.group_size;
   const std::int64_t row_stride = packed != nullptr ? words_ * 4 : problem_.w.row_stride();
   const std::byte* codes =
       packed != nullptr ? packed->codes.bytes() + (expert * problem_.K + k0) * row_stride : problem_.w.row(expert, k0);
@@ -136,11 +140,17 @@ void Weights::dequantize_rows(std::int64_t expert, std::int64_t strip, std::int6
   }
   const float factor = scale_factor(expert);
   float scale_bias[2 * 128];
-  for (std::int64_t k = 0; k < count; ++k) {
-    scale_bias[2 * k] = load_stored(scales + k * scale_stride + group * scale_bytes_, scale_type_) * factor;
-    scale_bias[2 * k + 1] = biases != nullptr ? load_stored(biases + k * bias_stride + group * bias_bytes_, bias_type_) : 0.0F;
+  std::int64_t known_group = -1;
+  for (std::int64_t strip = first_strip; strip < first_strip + strips; ++strip, out += count * lanes) {
+    const std::int64_t n0 = strip * lanes;
+    const std::int64_t group = n0 / problem_.group_size;
+    for (std::int64_t k = 0; k < count && group != known_group; ++k) {
+      scale_bias[2 * k] = load_stored(scales + k * scale_stride + group * scale_bytes_, scale_type_) * factor;
+      scale_bias[2 * k + 1] = biases != nullptr ? load_stored(biases + k * bias_stride + group * bias_bytes_, bias_type_) : 0.0F;
+    }
+    known_group = group;
+    format_->dequantize_rows(codes + n0 * format.bits / 8, row_stride, scale_bias, count, out);
   }
-  format_->dequantize_rows(codes + n0 * format.bits / 8, row_stride, scale_bias, count, out);
 }
 
 void Weights::widen_dense(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const {

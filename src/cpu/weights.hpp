@@ -25,13 +25,15 @@ class Weights {
   /// What `count` strips from `strip` on will read, as far as it lies without gaps; else nothing.
   [[nodiscard]] Ahead ahead(std::int64_t expert, std::int64_t strip, std::int64_t count) const;
 
-  /// ŵ of 16 outputs and k in [k0, k0 + count), count ≤ 128, → [k][16] floats; lanes of outputs that do not exist are arbitrary.
-  /// Transposed weights: k0 and count are multiples of the group size.
-  void dequantize(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const;
+  /// ŵ of `strips` strips and k in [k0, k0 + count), count ≤ 128, → [strip][k][16] floats; lanes of outputs that do not exist are
+  /// arbitrary. Transposed weights: k0 and count are multiples of the group size.
+  void dequantize(std::int64_t expert, std::int64_t first_strip, std::int64_t strips, std::int64_t k0, std::int64_t count,
+                  float* out) const;
 
  private:
   [[nodiscard]] float scale_factor(std::int64_t expert) const;
-  void dequantize_rows(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const;
+  void dequantize_rows(std::int64_t expert, std::int64_t first_strip, std::int64_t strips, std::int64_t k0, std::int64_t count,
+                       float* out) const;
   void widen_dense(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const;
 
   const Problem& problem_;

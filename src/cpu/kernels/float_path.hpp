@@ -44,6 +44,83 @@ void for_each_code(const typename V::i32* in, Sink sink) {
   }
 }
 
+/// Is one of the E4M3 bytes of words[0], words[1], … a NaN (0x7f or 0xff)?
+template <class V, int words>
+bool any_e4m3_nan(const typename V::i32* in) {
+  auto found = V::broadcast(std::int32_t{0});
+  for (int i = 0; i < words; ++i) {  // 0x7f + 1 reaches the top bit of its byte, all others stay below
+    const auto magnitude = V::bit_and(in[i], V::broadcast(0x7f7f7f7f));
+    found = V::bit_or(found, V::add(magnitude, V::broadcast(0x01010101)));
+  }
+  const auto top_bits = V::bit_and(V::template shift_right<1>(found), V::broadcast(0x40404040));
+  return V::mask_at_least(top_bits, 1) != 0;
+}
+
+/// Byte `byte` of each word, which is no NaN: as widen_scale has it, with the byte's place folded into the shifts.
+template <class V, int byte>
+typename V::f32 e4m3_value(typename V::i32 four) {
+  constexpr int shift = 20 - 8 * byte;
+  typename V::i32 magnitude = four;
+  if constexpr (shift > 0) {
+    magnitude = V::template shift_left<shift>(four);
+  } else {
+    magnitude = V::template shift_right<-shift>(four);
+  }
+  typename V::i32 sign = four;
+  if constexpr (byte < 3) {
+    sign = V::template shift_left<24 - 8 * byte>(four);
+  }
+  const auto bits = V::bit_or(V::bit_and(magnitude, V::broadcast(0x07f00000)),
+                              V::bit_and(sign, V::broadcast(static_cast<std::int32_t>(0x80000000U))));
+  return V::mul(V::as_f32(bits), V::broadcast(0x1p120F));
+}
+
+/// Calls sink(k within the unit, value) for every k of the unit whose words are in[0], in[1], …
+template <class V, class F, class Sink>
+void for_each_value(const typename V::i32* in, Sink sink) {
+  if constexpr (!F::integer.exists) {
+    constexpr int words = Unit<V, F>::words;
+    if (!any_e4m3_nan<V, words>(in)) {
+#pragma GCC unroll 8
+      for (int i = 0; i < words; ++i) {
+        sink(4 * i, e4m3_value<V, 0>(in[i]));
+        sink(4 * i + 1, e4m3_value<V, 1>(in[i]));
+        sink(4 * i + 2, e4m3_value<V, 2>(in[i]));
+        sink(4 * i + 3, e4m3_value<V, 3>(in[i]));
+      }
+      return;
+    }
+  }
+  for_each_code<V, F>(in, [sink](int k, typename V::i32 code) { sink(k, code_value<V, F>(code)); });
+}
+
+/// Prefetches a strip two blocks of 16 rows × a line ahead of what is being read: two lines at a time, as many calls to a block.
+template <class V>
+class BlocksAhead {
+ public:
+  BlocksAhead(const WeightStrip& strip, std::int64_t word)
+      : row_stride_(strip.packed ? line : strip.row_stride),
+        block_stride_(strip.packed ? lanes * line : line),
+        at_(strip.codes + word * (strip.packed ? line : 4) + 2 * block_stride_) {}
+
+  void next() {
+    V::prefetch_l2(at_ + row_ * row_stride_);
+    V::prefetch_l2(at_ + (row_ + 1) * row_stride_);
+    row_ += 2;
+    if (row_ == lanes) {
+      row_ = 0;
+      at_ += block_stride_;
+    }
+  }
+
+ private:
+  static constexpr std::int64_t line = 64;
+  std::int64_t row_stride_;
+  std::int64_t block_stride_;
+  const std::byte* at_;
+  int row_ = 0;
+};
+
 template <class V, class F>
 void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0, std::int64_t count, float* out) {
   using i32 = typename V::i32;
@@ -51,17 +128,22 @@ void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0,
   constexpr int max_groups = 128 / Unit<V, F>::codes;  // a unit is no longer than a group
   alignas(64) float scales[max_groups * 2 * lanes];
   pack_scales<V>(strip, k0 / group_size, count / group_size, value_unit<F>, 0.0F, scales, Prefetcher<V>(strip.scales));
-  int k = 0;
+  const int units_per_group = group_size / Unit<V, F>::codes;
+  const float* group = scales;
+  int unit_of_group = 0;
+  BlocksAhead<V> ahead(strip, k0 * F::bits / 32);
   const auto dequantize_unit = [&](const i32* words) {
-    const float* group = scales + k / group_size * 2 * lanes;
     const f32 scale = V::load(group);
     // Formats without biases: 0 · scale would be NaN for an infinite scale whose own product is not.
     const f32 bias = F::has_biases ? V::load(group + lanes) : V::broadcast(0.0F);
-    for_each_code<V, F>(words,
-                        [&](int i, i32 code) { V::store(out + (k + i) * lanes, V::fma(code_value<V, F>(code), scale, bias)); });
-    k += Unit<V, F>::codes;
+    for_each_value<V, F>(words, [&](int k, f32 value) { V::store(out + k * lanes, V::fma(value, scale, bias)); });
+    out += Unit<V, F>::codes * lanes;
+    if (++unit_of_group == units_per_group) {
+      unit_of_group = 0;
+      group += 2 * lanes;
+    }
   };
-  for_each_unit<V, F>(strip, k0 * F::bits / 32, (k0 + count) * F::bits / 32, dequantize_unit, [] {});
+  for_each_unit<V, F>(strip, k0 * F::bits / 32, (k0 + count) * F::bits / 32, dequantize_unit, [&ahead] { ahead.next(); });
 }
 
 template <class V, class F>
