@@ -7,25 +7,27 @@
 
 #include <gqmm/ops.hpp>
 
+#include <memory>
 #include <vector>
 
 namespace gqmm {
 
-/// A Problem and what it points into, except the caller's operands, which the caller keeps.
+/// A Problem with everything that it points into, except packed weights and borrowed memory, which the caller keeps.
 struct Lowered {
   Problem problem;
   array result;  // of the caller's shape; problem.y is its memory
   std::vector<std::int64_t> lhs;
   std::vector<std::int64_t> rhs;
-  std::vector<array> copies;  // of operands that are not read where they lie
+  std::vector<std::shared_ptr<const void>> owners;  // of the memory that the problem reads
 
-  /// `a` for the problem: a copy with contiguous rows of the matrices `used`, where its own rows have gaps.
-  MatrixBatch readable(const array& a, std::span<const std::int64_t> used) {
-    if (has_contiguous_rows(a)) {
-      return MatrixBatch(a);
-    }
-    copies.push_back(with_contiguous_rows(a, used));
-    return MatrixBatch(copies.back());
+  /// `a` for the problem, kept alive.
+  MatrixBatch keep(const array& a) {
+    owners.push_back(a.owner());
+    return MatrixBatch(a);
+  }
+  /// The same with contiguous rows: where those of `a` have gaps, a copy of its matrices `used`.
+  MatrixBatch keep_contiguous(const array& a, std::span<const std::int64_t> used) {
+    return has_contiguous_rows(a) ? keep(a) : keep(with_contiguous_rows(a, used));
   }
 
   Lowered() = default;

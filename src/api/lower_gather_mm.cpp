@@ -1,6 +1,5 @@
 // gather_mm: the dense product with the same routing.
 #include "api/check.hpp"
-#include "api/contiguous.hpp"
 #include "api/indices.hpp"
 #include "api/lower.hpp"
 #include "api/output.hpp"
@@ -70,8 +69,8 @@ Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& o
   problem.M = rows.dim(-2);
   problem.N = columns.dim(-1);
   problem.K = K;
-  problem.x = lowered.readable(rows, lowered.lhs);
-  problem.w = MatrixBatch(columns);  // read at any strides
+  problem.x = lowered.keep_contiguous(rows, lowered.lhs);
+  problem.w = lowered.keep(columns);  // read at any strides
   problem.transpose = false;
   problem.lhs = lowered.lhs;
   problem.rhs = lowered.rhs;

@@ -1,6 +1,5 @@
 // gather_qmm and quantized_matmul, over weights in place and packed: one Problem each.
 #include "api/check.hpp"
-#include "api/contiguous.hpp"
 #include "api/indices.hpp"
 #include "api/lower.hpp"
 #include "api/output.hpp"
@@ -77,23 +76,25 @@ int slices_of(Precision precision, Dtype result) {
 }
 
 void attach_global_scale(Lowered& lowered, const array& global_scale, const Shape& leading) {
-  lowered.copies.push_back(global_scale_per_matrix(global_scale, leading));
-  lowered.problem.global_scale = MatrixBatch(lowered.copies.back());
+  lowered.problem.global_scale = lowered.keep(global_scale_per_matrix(global_scale, leading));
 }
 
 void attach_weights(Lowered& lowered, const WeightSource& source) {
   Problem& problem = lowered.problem;
   if (source.packed != nullptr) {
     problem.packed = source.packed;
+    for (const array* part : {&source.packed->codes, &source.packed->scales, &source.packed->biases}) {
+      lowered.owners.push_back(part->owner());
+    }
     if (source.packed->global_scale.size() != 0) {
       attach_global_scale(lowered, source.packed->global_scale, {source.packed->experts});
     }
   } else {
     const QuantizedWeights& weights = *source.in_place;
-    problem.w = lowered.readable(weights.w, lowered.rhs);
-    problem.scales = lowered.readable(*weights.scales, lowered.rhs);
+    problem.w = lowered.keep_contiguous(weights.w, lowered.rhs);
+    problem.scales = lowered.keep_contiguous(*weights.scales, lowered.rhs);
     if (weights.biases != nullptr) {
-      problem.biases = lowered.readable(*weights.biases, lowered.rhs);
+      problem.biases = lowered.keep_contiguous(*weights.biases, lowered.rhs);
     }
   }
   if (source.global_scale != nullptr) {  // packed weights that hold one refuse another
@@ -127,11 +128,13 @@ Lowered lower(std::string_view op, const Activations& activations, const WeightS
   lowered.lhs = std::move(pairs.lhs);
   lowered.rhs = std::move(pairs.rhs);
 
+  lowered.owners.reserve(5);  // x, w, scales, biases, a global scale
+
   Problem& problem = lowered.problem;
   problem.M = x.dim(-2);
   problem.N = source.extents.N;
   problem.K = source.extents.K;
-  problem.x = lowered.readable(x, lowered.lhs);
+  problem.x = lowered.keep_contiguous(x, lowered.lhs);
   problem.format = source.format;
   problem.group_size = source.group_size;
   problem.transpose = source.transpose;

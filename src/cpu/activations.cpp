@@ -57,7 +57,8 @@ Activations::Activations(const Problem& problem, const KernelTable& kernels, boo
   }
   groups_ = problem.K / problem.group_size;
   words_stride_ = spread_stride(problem.K / 4 * problem.slices);
-  scales_stride_ = groups_ * (problem.slices + 1);
+  group_scales_ = x_scales_of_group(problem.slices, problem.format->has_biases);
+  scales_stride_ = groups_ * group_scales_;
   words_ = word_scratch.take<std::int32_t>(static_cast<std::size_t>(rows * words_stride_));
   scales_ = scale_scratch.take<float>(static_cast<std::size_t>(rows * scales_stride_));
   exceptional_.resize(static_cast<std::size_t>(rows * groups_));
@@ -78,6 +79,8 @@ void Activations::prepare(std::int64_t row) {
                                     .dtype = problem_.x.dtype(),
                                     .K = problem_.K,
                                     .group_size = problem_.group_size,
+                                    .biased = problem_.format->has_biases,
+                                    .offset = problem_.format->integer.offset,
                                     .words = words_ + row * words_stride_,
                                     .scales = scales_ + row * scales_stride_,
                                     .exceptional = exceptional_.data() + row * groups_};

@@ -27,7 +27,9 @@ class Activations {
     return slot_of_pair_[static_cast<std::size_t>(pair)] * problem_.M + m;
   }
   [[nodiscard]] const std::int32_t* words(std::int64_t row) const { return words_ + row * words_stride_; }
-  [[nodiscard]] const float* scales(std::int64_t row) const { return scales_ + row * scales_stride_; }
+  [[nodiscard]] const float* scales(std::int64_t row, std::int64_t group = 0) const {
+    return scales_ + row * scales_stride_ + group * group_scales_;
+  }
   [[nodiscard]] const float* floats(std::int64_t row) const { return floats_ + row * floats_stride_; }
   [[nodiscard]] bool any_exceptional(std::int64_t row) const { return any_exceptional_[static_cast<std::size_t>(row)] != 0; }
   [[nodiscard]] bool is_exceptional(std::int64_t row, std::int64_t group) const {
@@ -50,6 +52,7 @@ class Activations {
   std::vector<std::int64_t> slot_of_pair_;  // position in matrices_
   std::int64_t words_stride_ = 0;
   std::int64_t scales_stride_ = 0;
+  std::int64_t group_scales_ = 0;
   std::int64_t floats_stride_ = 0;
   std::int32_t* words_ = nullptr;
   float* scales_ = nullptr;

@@ -203,7 +203,7 @@ void Product::multiply_panel(const Block& block, std::int64_t first, std::int64_
       for (std::size_t r = 0; r < rows; ++r) {
         const std::int64_t x_row = block.x_rows[static_cast<std::size_t>(row) + r];
         x[r] = x_.words(x_row) + g * group_size / 4 * problem_.slices;
-        x_scales[r] = x_.scales(x_row) + g * (problem_.slices + 1);
+        x_scales[r] = x_.scales(x_row, g);
       }
       arguments.x = x.data();
       arguments.x_scales = x_scales.data();

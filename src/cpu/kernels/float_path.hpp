@@ -127,7 +127,7 @@ void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0,
   using f32 = typename V::f32;
   constexpr int max_groups = 128 / Unit<V, F>::codes;  // a unit is no longer than a group
   alignas(64) float scales[max_groups * 2 * lanes];
-  pack_scales<V>(strip, k0 / group_size, count / group_size, value_unit<F>, 0.0F, scales, Prefetcher<V>(strip.scales));
+  pack_scales<V>(strip, k0 / group_size, count / group_size, value_unit<F>, scales, Prefetcher<V>(strip.scales));
   const int units_per_group = group_size / Unit<V, F>::codes;
   const float* group = scales;
   int unit_of_group = 0;

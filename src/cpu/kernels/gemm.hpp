@@ -1,6 +1,7 @@
 // A register tile of the integer GEMM: mr rows × nv strips of 16 outputs, over a range of groups.
 //
 //     c[r][n] += Σ_g  scale[g][n] · 2^… · Σ_{k∈g} u[n][k] · X[r][k]  +  bias[g][n] · Σ_{k∈g} x[r][k]
+//     (signed bytes: u − offset in place of u, and no bias)
 //
 //     panel of a strip:   group 0                    group 1
 //                         line 0   line 1   …        …           a line is 64 bytes: 16 outputs × 4 bytes of codes
@@ -23,7 +24,8 @@ void gemm_tile(const GemmArguments& a) {
   using f32 = typename V::f32;
   using i32 = typename V::i32;
   constexpr bool nibbles = kind == PanelKind::nibbles;
-  constexpr int max_u = nibbles ? 15 : kind == PanelKind::bytes ? 127 : 255;
+  constexpr bool biased = kind != PanelKind::signed_bytes;
+  constexpr int max_u = nibbles ? 15 : kind == PanelKind::wide_bytes ? 255 : 127;
   constexpr int steps = unit / 4;
   constexpr int line_bytes = nibbles ? unit * 8 : unit * 16;  // of a unit
 
@@ -92,14 +94,14 @@ void gemm_tile(const GemmArguments& a) {
     asm volatile("" ::: "memory");
     for (int v = 0; v < nv; ++v) {
       const f32 scale = V::load(scales[v]);
-      const f32 bias = V::load(scales[v] + lanes);
+      const f32 bias = biased ? V::load(scales[v] + lanes) : scale;
       for (int r = 0; r < mr; ++r) {
-        y[r][v] = flush_group<V, slices>(sum[r][v], x_scales[r], scale, bias, y[r][v]);
+        y[r][v] = flush_group<V, slices, biased>(sum[r][v], x_scales[r], scale, bias, y[r][v]);
       }
       scales[v] += 2 * lanes;
     }
     for (int r = 0; r < mr; ++r) {
-      x_scales[r] += slices + 1;
+      x_scales[r] += x_scales_of_group(slices, biased);
     }
   }
   for (int r = 0; r < mr; ++r) {

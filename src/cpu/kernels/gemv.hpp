@@ -93,14 +93,14 @@ std::uint32_t gemv(const GemvArguments& a) {
     }
     if (++unit_of_group == units_per_group) {
       const f32 scale = V::load(scale_bias);
-      const f32 bias = V::load(scale_bias + lanes);
+      const f32 bias = F::has_biases ? V::load(scale_bias + lanes) : scale;
       for (int r = 0; r < rows; ++r) {
         i32 joined[slices];
         for (int p = 0; p < slices; ++p) {
           joined[p] = chains == 2 ? V::add(sum[r][p], sum[r][(chains - 1) * slices + p]) : sum[r][p];
         }
-        y[r] = flush_group<V, slices>(joined, x_scales[r], scale, bias, y[r]);
-        x_scales[r] += slices + 1;
+        y[r] = flush_group<V, slices, F::has_biases>(joined, x_scales[r], scale, bias, y[r]);
+        x_scales[r] += x_scales_of_group(slices, F::has_biases);
       }
       scales_ahead.next();
       biases_ahead.next();
@@ -111,7 +111,7 @@ std::uint32_t gemv(const GemvArguments& a) {
 
   for (std::int64_t g = 0; g < groups; g += scale_groups<V, F>) {
     const std::int64_t count = groups - g < scale_groups<V, F> ? groups - g : scale_groups<V, F>;
-    exceptional |= pack_scales<V>(a.weights, g, count, F::integer.unit, F::integer.offset, scales, codes_ahead);
+    exceptional |= pack_scales<V>(a.weights, g, count, F::integer.unit, scales, codes_ahead);
     codes_ahead.skip(prefetches_of(a.weights, count));
     scale_bias = scales;
     for_each_unit<V, F>(a.weights, g * words_per_group, (g + count) * words_per_group, multiply_unit,

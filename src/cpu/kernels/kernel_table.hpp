@@ -10,9 +10,10 @@
 
 namespace gqmm::cpu {
 
-/// How a panel holds codes: two to a byte, one to a byte below 128, one to a byte.
-enum class PanelKind : std::uint8_t { nibbles, bytes, wide_bytes };
-inline constexpr int panel_kinds = 3;
+/// How a panel holds codes: two to a byte, one to a byte below 128, one to a byte; signed ones are bytes below 128 of a format
+/// without biases, whose offset is folded into the scales of x.
+enum class PanelKind : std::uint8_t { nibbles, bytes, wide_bytes, signed_bytes };
+inline constexpr int panel_kinds = 4;
 
 inline constexpr int max_slices = 3;
 inline constexpr int max_tile_rows = 8;  // of any instruction set's GEMM tile
@@ -59,7 +60,7 @@ struct GemvArguments {
   int group_size = 0;
   std::int64_t K = 0;
   const std::int32_t* const* x = nullptr;  // per row, [group][step][slice] words of 4 bytes
-  const float* const* x_scales = nullptr;  // per row, [group][slice magics …, sum]
+  const float* const* x_scales = nullptr;  // per row, as SliceArguments::scales
   float* c = nullptr;                      // [row][c_stride]
   std::int64_t c_stride = 0;
 };
@@ -90,13 +91,19 @@ struct FloatGemmArguments {
   int k = 0;
 };
 
+/// Floats that slicing leaves for each group of a row: the slices' magics, then Σx; for formats without biases the slices' zeros
+/// instead of Σx: what an accumulator holds, as a float, when Σ (u − offset)·a is zero.
+constexpr int x_scales_of_group(int slices, bool biased) { return biased ? slices + 1 : 2 * slices; }
+
 struct SliceArguments {
   const std::byte* x = nullptr;  // K consecutive elements
   Dtype dtype = Dtype::float32;
   std::int64_t K = 0;
   int group_size = 0;
+  bool biased = true;                   // the format has biases
+  int offset = 0;                       // of its codes, where it has none
   std::int32_t* words = nullptr;        // [group][step][slice]
-  float* scales = nullptr;              // [group][slice magics …, sum]
+  float* scales = nullptr;              // [group][x_scales_of_group]
   std::uint8_t* exceptional = nullptr;  // [group]: 1 for groups that need the float path; their slices are zero
 };
 
@@ -107,8 +114,9 @@ struct FormatKernels {
   bool panel_is_raw = false;  // a packed strip is its own panel
   /// Codes of k in [k0, k0 + count) of a strip → panel, [k/8 or k/4] lines of 16 words. count: a multiple of the group.
   void (*pack)(const WeightStrip&, std::int64_t k0, std::int64_t count, std::byte* panel) = nullptr;
-  /// Scales and biases of groups [g0, g0 + count) in integer form → [group][scale, bias][16]. Returns the lanes whose scale or
-  /// bias is not finite or so large that sums could overflow: outputs that need the float path.
+  /// Scales and biases of groups [g0, g0 + count) in integer form → [group][scale, bias][16]; without biases, nothing is written
+  /// in their place. Returns the lanes whose scale or bias is not finite or so large that sums could overflow: outputs that need
+  /// the float path.
   std::uint32_t (*pack_scales)(const WeightStrip&, std::int64_t g0, std::int64_t count, float* out) = nullptr;
   /// ŵ of k in [k0, k0 + count) of a strip → [k][16] floats. count: a multiple of the group, at most 128.
   void (*dequantize)(const WeightStrip&, int group_size, std::int64_t k0, std::int64_t count, float* out) = nullptr;

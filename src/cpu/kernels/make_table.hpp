@@ -35,7 +35,7 @@ constexpr FormatKernels make_format_kernels() {
     kernels.panel_is_raw = U::panel_is_raw;
     kernels.pack = pack_strip<V, F>;
     kernels.pack_scales = [](const WeightStrip& strip, std::int64_t g0, std::int64_t count, float* out) {
-      return pack_scales<V>(strip, g0, count, F::integer.unit, F::integer.offset, out, Prefetcher<V>(strip.scales));
+      return pack_scales<V>(strip, g0, count, F::integer.unit, out, Prefetcher<V>(strip.scales));
     };
     for_each(Values<1, 2, 3>{}, [&]<int slices>() {
       for_each(Values<1, 2, 4>{}, [&]<int rows>() { kernels.gemv[slices - 1][rows - 1] = gemv<V, F, slices, rows>; });
@@ -69,8 +69,8 @@ KernelTable make_table() {
     static_assert(tile.mr <= max_tile_rows && tile.nv <= max_tile_strips);
     for_each(typename UpTo<tile.mr>::type{}, [&]<int mr>() {
       for_each(typename UpTo<tile.nv>::type{}, [&]<int nv>() {
-        table.gemm16[slices - 1][mr - 1][nv - 1] = gemm_tile<V, code_of<V>(PanelKind::bytes), slices, mr, nv, 16>;
-        for_each(Values<0, 1, 2>{}, [&]<int kind>() {
+        table.gemm16[slices - 1][mr - 1][nv - 1] = gemm_tile<V, PanelKind::signed_bytes, slices, mr, nv, 16>;
+        for_each(Values<0, 1, 2, 3>{}, [&]<int kind>() {
           table.gemm[kind][slices - 1][mr - 1][nv - 1] =
               gemm_tile<V, code_of<V>(static_cast<PanelKind>(kind)), slices, mr, nv, 32>;
         });

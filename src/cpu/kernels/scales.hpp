@@ -174,11 +174,11 @@ constexpr std::int64_t prefetches_of(const WeightStrip& strip, std::int64_t grou
   return groups * (bytes_of(strip.scale_type) + (strip.biases != nullptr ? bytes_of(strip.bias_type) : 0)) / 4;
 }
 
-/// scale' = (unit · factor) · scale and bias' = bias − offset · scale', so that ŵ = scale' · u + bias'. Returns the lanes that
-/// hold one too large, infinite or NaN.
+/// scale' = (unit · factor) · scale → out[group][scale', bias][16]; without biases, their place stays as it is. Returns the lanes
+/// that hold one too large, infinite or NaN.
 template <class V>
 [[gnu::noinline]] std::uint32_t pack_scales(const WeightStrip& strip, std::int64_t first, std::int64_t count, float unit,
-                                            float offset, float* out, Prefetcher<V> ahead) {
+                                            float* out, Prefetcher<V> ahead) {
   using f32 = typename V::f32;
   const auto store_scale = [out, factor = V::broadcast(strip.scale_factor * unit)](std::int64_t g, f32 scale) {
     const f32 s = V::mul(scale, factor);
@@ -194,10 +194,6 @@ template <class V>
   if (strip.biases != nullptr) {
     bits = for_each_group<V>(strip.bias_type, {strip.biases, strip.bias_stride, strip.rows, strip.groups}, strip.packed, first,
                              count, bits, store_bias, ahead);
-  } else {
-    for (std::int64_t g = 0; g < count; ++g) {
-      store_bias(g, V::mul(V::load(out + g * 2 * lanes), V::broadcast(-offset)));
-    }
   }
   // All magnitudes ORed are no less than the largest: usually that settles it.
   const bool settled = V::mask_at_least(V::bit_and(bits, V::broadcast(0x7fffffff)), largest_ordinary_scale) == 0;

@@ -14,6 +14,9 @@ namespace {
 
 static_assert(128 * 255 * 128 < 1 << 22, "the largest group of the widest codes must fit beside the magic number's leading bits");
 
+/// 1.5 · 2^23: a float whose last place counts units, and stays in its binade while less than 2^22 is added or taken away.
+inline constexpr std::int32_t magic = 3 << 22;
+
 /// 2^exponent, −126 ≤ exponent ≤ 127.
 inline float power_of_two(int exponent) { return __builtin_bit_cast(float, (exponent + 127) << 23); }
 
@@ -75,14 +78,17 @@ bool slice_row(const SliceArguments& a, Load load) {
     const auto to_fixed = V::broadcast(exceptional ? 0.0F : power_of_two(bits - e));
     e = exceptional ? 0 : e;
 
-    i32 sum = V::broadcast(std::int32_t{0});
+    i32 sums[slices];  // of the slices
+    for (int p = 0; p < slices; ++p) {
+      sums[p] = V::broadcast(std::int32_t{0});
+    }
     for (int k = 0; k < a.group_size; k += lanes) {
       i32 x = exceptional ? V::broadcast(std::int32_t{0}) : V::round_i32(V::mul(load(k0 + k), to_fixed));
-      sum = V::add(sum, x);
       std::int32_t packed[slices][4];
       for (int p = slices - 1; p >= 0; --p) {
         V::template pack_bytes<even_odd>(x, packed[p]);
         const i32 low = V::template shift_right_arithmetic<24>(V::template shift_left<24>(x));
+        sums[p] = V::add(sums[p], low);
         x = V::template shift_right_arithmetic<8>(V::sub(x, low));
       }
       for (int step = 0; step < 4; ++step) {
@@ -91,10 +97,21 @@ bool slice_row(const SliceArguments& a, Load load) {
         }
       }
     }
+    const auto unit = [e](int p) { return power_of_two(e - bits + 8 * (slices - 1 - p)); };
     for (int p = 0; p < slices; ++p) {
-      *scales++ = 0x1.8p23F * power_of_two(e - bits + 8 * (slices - 1 - p));
+      *scales++ = static_cast<float>(magic) * unit(p);
     }
-    *scales++ = static_cast<float>(V::reduce_add(sum)) * power_of_two(e - bits);
+    if (a.biased) {
+      std::int32_t sum = 0;
+      for (int p = 0; p < slices; ++p) {
+        sum = sum * 256 + V::reduce_add(sums[p]);
+      }
+      *scales++ = static_cast<float>(sum) * unit(slices - 1);
+    } else {
+      for (int p = 0; p < slices; ++p) {
+        *scales++ = static_cast<float>(magic + a.offset * V::reduce_add(sums[p])) * unit(p);
+      }
+    }
   }
   return any_exceptional;
 }

@@ -51,6 +51,7 @@ struct Unit {
   static constexpr int steps = codes / 4;
   static constexpr int lines = nibbles ? codes / 8 : codes / 4;
   static constexpr PanelKind panel = nibbles                  ? PanelKind::nibbles
+                                     : !F::has_biases         ? PanelKind::signed_bytes
                                      : F::integer.max_u < 128 ? PanelKind::bytes
                                                               : PanelKind::wide_bytes;
   static constexpr bool panel_is_raw = !F::integer.has_table && (F::bits == 4 || F::bits == 8);
