@@ -4,6 +4,9 @@
 #include <mutex>
 #include <new>
 #include <vector>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace gqmm {
 namespace {
@@ -20,9 +23,26 @@ constexpr bool recycle = true;
 constexpr bool recycle = true;
 #endif
 
-constexpr std::align_val_t alignment{64};
+constexpr std::size_t huge_page = std::size_t{2} << 20;
+// From here on, blocks begin at a huge page and ask for them: at most a page in eight is lost, and what streams through packed
+// weights walks page tables no more.
+constexpr std::size_t worth_huge_pages = 8 * huge_page;
 constexpr std::size_t large = std::size_t{256} << 10;  // below, malloc recycles by itself
 constexpr std::size_t kept_at_most = std::size_t{64} << 20;
+
+std::align_val_t alignment_of(std::size_t bytes) { return std::align_val_t{bytes >= worth_huge_pages ? huge_page : 64}; }
+
+void* allocate(std::size_t bytes) {
+  void* data = ::operator new(bytes, alignment_of(bytes));
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= worth_huge_pages) {
+    static_cast<void>(madvise(data, bytes / huge_page * huge_page, MADV_HUGEPAGE));  // a wish: without it all works as well
+  }
+#endif
+  return data;
+}
+
+void release(void* data, std::size_t bytes) { ::operator delete(data, alignment_of(bytes)); }
 
 class BlockCache {
  public:
@@ -45,14 +65,14 @@ class BlockCache {
     const std::lock_guard lock(mutex_);
     while (!blocks_.empty() && kept_ + size > kept_at_most) {
       kept_ -= blocks_.front().size;
-      ::operator delete(blocks_.front().data, alignment);
+      release(blocks_.front().data, blocks_.front().size);
       blocks_.erase(blocks_.begin());
     }
     try {
       blocks_.push_back({data, size});
       kept_ += size;
     } catch (const std::bad_alloc&) {
-      ::operator delete(data, alignment);
+      release(data, size);
     }
   }
 
@@ -79,12 +99,12 @@ std::shared_ptr<void> allocate_shared(std::size_t bytes) {
     return nullptr;
   }
   if (!recycle || bytes < large || bytes > kept_at_most) {
-    return {::operator new(bytes, alignment), [](void* p) { ::operator delete(p, alignment); }};
+    return {allocate(bytes), [bytes](void* p) { release(p, bytes); }};
   }
   std::size_t size = bytes;
   void* data = cache().take(bytes, size);
   if (data == nullptr) {
-    data = ::operator new(bytes, alignment);
+    data = allocate(bytes);
   }
   return {data, [size](void* p) { cache().give(p, size); }};
 }
