@@ -21,6 +21,16 @@ TEST(Array, IsRowMajorByDefaultAndAlignedTo64Bytes) {
   EXPECT_EQ(a.stride(0), 24);
 }
 
+TEST(Array, LargeBlocksBeginAtAHugePageWhenRecycledToo) {
+  constexpr std::int64_t bytes = std::int64_t{16} << 20;
+  constexpr std::uintptr_t huge_page = std::uintptr_t{2} << 20;
+  for (int round = 0; round < 3; ++round) {
+    array a = array::empty({bytes}, Dtype::uint8);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(a.bytes()) % huge_page, 0U);
+    a.mutable_bytes()[0] = a.mutable_bytes()[bytes - 1] = std::byte{1};
+  }
+}
+
 TEST(Array, StridesOfDimensionsOfOneElementDoNotMatterForRowMajor) {
   const float memory[6] = {};
   EXPECT_TRUE(array::borrow(memory, {1, 6}, Dtype::float32, {-3, 4}).is_row_major());
