@@ -10,11 +10,10 @@ namespace {
 
 // sysconf knows no caches on some systems (0 or −1): then what every processor of the last ten years has at least.
 constexpr std::int64_t least_l1_bytes = 32 * 1024;
-constexpr std::int64_t least_l2_bytes = 256 * 1024;
 
-std::int64_t cache_bytes(int name, std::int64_t least) {
-  const std::int64_t bytes = sysconf(name);
-  return bytes > 0 ? bytes : least;
+std::int64_t l1_bytes() {
+  const std::int64_t bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+  return bytes > 0 ? bytes : least_l1_bytes;
 }
 
 /// AMD's family 19h: Zen 3 and Zen 4. (GCC 12 and its libgcc have no name for Zen 4.)
@@ -38,9 +37,7 @@ bool is_zen3_or_zen4() {
 }  // namespace
 
 const Machine& machine() {
-  static const Machine found = {.l1_bytes = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, least_l1_bytes),
-                                .l2_bytes = cache_bytes(_SC_LEVEL2_CACHE_SIZE, least_l2_bytes),
-                                .decode_prefetches_to_l2 = is_zen3_or_zen4()};
+  static const Machine found = {.l1_bytes = l1_bytes(), .decode_prefetches_to_l2 = is_zen3_or_zen4()};
   return found;
 }
 
