@@ -54,6 +54,9 @@ struct Unit {
                                      : !F::has_biases         ? PanelKind::signed_bytes
                                      : F::integer.max_u < 128 ? PanelKind::bytes
                                                               : PanelKind::wide_bytes;
+  static_assert(!F::integer.exists || F::has_biases || (!nibbles && F::integer.max_u < 128),
+                "without biases there are GEMM kernels for bytes below 128 only");
+  static_assert(!F::integer.exists || codes == 32 || !F::has_biases, "groups of 16 have GEMM kernels without biases only");
   static constexpr bool panel_is_raw = !F::integer.has_table && (F::bits == 4 || F::bits == 8);
 
   /// words[0 … words) of a unit → its panel lines.
