@@ -10,6 +10,9 @@
 namespace gqmm {
 namespace {
 
+/// Of the positions that the operand has before broadcasting.
+const Shape& own_shape(const IndexedOperand& operand) { return operand.indices ? operand.indices->shape() : operand.leading; }
+
 /// "rhs_indices[1, 2]", or the bare name of a scalar.
 std::string name_at(const IndexedOperand& operand, std::size_t position) {
   return std::string(operand.indices_name) + position_text(operand.indices->shape(), static_cast<std::int64_t>(position));
@@ -110,9 +113,14 @@ std::vector<std::int64_t> spread(std::vector<std::int64_t> values, bool counting
 
 }  // namespace
 
-Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const IndexedOperand& rhs, bool sorted_indices) {
-  const Shape& lhs_shape = lhs.indices ? lhs.indices->shape() : lhs.leading;
-  const Shape& rhs_shape = rhs.indices ? rhs.indices->shape() : rhs.leading;
+Shape pair_shape(std::string_view op, const IndexedOperand& lhs, const IndexedOperand& rhs) {
+  for (const IndexedOperand* operand : {&lhs, &rhs}) {
+    if (operand->indices) {
+      run_loader(op, operand->indices_name, operand->indices->dtype());
+    }
+  }
+  const Shape& lhs_shape = own_shape(lhs);
+  const Shape& rhs_shape = own_shape(rhs);
   std::optional<Shape> shape = broadcast_shapes(lhs_shape, rhs_shape);
   if (!shape) {
     const auto describe = [](const IndexedOperand& operand) {
@@ -121,6 +129,12 @@ Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const Indexe
     fail(op, "{} {} and {} {} do not broadcast; make each pair of extents equal or one of them 1", describe(lhs),
          to_string(lhs_shape), describe(rhs), to_string(rhs_shape));
   }
+  checked_count(op, "the result", *shape);
+  return std::move(*shape);
+}
+
+Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const IndexedOperand& rhs, bool sorted_indices) {
+  Shape shape = pair_shape(op, lhs, rhs);
   const std::int64_t lhs_count = checked_count(op, lhs.name, lhs.leading);
   const std::int64_t rhs_count = checked_count(op, rhs.name, rhs.leading);
   std::vector<std::int64_t> lhs_values = lhs.indices ? load_indices(op, lhs, lhs_count) : std::vector<std::int64_t>{};
@@ -129,14 +143,13 @@ Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const Indexe
   if (promised) {
     check_ascending(op, rhs, rhs_values);
   }
-  checked_count(op, "the result", *shape);
 
   Pairs pairs;
-  pairs.lhs = spread(std::move(lhs_values), !lhs.indices, lhs_shape, *shape);
-  pairs.rhs = spread(std::move(rhs_values), !rhs.indices, rhs_shape, *shape);
+  pairs.lhs = spread(std::move(lhs_values), !lhs.indices, own_shape(lhs), shape);
+  pairs.rhs = spread(std::move(rhs_values), !rhs.indices, own_shape(rhs), shape);
   // Ascending indices need not ascend once they are repeated.
-  pairs.sorted = promised && (rhs_shape == *shape || std::is_sorted(pairs.rhs.begin(), pairs.rhs.end()));
-  pairs.shape = std::move(*shape);
+  pairs.sorted = promised && (own_shape(rhs) == shape || std::is_sorted(pairs.rhs.begin(), pairs.rhs.end()));
+  pairs.shape = std::move(shape);
   return pairs;
 }
 

@@ -43,4 +43,14 @@ Lowered lower_quantized_matmul(const array& x, const array& w, const GatherQmmOp
 Lowered lower_quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options);
 Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& options);
 
+/// What an operator would return, judged by the types, shapes and settings of its operands. Their memory is not read, so indices
+/// are not checked. Throws as the operator does. For front ends that build graphs.
+struct ResultType {
+  Shape shape;
+  Dtype dtype;
+};
+ResultType result_of_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
+ResultType result_of_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
+ResultType result_of_gather_mm(const array& a, const array& b, const GatherMmOptions& options);
+
 }  // namespace gqmm

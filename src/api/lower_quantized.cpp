@@ -6,6 +6,7 @@
 #include "api/weights.hpp"
 #include "plan/packed.hpp"
 
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -61,7 +62,7 @@ struct WeightSource {
   int group_size = 0;
   bool transpose = true;
   Dtype result_dtype = Dtype::float32;
-  const QuantizedWeights* in_place = nullptr;
+  std::optional<QuantizedWeights> in_place;
   const PackedWeights::Data* packed = nullptr;
   const array* global_scale = nullptr;  // that of the call; packed weights may hold their own
 };
@@ -102,21 +103,33 @@ void attach_weights(Lowered& lowered, const WeightSource& source) {
   }
 }
 
+/// The shape of the result for pairs of this shape.
+Shape result_shape(Shape pairs, const Activations& activations, const WeightSource& source) {
+  if (!activations.is_vector) {
+    pairs.push_back(activations.x.dim(-2));
+  }
+  pairs.push_back(source.extents.N);
+  return pairs;
+}
+
+ResultType result_of(std::string_view op, const Activations& activations, const WeightSource& source,
+                     const GatherQmmOptions& options) {
+  const Shape x_leading = leading_shape(activations.x);
+  Shape pairs = pair_shape(op, {"x", "lhs_indices", x_leading, options.lhs_indices},
+                           {"w", "rhs_indices", source.leading, options.rhs_indices});
+  return {result_shape(std::move(pairs), activations, source), source.result_dtype};
+}
+
 Lowered lower(std::string_view op, const Activations& activations, const WeightSource& source, const GatherQmmOptions& options) {
   const array& x = activations.x;
   const Shape x_leading = leading_shape(x);
   Pairs pairs = resolve_pairs(op, {"x", "lhs_indices", x_leading, options.lhs_indices},
                               {"w", "rhs_indices", source.leading, options.rhs_indices}, options.sorted_indices);
-  Shape shape = std::move(pairs.shape);
-  if (!activations.is_vector) {
-    shape.push_back(x.dim(-2));
-  }
-  shape.push_back(source.extents.N);
 
   Lowered lowered;
-  const QuantizedWeights* weights = source.in_place;
+  const QuantizedWeights* weights = source.in_place ? &*source.in_place : nullptr;
   lowered.result =
-      make_result(op, shape, source.result_dtype, options.out,
+      make_result(op, result_shape(std::move(pairs.shape), activations, source), source.result_dtype, options.out,
                   {{"x", &x},
                    {"w", weights != nullptr ? &weights->w : &source.packed->codes},
                    {"scales", weights != nullptr ? weights->scales : &source.packed->scales},
@@ -149,7 +162,7 @@ Lowered lower(std::string_view op, const Activations& activations, const WeightS
   return lowered;
 }
 
-Lowered lower_in_place(std::string_view op, const Activations& activations, const array& w, const GatherQmmOptions& options) {
+WeightSource in_place(std::string_view op, const Activations& activations, const array& w, const GatherQmmOptions& options) {
   check_stream(op, options.stream);
   const QuantizedWeights weights = {
       .w = w,
@@ -160,19 +173,18 @@ Lowered lower_in_place(std::string_view op, const Activations& activations, cons
       .transpose = options.transpose.value_or(true),
   };
   const Format& format = *weights.settings.format;
-  WeightSource source = {
-      .leading = {},
-      .extents = check_weights(op, weights, activations.x.dim(-1)),
+  const WeightExtents extents = check_weights(op, weights, activations.x.dim(-1));
+  return {
+      .leading = leading_shape(w),
+      .extents = extents,
       .format = &format,
       .group_size = weights.settings.group_size,
       .transpose = weights.transpose,
-      .in_place = &weights,
+      .result_dtype = result_dtype(format, activations.x.dtype(), weights.scales->dtype(),
+                                   weights.biases != nullptr ? weights.biases->dtype() : weights.scales->dtype()),
+      .in_place = weights,
       .global_scale = weights.global_scale,
   };
-  source.leading = leading_shape(w);
-  source.result_dtype = result_dtype(format, activations.x.dtype(), weights.scales->dtype(),
-                                     weights.biases != nullptr ? weights.biases->dtype() : weights.scales->dtype());
-  return lower(op, activations, source, options);
 }
 
 template <class T>
@@ -198,8 +210,8 @@ void check_packed_options(std::string_view op, const PackedWeights::Data& packed
   check_setting(op, "transpose", options.transpose, packed.transpose);
 }
 
-Lowered lower_packed(std::string_view op, const Activations& activations, const PackedWeights& w,
-                     const GatherQmmOptions& options) {
+WeightSource from_packed(std::string_view op, const Activations& activations, const PackedWeights& w,
+                         const GatherQmmOptions& options) {
   check_stream(op, options.stream);
   const PackedWeights::Data& packed = w.data();
   check_packed_options(op, packed, options);
@@ -212,6 +224,7 @@ Lowered lower_packed(std::string_view op, const Activations& activations, const 
       .format = packed.format,
       .group_size = packed.group_size,
       .transpose = packed.transpose,
+      .in_place = {},
       .packed = &packed,
       .global_scale = address_of(options.global_scale),
   };
@@ -223,27 +236,42 @@ Lowered lower_packed(std::string_view op, const Activations& activations, const 
   }
   source.result_dtype = result_dtype(*packed.format, activations.x.dtype(), packed.scales.dtype(),
                                      packed.format->has_biases ? packed.biases.dtype() : packed.scales.dtype());
-  return lower(op, activations, source, options);
+  return source;
 }
 
 }  // namespace
 
 Lowered lower_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options) {
-  return lower_in_place(gather_op, check_gather_activations(x), w, options);
+  const Activations activations = check_gather_activations(x);
+  return lower(gather_op, activations, in_place(gather_op, activations, w, options), options);
 }
 
 Lowered lower_gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions& options) {
-  return lower_packed(gather_op, check_gather_activations(x), w, options);
+  const Activations activations = check_gather_activations(x);
+  return lower(gather_op, activations, from_packed(gather_op, activations, w, options), options);
+}
+
+ResultType result_of_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options) {
+  const Activations activations = check_gather_activations(x);
+  return result_of(gather_op, activations, in_place(gather_op, activations, w, options), options);
 }
 
 Lowered lower_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options) {
   check_matmul_options(options);
-  return lower_in_place(matmul_op, check_matmul_activations(x), w, options);
+  const Activations activations = check_matmul_activations(x);
+  return lower(matmul_op, activations, in_place(matmul_op, activations, w, options), options);
 }
 
 Lowered lower_quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options) {
   check_matmul_options(options);
-  return lower_packed(matmul_op, check_matmul_activations(x), w, options);
+  const Activations activations = check_matmul_activations(x);
+  return lower(matmul_op, activations, from_packed(matmul_op, activations, w, options), options);
+}
+
+ResultType result_of_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options) {
+  check_matmul_options(options);
+  const Activations activations = check_matmul_activations(x);
+  return result_of(matmul_op, activations, in_place(matmul_op, activations, w, options), options);
 }
 
 }  // namespace gqmm

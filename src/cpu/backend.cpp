@@ -27,8 +27,7 @@ int thread_count(const Problem& problem, std::int64_t items) {
   const int wanted = problem.threads > 0 ? problem.threads : available_threads();
   const double work = static_cast<double>(problem.rhs.size()) * static_cast<double>(problem.M) * static_cast<double>(problem.N) *
                       static_cast<double>(problem.K);
-  const auto worth = static_cast<std::int64_t>(std::min(work / static_cast<double>(work_worth_a_thread), 1e6)) + 1;
-  return static_cast<int>(std::min({std::int64_t{wanted}, worth, items}));
+  return static_cast<int>(std::min({std::int64_t{wanted}, threads_worth(work), items}));
 }
 
 Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const Routing& routing, std::int64_t strips) {
@@ -47,6 +46,10 @@ Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const R
 }
 
 }  // namespace
+
+std::int64_t threads_worth(double multiply_adds) {
+  return static_cast<std::int64_t>(std::min(multiply_adds / static_cast<double>(work_worth_a_thread), 1e6)) + 1;
+}
 
 void run(const Problem& problem) {
   if (problem.rhs.empty() || problem.M == 0 || problem.N == 0) {

@@ -1,0 +1,45 @@
+"""Runs a Python program on MLX with gqmm's products: ``python -m gqmm.mlx -m mlx_lm generate --model …``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+
+from gqmm.mlx import install, status
+
+
+def main() -> None:
+    """Install, then run the module or script with the arguments that follow its name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gqmm.mlx",
+        usage="%(prog)s [options] (-m MODULE | SCRIPT) [ARGUMENT ...]",
+        description="Runs a module or script on MLX with gqmm's matrix products in the place of MLX's on the CPU.",
+    )
+    parser.add_argument("--precision", choices=["default", "fast", "float32"], default="default", help="as in gqmm.gather_qmm")
+    parser.add_argument("--pack", action="store_true", help="copy weights into the kernels' order: faster, more memory")
+    parser.add_argument("--status", action="store_true", help="at the end, print to stderr what was replaced and how often it ran")
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="the module to run, as python -m does")
+    parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="the script to run, and its arguments")
+    options = parser.parse_args()
+    program = options.module or options.script
+    if not program:
+        parser.error("name a module with -m, or a script")
+
+    install(precision=options.precision, pack=options.pack)
+    sys.argv = program
+    try:
+        if options.module:
+            sys.path.insert(0, os.getcwd())
+            runpy.run_module(program[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, os.path.dirname(os.path.abspath(program[0])))
+            runpy.run_path(program[0], run_name="__main__")
+    finally:
+        if options.status:
+            print(status(), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Puts gqmm's functions in the place of MLX's, and back."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.metadata
+import os
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import mlx.core as mx
+
+from gqmm._gqmm import version
+from gqmm.mlx._load import extension
+
+_NAMES = ("gather_qmm", "quantized_matmul", "gather_mm")
+_stock: dict[str, Any] = {name: getattr(mx, name) for name in _NAMES}
+_settings = {"precision": "default", "pack": False, "pack_limit": 0}
+
+atexit.register(extension.forget_packed_copies)
+
+
+class Installation:
+    """What install() did. As a context manager it restores, at its end, the functions and settings that it replaced."""
+
+    def __init__(self, functions: dict[str, Any], settings: dict[str, Any]):
+        self._functions, self._settings = functions, settings
+
+    def __enter__(self) -> Installation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for name, function in self._functions.items():
+            setattr(mx, name, function)
+        _configure(**self._settings)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How many calls of a function gqmm served (ours) and how many went on to MLX's own (stock) from gqmm's."""
+
+    ours: int
+    stock: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is installed, and how often it ran in this process."""
+
+    installed: bool
+    functions: tuple[str, ...]  # of mlx.core that are gqmm's now
+    precision: str
+    versions: dict[str, str]
+    calls: dict[str, Calls]
+    packed_arrays: int
+    packed_bytes: int
+
+    def __str__(self) -> str:
+        """A few lines for people."""
+        names = ", ".join(f"mx.{name}" for name in self.functions)
+        lines = [f"gqmm {self.versions['gqmm']} on MLX {self.versions['mlx']}: {names or 'nothing'} replaced"]
+        lines += [f"  {name}: {calls.ours} calls of gqmm's, {calls.stock} of MLX's" for name, calls in self.calls.items()]
+        if self.packed_arrays:
+            lines.append(f"  {self.packed_arrays} weights packed, {self.packed_bytes / 1e6:.1f} MB")
+        return "\n".join(lines)
+
+
+def _configure(precision: str, pack: bool, pack_limit: int) -> None:
+    extension.configure(precision, pack, pack_limit)
+    _settings.update(precision=precision, pack=pack, pack_limit=pack_limit)
+
+
+def install(*, precision: str = "default", pack: bool = False, pack_limit: int | None = None) -> Installation:
+    """Replace mx.gather_qmm, mx.quantized_matmul and mx.gather_mm by gqmm's, for the CPU.
+
+    They are looked up when they are called, by mlx.nn and mlx-lm as well, so this can be done at any time. Calls that gqmm does not
+    serve (on a GPU's stream, in a mode or type that it does not know, gather_mm without indices) run MLX's own.
+
+    Args:
+        precision: "default", "fast" or "float32", as in gqmm.gather_qmm.
+        pack: whether weights that are used again are copied, once, into the order in which the kernels read them. That is faster and
+            takes their size in memory again; a copy is freed with its array.
+        pack_limit: bytes of all copies together, beyond which weights are used in place. None: half of the machine's memory.
+
+    Returns:
+        A context manager, which may be ignored: at its end it restores what was there before.
+
+    Raises:
+        ValueError: no such precision.
+    """
+    before = Installation({name: getattr(mx, name) for name in _NAMES}, dict(_settings))
+    if pack_limit is None:
+        pack_limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    _configure(precision, pack, pack_limit)
+    for name in _NAMES:
+        setattr(mx, name, getattr(extension, name))
+    return before
+
+
+def uninstall() -> None:
+    """Put MLX's own functions back, and drop packed copies."""
+    for name, function in _stock.items():
+        setattr(mx, name, function)
+    _configure("default", False, 0)
+
+
+def status() -> Status:
+    """What is replaced at the moment, the versions, and how often gqmm's functions and MLX's ran."""
+    functions = tuple(name for name in _NAMES if getattr(mx, name) is getattr(extension, name))
+    count, size = extension.packed_copies()
+    return Status(
+        installed=bool(functions),
+        functions=functions,
+        precision=_settings["precision"],
+        versions={"gqmm": version(), "mlx": importlib.metadata.version("mlx")},
+        calls={name: Calls(*calls) for name, calls in extension.call_counts().items()},
+        packed_arrays=count,
+        packed_bytes=size,
+    )

@@ -1,0 +1,70 @@
+#include "dense_product.hpp"
+
+#include "api/lower.hpp"
+#include "arrays.hpp"
+#include "team_thread.hpp"
+
+#include <gqmm/ops.hpp>
+
+#include <mlx/ops.h>
+
+#include <memory>
+
+namespace gqmm::mlx {
+namespace {
+
+template <class AsArray>
+GatherMmOptions options_of(const Operands& operands, AsArray as_array) {
+  const auto optional = [&](const std::optional<mx::array>& a) { return a ? std::optional(as_array(*a)) : std::nullopt; };
+  return {.lhs_indices = optional(operands.lhs_indices), .rhs_indices = optional(operands.rhs_indices)};
+}
+
+ResultType result_of(const Operands& operands) {
+  return result_of_gather_mm(outline_of(operands.x), outline_of(operands.weights.front()), options_of(operands, outline_of));
+}
+
+}  // namespace
+
+bool DenseProduct::is_equivalent(const Primitive& other) const { return has_roles_of(static_cast<const DenseProduct&>(other)); }
+
+std::vector<mx::Shape> DenseProduct::output_shapes(const std::vector<mx::array>& inputs) {
+  const Shape shape = result_of(operands_of(inputs)).shape;
+  return {mx::Shape(shape.begin(), shape.end())};
+}
+
+Product::Kernel DenseProduct::kernel(const Operands&) const {
+  return [](const Operands& operands, mx::array& y) {
+    GatherMmOptions options = options_of(operands, view_of);
+    options.out = writable_view_of(y);
+    run_product(static_cast<double>(y.size()) * operands.x.shape(-1), [&](int threads) {
+      options.stream.threads = threads;
+      gqmm::gather_mm(view_of(operands.x), view_of(operands.weights.front()), options);
+    });
+  };
+}
+
+mx::array DenseProduct::apply(const Operands& operands) { return dense_product(operands, stream()); }
+
+mx::array DenseProduct::apply_transposed(const Operands& operands) {
+  Operands transposed = operands;
+  transposed.weights.front() = mx::swapaxes(operands.weights.front(), -1, -2, stream());
+  return apply(transposed);
+}
+
+mx::array DenseProduct::weights_jvp(const Operands& operands, const std::vector<std::optional<mx::array>>& tangents) {
+  Operands changed = operands;
+  changed.weights.front() = *tangents.front();
+  return apply(changed);
+}
+
+mx::array DenseProduct::weight_vjp(const Operands&, std::size_t, const mx::array& d_matrices) {
+  return mx::swapaxes(d_matrices, -1, -2, stream());
+}
+
+mx::array dense_product(const Operands& operands, mx::Stream stream) {
+  const ResultType result = result_of(operands);
+  return mx::array({result.shape.begin(), result.shape.end()}, mlx_dtype(result.dtype),
+                   std::make_shared<DenseProduct>(stream, operands), operands.flatten());
+}
+
+}  // namespace gqmm::mlx

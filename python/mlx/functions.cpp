@@ -1,0 +1,105 @@
+#include "functions.hpp"
+
+#include "api/weights.hpp"
+#include "dense_product.hpp"
+#include "quantized_product.hpp"
+
+#include <mlx/ops.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace gqmm::mlx {
+namespace {
+
+bool is_on_cpu(mx::Stream stream) { return stream.device == mx::Device::cpu; }
+
+bool is_compute_type(const mx::array& a) {
+  return a.dtype() == mx::float32 || a.dtype() == mx::bfloat16 || a.dtype() == mx::float16;
+}
+
+std::optional<Mode> find_mode(std::string_view name) {
+  for (const Mode mode : {Mode::affine, Mode::mxfp4, Mode::mxfp8, Mode::nvfp4}) {
+    if (name_of(mode) == name) {
+      return mode;
+    }
+  }
+  return std::nullopt;
+}
+
+mx::array stock(const mx::array& x, const QuantizedArguments& a, bool gathers) {
+  return gathers ? mx::gather_qmm(x, a.w, a.scales, a.biases, a.lhs_indices, a.rhs_indices, a.transpose, a.group_size, a.bits,
+                                  a.mode, a.global_scale, a.sorted_indices, a.stream)
+                 : mx::quantized_matmul(x, a.w, a.scales, a.biases, a.transpose, a.group_size, a.bits, a.mode, a.stream);
+}
+
+mx::array product(const char* op, const mx::array& x, const QuantizedArguments& a, CallCounts& calls) {
+  const mx::Stream stream = mx::to_stream(a.stream);
+  const std::optional<Mode> mode = find_mode(a.mode);
+  if (!is_on_cpu(stream) || !mode || !is_compute_type(x)) {
+    ++calls.stock;
+    return stock(x, a, &calls == &counts().gather_qmm);
+  }
+  ++calls.ours;
+  const QuantizationSettings resolved = resolve_settings(op, *mode, a.bits, a.group_size);
+  const QuantizedProductSettings settings = {
+      .mode = *mode,
+      .bits = resolved.format->bits,
+      .group_size = resolved.group_size,
+      .transpose = a.transpose,
+      .precision = a.precision,
+      .has_biases = a.biases.has_value(),
+      .has_global_scale = a.global_scale.has_value(),
+  };
+  Operands operands = {.x = x, .weights = {a.w, a.scales}, .lhs_indices = a.lhs_indices, .rhs_indices = a.rhs_indices};
+  for (const std::optional<mx::array>* optional : {&a.biases, &a.global_scale}) {
+    if (*optional) {
+      operands.weights.push_back(**optional);
+    }
+  }
+  const bool is_vector = x.ndim() == 1 && !operands.has_indices();
+  if (is_vector) {
+    operands.x = mx::expand_dims(x, 0, stream);
+  }
+  const mx::array y = quantized_product(operands, settings, stream, a.packed);
+  return is_vector ? mx::squeeze(y, -2, stream) : y;
+}
+
+}  // namespace
+
+FunctionCounts& counts() {
+  static FunctionCounts counts;
+  return counts;
+}
+
+mx::array quantized_matmul(const mx::array& x, const QuantizedArguments& arguments) {
+  return product("quantized_matmul", x, arguments, counts().quantized_matmul);
+}
+
+mx::array gather_qmm(const mx::array& x, const QuantizedArguments& arguments) {
+  return product("gather_qmm", x, arguments, counts().gather_qmm);
+}
+
+mx::array gather_mm(const mx::array& a, const mx::array& b, const std::optional<mx::array>& lhs_indices,
+                    const std::optional<mx::array>& rhs_indices, bool sorted_indices, mx::StreamOrDevice stream_or_device) {
+  const mx::Stream stream = mx::to_stream(stream_or_device);
+  const bool has_indices = lhs_indices || rhs_indices;  // without, MLX takes its dense product
+  if (!is_on_cpu(stream) || !has_indices || !is_compute_type(a) || !is_compute_type(b) || a.ndim() == 0 || b.ndim() == 0) {
+    ++counts().gather_mm.stock;
+    return mx::gather_mm(a, b, lhs_indices, rhs_indices, sorted_indices, stream);
+  }
+  ++counts().gather_mm.ours;
+  const mx::array rows = a.ndim() == 1 ? mx::expand_dims(a, 0, stream) : a;
+  const mx::array columns = b.ndim() == 1 ? mx::expand_dims(b, 1, stream) : b;
+  mx::array y = dense_product({.x = rows, .weights = {columns}, .lhs_indices = lhs_indices, .rhs_indices = rhs_indices}, stream);
+  if (b.ndim() == 1) {
+    y = mx::squeeze(y, -1, stream);
+  }
+  if (a.ndim() == 1) {
+    y = mx::squeeze(y, b.ndim() == 1 ? -1 : -2, stream);
+  }
+  return y;
+}
+
+}  // namespace gqmm::mlx

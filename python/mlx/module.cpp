@@ -1,0 +1,187 @@
+// gqmm.mlx._mlx: functions over arrays of MLX, with the signatures of mlx.core's in MLX 0.32.4.
+#include "functions.hpp"
+
+#include <gqmm/ops.hpp>
+
+#include <mlx/stream.h>
+#include <mlx/version.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
+
+#include <limits>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace gqmm::mlx {
+namespace {
+
+using OptionalArray = std::optional<mx::array>;
+
+/// What install() sets. Guarded by the GIL.
+struct Defaults {
+  Precision precision = Precision::standard;
+  bool pack = false;
+};
+Defaults defaults;
+
+/// The packed copies, by the Python objects of their w. Guarded by the GIL.
+class PackCache {
+ public:
+  /// The copy for this w, if it is in its second use or later. `w` may be changed by what it is called: the arrays decide.
+  std::shared_ptr<PackedCopy> find(nb::handle object, std::vector<mx::array> weights, const PackOptions& options) {
+    const mx::array& w = weights.front();
+    if (w.has_primitive() || w.is_tracer()) {  // made in this graph: it will not be seen again
+      return nullptr;
+    }
+    Entry& entry = entries_[object.ptr()];
+    if (!entry.finalizer.is_valid()) {
+      entry.finalizer = nb::weakref(object, nb::cpp_function([this, key = object.ptr()](nb::handle) { entries_.erase(key); }));
+    }
+    if (entry.copy && entry.copy->is_of(weights)) {
+      return entry.copy;
+    }
+    const bool seen = entry.seen == w.id();
+    entry.seen = w.id();
+    entry.copy = seen ? std::make_shared<PackedCopy>(std::move(weights), options) : nullptr;
+    return entry.copy;
+  }
+  void clear() { entries_.clear(); }
+
+ private:
+  struct Entry {
+    nb::object finalizer;
+    std::uintptr_t seen = 0;  // id of the array when it was used last
+    std::shared_ptr<PackedCopy> copy;
+  };
+  std::unordered_map<PyObject*, Entry> entries_;
+};
+PackCache pack_cache;
+
+Precision precision_of(const std::optional<std::string>& name, const char* op) {
+  return name ? precision_from_name(*name, op) : defaults.precision;
+}
+
+/// w as an array, and with it the arguments that come from the Python object.
+QuantizedArguments arguments_of(const char* op, nb::handle w, const mx::array& scales, const OptionalArray& biases,
+                                bool transpose, std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
+                                const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
+  mx::array* w_array = nullptr;
+  if (!nb::try_cast(w, w_array) || w_array == nullptr) {
+    throw nb::type_error((std::string("[") + op + "] w: expected an mlx.core.array").c_str());
+  }
+  QuantizedArguments arguments = {.w = *w_array,
+                                  .scales = scales,
+                                  .biases = biases,
+                                  .transpose = transpose,
+                                  .group_size = group_size,
+                                  .bits = bits,
+                                  .mode = mode,
+                                  .precision = precision_of(precision, op),
+                                  .stream = stream};
+  if (defaults.pack && transpose) {
+    std::vector<mx::array> weights = {*w_array, scales};
+    if (biases) {
+      weights.push_back(*biases);
+    }
+    arguments.packed =
+        pack_cache.find(w, std::move(weights),
+                        {.group_size = group_size, .bits = bits, .mode = mode_from_name(mode, op), .transpose = transpose});
+  }
+  return arguments;
+}
+
+mx::array call_gather_qmm(const mx::array& x, nb::handle w, const mx::array& scales, const OptionalArray& biases,
+                          const OptionalArray& lhs_indices, const OptionalArray& rhs_indices, bool transpose,
+                          std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
+                          const OptionalArray& global_scale, bool sorted_indices, const std::optional<std::string>& precision,
+                          const mx::StreamOrDevice& stream) {
+  QuantizedArguments arguments =
+      arguments_of("gather_qmm", w, scales, biases, transpose, group_size, bits, mode, precision, stream);
+  arguments.lhs_indices = lhs_indices;
+  arguments.rhs_indices = rhs_indices;
+  arguments.global_scale = global_scale;
+  arguments.sorted_indices = sorted_indices;
+  return gather_qmm(x, arguments);
+}
+
+mx::array call_quantized_matmul(const mx::array& x, nb::handle w, const mx::array& scales, const OptionalArray& biases,
+                                bool transpose, std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
+                                const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
+  return quantized_matmul(
+      x, arguments_of("quantized_matmul", w, scales, biases, transpose, group_size, bits, mode, precision, stream));
+}
+
+void configure(const std::string& precision, bool pack, std::int64_t pack_limit) {
+  defaults = {.precision = precision_from_name(precision, "gqmm.mlx"), .pack = pack};
+  limit_packed_copies(pack ? pack_limit : 0);
+  if (!pack) {
+    pack_cache.clear();
+  }
+}
+
+nb::dict call_counts() {
+  nb::dict result;
+  const auto add = [&](const char* name, const CallCounts& calls) {
+    result[name] = nb::make_tuple(calls.ours.load(), calls.stock.load());
+  };
+  add("gather_qmm", counts().gather_qmm);
+  add("quantized_matmul", counts().quantized_matmul);
+  add("gather_mm", counts().gather_mm);
+  return result;
+}
+
+std::pair<std::int64_t, std::int64_t> packed_count_and_bytes() {
+  const PackedCopies copies = packed_copies();
+  return {copies.count, copies.bytes};
+}
+
+}  // namespace
+}  // namespace gqmm::mlx
+
+NB_MODULE(_mlx, m) {
+  using namespace gqmm::mlx;
+  m.doc() = "Products of gqmm over arrays of MLX.";
+  nb::module_::import_("mlx.core");
+  m.attr("built_with") =
+      std::to_string(MLX_VERSION_MAJOR) + "." + std::to_string(MLX_VERSION_MINOR) + "." + std::to_string(MLX_VERSION_PATCH);
+
+  m.def("gather_qmm", &call_gather_qmm, nb::arg(), nb::arg(), "scales"_a, "biases"_a = nb::none(), "lhs_indices"_a = nb::none(),
+        "rhs_indices"_a = nb::none(), "transpose"_a = true, "group_size"_a = nb::none(), "bits"_a = nb::none(),
+        "mode"_a = "affine", "global_scale"_a = nb::none(), nb::kw_only(), "sorted_indices"_a = false, "precision"_a = nb::none(),
+        "stream"_a = nb::none(),
+        nb::sig(
+            "def gather_qmm(x: mlx.core.array, w: mlx.core.array, /, scales: mlx.core.array, biases: mlx.core.array | None = "
+            "None, lhs_indices: mlx.core.array | None = None, rhs_indices: mlx.core.array | None = None, transpose: bool = True, "
+            "group_size: int | None = None, bits: int | None = None, mode: str = 'affine', global_scale: mlx.core.array | None = "
+            "None, *, sorted_indices: bool = False, precision: str | None = None, stream: mlx.core.Stream | mlx.core.Device | "
+            "None = None) -> mlx.core.array"));
+  m.def("quantized_matmul", &call_quantized_matmul, nb::arg(), nb::arg(), "scales"_a, "biases"_a = nb::none(),
+        "transpose"_a = true, "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine", nb::kw_only(),
+        "precision"_a = nb::none(), "stream"_a = nb::none(),
+        nb::sig(
+            "def quantized_matmul(x: mlx.core.array, w: mlx.core.array, /, scales: mlx.core.array, biases: mlx.core.array | None "
+            "= None, transpose: bool = True, group_size: int | None = None, bits: int | None = None, mode: str = 'affine', *, "
+            "precision: str | None = None, stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"));
+  m.def(
+      "gather_mm", &gather_mm, nb::arg(), nb::arg(), "lhs_indices"_a = nb::none(), "rhs_indices"_a = nb::none(), nb::kw_only(),
+      "sorted_indices"_a = false, "stream"_a = nb::none(),
+      nb::sig("def gather_mm(a: mlx.core.array, b: mlx.core.array, /, lhs_indices: mlx.core.array | None = None, rhs_indices: "
+              "mlx.core.array | None = None, *, sorted_indices: bool = False, stream: mlx.core.Stream | mlx.core.Device | None = "
+              "None) -> mlx.core.array"));
+
+  m.def(
+      "accepts", [](const mx::array&) { return true; }, nb::arg(), nb::sig("def accepts(a: mlx.core.array, /) -> bool"),
+      "Whether arrays of the mlx.core that is loaded can be passed: raises TypeError if its bindings have another ABI.");
+  m.def("configure", &configure, "precision"_a, "pack"_a, "pack_limit"_a, "What calls do unless they say otherwise.");
+  m.def("call_counts", &call_counts, nb::sig("def call_counts() -> dict[str, tuple[int, int]]"),
+        "For each function, how many calls were ours and how many MLX's.");
+  m.def("packed_copies", &packed_count_and_bytes, "Number and bytes of the packed copies that are held.");
+  m.def("forget_packed_copies", [] { pack_cache.clear(); }, "Drops the packed copies that no graph uses.");
+}

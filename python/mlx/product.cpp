@@ -1,0 +1,238 @@
+#include "product.hpp"
+
+#include "indexing.hpp"
+
+#include <mlx/allocator.h>
+#include <mlx/backend/cpu/encoder.h>
+#include <mlx/ops.h>
+
+#include <algorithm>
+#include <string>
+
+namespace gqmm::mlx {
+namespace {
+
+std::optional<mx::array> sum_of(const std::optional<mx::array>& a, mx::array b, mx::Stream s) {
+  return a ? mx::add(*a, b, s) : std::move(b);
+}
+
+}  // namespace
+
+std::vector<mx::array> Operands::flatten() const {
+  std::vector<mx::array> flat = {x};
+  flat.insert(flat.end(), weights.begin(), weights.end());
+  for (const std::optional<mx::array>* indices : {&lhs_indices, &rhs_indices}) {
+    if (*indices) {
+      flat.push_back(**indices);
+    }
+  }
+  return flat;
+}
+
+Product::Product(mx::Stream stream, const Operands& operands)
+    : UnaryPrimitive(stream),
+      weights_(operands.weights.size()),
+      has_lhs_(operands.lhs_indices.has_value()),
+      has_rhs_(operands.rhs_indices.has_value()) {}
+
+Operands Product::operands_of(const std::vector<mx::array>& inputs) const {
+  const auto first_index = inputs.begin() + 1 + static_cast<std::ptrdiff_t>(weights_);
+  Operands operands = {.x = inputs.front(), .weights = {inputs.begin() + 1, first_index}};
+  if (has_lhs_) {
+    operands.lhs_indices = *first_index;
+  }
+  if (has_rhs_) {
+    operands.rhs_indices = inputs.back();
+  }
+  return operands;
+}
+
+bool Product::has_roles_of(const Product& other) const {
+  return weights_ == other.weights_ && has_lhs_ == other.has_lhs_ && has_rhs_ == other.has_rhs_;
+}
+
+int Product::matrix_rank(std::size_t) const { return 2; }
+
+void Product::eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) {
+  out.set_data(mx::allocator::malloc(out.nbytes()));
+  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+  std::vector<mx::array> weak_inputs;
+  weak_inputs.reserve(inputs.size());
+  for (const mx::array& input : inputs) {
+    encoder.set_input_array(input);
+    weak_inputs.push_back(mx::array::unsafe_weak_copy(input));
+  }
+  encoder.set_output_array(out);
+  encoder.dispatch(
+      [run = kernel(operands_of(inputs)), operands = operands_of(weak_inputs), y = mx::array::unsafe_weak_copy(out)]() mutable {
+        if (y.size() != 0) {
+          run(operands, y);
+        }
+      });
+}
+
+void Product::eval_gpu(const std::vector<mx::array>&, mx::array&) {
+  throw std::runtime_error(std::string(name()) + " runs on the CPU only; products on a GPU are MLX's own.");
+}
+
+std::vector<mx::array> Product::jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
+                                    const std::vector<int>& argnums) {
+  const Operands operands = operands_of(primals);
+  std::optional<mx::array> x_tangent;
+  std::vector<std::optional<mx::array>> weight_tangents(weights_);
+  bool weights_change = false;
+  for (std::size_t i = 0; i < argnums.size(); ++i) {
+    const auto input = static_cast<std::size_t>(argnums[i]);
+    if (input == 0) {
+      x_tangent = tangents[i];
+    } else if (input <= weights_) {
+      check_differentiable(input - 1);
+      weight_tangents[input - 1] = tangents[i];
+      weights_change = true;
+    }  // integers, as indices are, have no tangent
+  }
+  std::optional<mx::array> dy;
+  if (x_tangent) {
+    Operands moved = operands;
+    moved.x = *x_tangent;
+    dy = apply(moved);
+  }
+  if (weights_change) {
+    dy = sum_of(dy, weights_jvp(operands, weight_tangents), stream());
+  }
+  if (!dy) {
+    const mx::array y = apply(operands);
+    return {mx::zeros_like(y, stream())};
+  }
+  return {*dy};
+}
+
+std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                                    const std::vector<int>& argnums, const std::vector<mx::array>&) {
+  const mx::Stream s = stream();
+  const Operands operands = operands_of(primals);
+  const mx::array& x = operands.x;
+  const mx::array& dy = cotangents.front();
+  const mx::Shape pairs = leading_shape(dy);
+  const mx::Shape w_leading = leading_shape(operands.weights.front());
+
+  const auto d_x = [&] {
+    std::optional<mx::array> rhs;
+    if (operands.has_indices()) {
+      rhs = mx::broadcast_to(explicit_indices(operands.rhs_indices, w_leading, s), pairs, s);
+    }
+    const mx::array per_pair = apply_transposed({.x = dy, .weights = operands.weights, .lhs_indices = {}, .rhs_indices = rhs});
+    return mx::astype(sum_by_index(per_pair, x.shape(), operands.lhs_indices, s), x.dtype(), s);
+  };
+  // dW[e] = Σ dy[p].T @ x[lhs[p]] over the pairs p that use matrix e.
+  const auto d_matrices = [&] {
+    const mx::Shape matrix = {dy.shape(-1), x.shape(-1)};
+    const auto stacked = [&](const mx::array& a) { return mx::reshape(a, {-1, a.shape(-2), a.shape(-1)}, s); };
+    const int count = count_of(w_leading);
+    if (operands.has_indices()) {
+      const mx::array lhs = mx::broadcast_to(explicit_indices(operands.lhs_indices, leading_shape(x), s), pairs, s);
+      const mx::array rhs = mx::broadcast_to(explicit_indices(operands.rhs_indices, w_leading, s), pairs, s);
+      const mx::array x_per_pair = mx::take(stacked(x), mx::flatten(lhs, s), 0, s);
+      return mx::reshape(sum_of_products_by_index(stacked(dy), x_per_pair, mx::flatten(rhs, s), count, s), w_leading + matrix, s);
+    }
+    const auto rows = [&](const mx::array& a) {
+      return mx::astype(mx::reshape(a, w_leading + mx::Shape{-1, a.shape(-1)}, s), mx::float32, s);
+    };
+    return mx::matmul(mx::swapaxes(rows(dy), -1, -2, s), rows(x), s);
+  };
+
+  std::vector<mx::array> gradients;
+  std::optional<mx::array> matrices;
+  for (const int argnum : argnums) {
+    const auto input = static_cast<std::size_t>(argnum);
+    if (input == 0) {
+      gradients.push_back(d_x());
+    } else if (input <= weights_) {
+      const std::size_t weight = input - 1;
+      check_differentiable(weight);
+      if (!matrices) {
+        matrices = d_matrices();
+      }
+      gradients.push_back(mx::astype(weight_vjp(operands, weight, *matrices), primals[input].dtype(), s));
+    } else {
+      throw std::invalid_argument(std::string("[") + name() + "::vjp] indices have no gradient; use stop_gradient on them.");
+    }
+  }
+  return gradients;
+}
+
+std::pair<std::vector<mx::array>, std::vector<int>> Product::vmap(const std::vector<mx::array>& inputs,
+                                                                  const std::vector<int>& axes) {
+  const mx::Stream s = stream();
+  Operands operands = operands_of(inputs);
+  const auto weight_axis = [&](std::size_t weight) { return axes[1 + weight]; };
+  const bool x_is_batched = axes.front() >= 0;
+  const bool weights_are_batched =
+      std::any_of(axes.begin() + 1, axes.begin() + 1 + static_cast<std::ptrdiff_t>(weights_), [](int axis) { return axis >= 0; });
+  int batch = 0;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (axes[i] >= 0) {
+      batch = inputs[i].shape(axes[i]);
+    }
+  }
+
+  // Ranks without the batch.
+  const auto rank_of = [](const mx::array& a, int axis) { return static_cast<int>(a.ndim()) - (axis >= 0 ? 1 : 0); };
+  const int x_leading = rank_of(operands.x, axes.front()) - 2;
+  const int w_leading = rank_of(operands.weights.front(), weight_axis(0)) - 2;
+  // Without indices the leading dimensions broadcast, so those of the weights must not slide under the batch.
+  const int w_padded = operands.has_indices() ? w_leading : std::max(w_leading, x_leading);
+
+  if (x_is_batched) {
+    operands.x = batch_first(operands.x, axes.front(), x_leading + 2, s);
+  }
+  if (weights_are_batched) {
+    for (std::size_t i = 0; i < weights_; ++i) {
+      mx::array& weight = operands.weights[i];
+      const int axis = weight_axis(i);
+      const int rank = w_padded + matrix_rank(i);
+      const mx::array first =
+          axis >= 0 ? batch_first(weight, axis, rank, s) : batch_first(mx::expand_dims(weight, 0, s), 0, rank, s);
+      const mx::array& w = operands.weights.front();  // already of its final shape, unless it is this one
+      mx::Shape shape = first.shape();
+      shape[0] = batch;
+      if (matrix_rank(i) == 0) {
+        shape = leading_shape(w);
+      }
+      weight = mx::broadcast_to(first, shape, s);
+    }
+  }
+  if (operands.has_indices()) {
+    std::size_t input = 1 + weights_;
+    const auto axis_of = [&](const std::optional<mx::array>& indices) { return indices ? axes[input++] : -1; };
+    const int lhs_axis = axis_of(operands.lhs_indices);
+    const int rhs_axis = axis_of(operands.rhs_indices);
+    const auto without_batch = [&](const mx::array& a, bool batched) {
+      const mx::Shape leading = leading_shape(a);
+      return batched ? mx::Shape(leading.begin() + 1, leading.end()) : leading;
+    };
+    const mx::Shape x_shape = without_batch(operands.x, x_is_batched);
+    const mx::Shape w_shape = without_batch(operands.weights.front(), weights_are_batched);
+    mx::array lhs = explicit_indices(operands.lhs_indices, x_shape, s);
+    mx::array rhs = explicit_indices(operands.rhs_indices, w_shape, s);
+    const int rank = std::max(rank_of(lhs, lhs_axis), rank_of(rhs, rhs_axis));
+    // Flat positions in the operand with its batch.
+    const auto batched = [&](mx::array indices, int axis, bool operand_is_batched, const mx::Shape& leading) {
+      if (axis >= 0) {
+        indices = batch_first(indices, axis, rank, s);
+      }
+      if (!operand_is_batched) {
+        return indices;
+      }
+      const int count = count_of(leading);
+      const mx::array offsets = mx::reshape(mx::arange(0.0, static_cast<double>(batch) * count, count, mx::int64, s),
+                                            mx::Shape{batch} + mx::Shape(static_cast<std::size_t>(rank), 1), s);
+      return mx::add(mx::astype(indices, mx::int64, s), offsets, s);
+    };
+    operands.lhs_indices = batched(lhs, lhs_axis, x_is_batched, x_shape);
+    operands.rhs_indices = batched(rhs, rhs_axis, weights_are_batched, w_shape);
+  }
+  return {{apply(operands)}, {0}};
+}
+
+}  // namespace gqmm::mlx

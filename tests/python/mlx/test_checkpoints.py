@@ -1,0 +1,380 @@
+"""mlx-lm on real checkpoints: with the drop-in it says what it says on stock MLX.
+
+The checkpoint in models/ is always tested; others are those under the folder that GQMM_TEST_MODELS names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx_lm")
+pytest.importorskip("gqmm.mlx")
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
+import mlx_lm
+from mlx.utils import tree_flatten
+from mlx_lm.generate import BatchGenerator, batch_generate
+from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache, trim_prompt_cache
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
+from mlx_lm.sample_utils import make_logits_processors, make_sampler
+from mlx_lm.tuner.datasets import CacheDataset, TextDataset
+from mlx_lm.tuner.lora import LoRASwitchLinear
+from mlx_lm.tuner.trainer import TrainingArgs, default_loss, train
+from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm_support import OURS, ROOT, assert_close, both, checkpoints, evaluated, ours, stock
+from tokenizers import Tokenizer
+
+from demo import WINDOW, published_loss, validation_tokens  # isort: skip
+
+pytestmark = pytest.mark.mlx
+
+QMM = ("gather_qmm", "quantized_matmul")  # the products of these models: the experts', and all others
+
+# Logits are up to 16 in size. Their float32 rounding error is some 2⁻²⁴·√1500·4 ≈ 1e-5, where 1,500 terms are summed on the
+# way through 3 layers and 4 is the logits' root mean square; bfloat16's would be 0.05.
+LOGITS = 1e-4
+
+
+@dataclass
+class Answer:
+    tokens: list[int]
+    logprobs: np.ndarray  # of every word of the vocabulary, or of the chosen one alone, for each token
+    text: str = ""
+
+    def assert_is(self, stock: Answer) -> None:
+        assert self.tokens == stock.tokens
+        assert self.text == stock.text
+        assert_close(self.logprobs, stock.logprobs, LOGITS)
+
+
+@dataclass
+class Checkpoint:
+    folder: Path
+    model: Any  # all parameters float32
+    tokenizer: Any
+    tokens: list[int]  # of valid.txt
+
+    def answer(self, prompt: list[int], max_tokens: int, **settings: Any) -> Answer:
+        """What stream_generate says. Without a sampler, it is greedy."""
+        responses = list(mlx_lm.stream_generate(self.model, self.tokenizer, prompt, max_tokens, **settings))
+        logprobs = evaluated(mx.stack([response.logprobs for response in responses]))
+        return Answer([response.token for response in responses], logprobs, "".join(response.text for response in responses))
+
+
+def load(folder: Path, dtype: mx.Dtype = mx.float32) -> Checkpoint:
+    model, tokenizer = mlx_lm.load(str(folder))
+    model.set_dtype(dtype)
+    mx.eval(model.parameters())
+    tokens = validation_tokens(folder, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    return Checkpoint(folder, model, tokenizer, tokens)
+
+
+@pytest.fixture(scope="module", params=checkpoints())
+def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
+    return load(request.param)
+
+
+@pytest.fixture(scope="module")
+def greedy(checkpoint: Checkpoint) -> Answer:
+    """On stock MLX, 200 tokens after a prompt of 64: the cache grows beyond its first 256 places."""
+    with stock():
+        return checkpoint.answer(checkpoint.tokens[:64], 200)
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["", "pack"])
+def test_200_greedy_tokens_and_their_logits_are_those_of_stock(checkpoint: Checkpoint, greedy: Answer, pack: bool) -> None:
+    with ours(*QMM, pack=pack):
+        answer = checkpoint.answer(checkpoint.tokens[:64], 200)
+    assert len(answer.tokens) == 200
+    answer.assert_is(greedy)
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["", "pack"])
+def test_logits_of_a_batch_of_prompts_are_those_of_stock(checkpoint: Checkpoint, pack: bool) -> None:
+    prompts = mx.array(checkpoint.tokens[:96]).reshape(2, 48)
+    assert_close(*reversed(both(lambda: evaluated(checkpoint.model(prompts)), *QMM, pack=pack)), LOGITS)
+
+
+@pytest.mark.parametrize("length", [1, 5, 48])
+def test_bfloat16_logits_are_closer_to_float32_than_those_of_stock(checkpoint: Checkpoint, length: int) -> None:
+    rounded = load(checkpoint.folder, mx.bfloat16).model
+    prompt = mx.array(checkpoint.tokens[:length])[None]
+    theirs, mine = both(lambda: evaluated(rounded(prompt)), *QMM)
+    # The same parameters, which bfloat16 has rounded, so that only the arithmetic differs.
+    rounded.set_dtype(mx.float32)
+    with stock():
+        exact = evaluated(rounded(prompt))
+
+    def error(logits: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((logits - exact) ** 2)))
+
+    assert error(mine) < error(theirs)
+
+
+def test_the_loss_is_the_published_one(checkpoint: Checkpoint) -> None:
+    published = published_loss(checkpoint.folder)
+    assert published is not None, f"no loss for {checkpoint.folder.name} in {checkpoint.folder.parent / 'README.md'}"
+    tokens = np.array(checkpoint.tokens)
+    losses = []
+    with ours(*QMM):
+        for start in range(0, len(tokens) - 1, WINDOW):
+            window, targets = tokens[start : start + WINDOW], tokens[start + 1 : start + WINDOW + 1]
+            logits = evaluated(checkpoint.model(mx.array(window)[None]))[0].astype(np.float64)
+            losses.append(np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(targets)), targets])
+    assert sum(map(len, losses)) == 2048
+    assert np.concatenate(losses).mean() == pytest.approx(published, rel=0, abs=1e-3)
+
+
+def test_sampled_text_is_that_of_stock(checkpoint: Checkpoint) -> None:
+    """generate, with the prompt in chunks, and with samplers and processors that read all the probabilities."""
+
+    def text() -> str:
+        mx.random.seed(5)
+        return mlx_lm.generate(
+            checkpoint.model,
+            checkpoint.tokenizer,
+            "ROMEO:\nWhat light is this that",
+            max_tokens=40,
+            prefill_step_size=4,
+            sampler=make_sampler(temp=0.8, top_p=0.9, min_p=0.01),
+            logits_processors=make_logits_processors(repetition_penalty=1.2),
+        )
+
+    theirs, mine = both(text, *QMM)
+    assert len(mine) > 40
+    assert mine == theirs
+
+
+def test_speculative_decoding_is_that_of_stock(checkpoint: Checkpoint) -> None:
+    """Drafts come from the same model, which should accept them: three of every four tokens."""
+    settings = {"draft_model": checkpoint.model, "num_draft_tokens": 3}
+    theirs, mine = both(lambda: checkpoint.answer(checkpoint.tokens[:12], 20, **settings), *QMM)
+    assert len(mine.tokens) == 20
+    mine.assert_is(theirs)
+
+
+def test_batch_generate_is_that_of_stock(checkpoint: Checkpoint) -> None:
+    """Prompts of different lengths, and answers too, so that the batch is padded, filtered and shrinks."""
+    prompts = [checkpoint.tokens[300:303], checkpoint.tokens[400:431], checkpoint.tokens[500:512]]
+
+    def answers() -> list[Answer]:
+        settings = {"max_tokens": [24, 5, 12], "return_token_ids": True, "return_logprobs": True}
+        response = batch_generate(checkpoint.model, checkpoint.tokenizer, prompts, **settings)
+        parts = zip(response.token_ids, response.logprobs, response.texts, strict=True)
+        return [Answer(tokens, np.array(logprobs), text) for tokens, logprobs, text in parts]
+
+    theirs, mine = both(answers, *QMM)
+    assert [len(answer.tokens) for answer in mine] == [24, 5, 12]
+    for answer, of_stock in zip(mine, theirs, strict=True):
+        answer.assert_is(of_stock)
+
+
+def test_a_batch_that_prompts_join_later_is_that_of_stock(checkpoint: Checkpoint) -> None:
+    def answers() -> list[Answer]:
+        generator = BatchGenerator(checkpoint.model, max_tokens=10, prefill_step_size=8)
+        late = [checkpoint.tokens[500:520], checkpoint.tokens[600:602]]
+        said: dict[int, list[tuple[int, np.ndarray]]] = {uid: [] for uid in generator.insert([checkpoint.tokens[400:405]])}
+        while responses := generator.next_generated():
+            for response in responses:
+                said[response.uid].append((response.token, evaluated(response.logprobs)))
+            if late and len(said[0]) == 4:
+                said |= {uid: [] for uid in generator.insert(late)}
+                late = []
+        generator.close()
+        return [Answer([token for token, _ in each], np.stack([logprobs for _, logprobs in each])) for each in said.values()]
+
+    theirs, mine = both(answers, *QMM)
+    assert [len(answer.tokens) for answer in mine] == [10, 10, 10]
+    for answer, of_stock in zip(mine, theirs, strict=True):
+        answer.assert_is(of_stock)
+
+
+@pytest.mark.parametrize(("bits", "start"), [(8, 0), (4, 0), (8, 25), (4, 25)])
+def test_tokens_with_a_quantized_cache_are_those_of_stock(checkpoint: Checkpoint, bits: int, start: int) -> None:
+    """From the first token on, and from the middle of the answer on. The heads are 32 wide, and so are the groups."""
+    settings = {"kv_bits": bits, "kv_group_size": 32, "quantized_kv_start": start}
+    theirs, mine = both(lambda: checkpoint.answer(checkpoint.tokens[700:716], 20, **settings), *QMM)
+    assert len(mine.tokens) == 20
+    assert mine.tokens == theirs.tokens
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_logits_with_a_quantized_cache_are_those_of_stock(checkpoint: Checkpoint, bits: int) -> None:
+    tokens = checkpoint.tokens[700:748]
+
+    def logits(bits: int | None) -> np.ndarray:
+        cache = make_prompt_cache(checkpoint.model)
+        mx.eval(checkpoint.model(mx.array(tokens[:20])[None], cache))
+        if bits:
+            cache = [layer.to_quantized(group_size=32, bits=bits) for layer in cache]
+        # A chunk of tokens, which needs a mask, and single ones.
+        chunks = [tokens[20:40], *([token] for token in tokens[40:])]
+        return np.concatenate([evaluated(checkpoint.model(mx.array(chunk)[None], cache)) for chunk in chunks], axis=1)
+
+    theirs, mine = both(lambda: logits(bits), *QMM)
+    # Where a key or value lies halfway between two codes, float32's rounding decides which one it gets: one step of one code.
+    # But quantization moves every one of the keys and values by up to half a step.
+    with stock():
+        of_quantization = np.abs(theirs - logits(None)).max()
+    print("KV", checkpoint.folder.name, bits, of_quantization, np.abs(mine-theirs).max())
+    assert_close(mine, theirs, of_quantization / 10)
+
+
+def test_a_prompt_cache_is_saved_loaded_trimmed_and_used_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = checkpoint.model
+    prompt, question = checkpoint.tokens[800:820], checkpoint.tokens[900:910]
+
+    def conversation() -> dict[str, Answer]:
+        file, cache = str(tmp_path / "cache.safetensors"), make_prompt_cache(model)
+        answers = {"first": checkpoint.answer(prompt, 8, prompt_cache=cache)}
+        save_prompt_cache(file, cache)
+        answers["in memory"] = checkpoint.answer(question, 10, prompt_cache=cache)
+        answers["loaded"] = checkpoint.answer(question, 10, prompt_cache=load_prompt_cache(file))
+        trimmed = load_prompt_cache(file)
+        surplus = trimmed[0].offset - len(prompt)
+        assert trim_prompt_cache(trimmed, surplus) == surplus
+        answers["trimmed"] = checkpoint.answer(question, 10, prompt_cache=trimmed)
+        answers["afresh"] = checkpoint.answer(prompt + question, 10)
+        return answers
+
+    theirs, mine = both(conversation, *QMM)
+    for name, answer in mine.items():
+        answer.assert_is(theirs[name])
+    np.testing.assert_array_equal(mine["loaded"].logprobs, mine["in memory"].logprobs)
+    mine["trimmed"].assert_is(mine["afresh"])
+    assert mine["loaded"].tokens != mine["trimmed"].tokens
+
+
+def adapted(rank: int = 8) -> Checkpoint:
+    """With low-rank adapters on every linear layer, the experts' too."""
+    checkpoint = load(OURS)
+    model = checkpoint.model
+    model.freeze()
+    mx.random.seed(11)
+    linear_to_lora_layers(model, len(model.layers), {"rank": rank, "scale": 20.0, "dropout": 0.0})
+    experts = [module for _, module in model.named_modules() if isinstance(module, LoRASwitchLinear)]
+    assert len(experts) == 3 * len(model.layers)
+    assert all(isinstance(module.linear, QuantizedSwitchLinear) for module in experts)
+    return checkpoint
+
+
+def test_gradients_of_adapters_are_those_of_stock() -> None:
+    checkpoint = adapted()
+    # Adapters start at zero, where half of the gradients are zero too.
+    checkpoint.model.apply_to_modules(
+        lambda _, module: module.update({"lora_b": 0.01 * mx.random.normal(module.lora_b.shape)}) if "lora_b" in module else None
+    )
+    batch, lengths = mx.array(checkpoint.tokens[:34]).reshape(2, 17), mx.array([[0, 17], [0, 12]])
+
+    def gradients() -> dict[str, np.ndarray]:
+        checkpoint.model.train()
+        _, tree = nn.value_and_grad(checkpoint.model, default_loss)(checkpoint.model, batch, lengths)
+        return {name: evaluated(gradient) for name, gradient in tree_flatten(tree)}
+
+    theirs, mine = both(gradients, *QMM, "gather_mm")
+    assert len(mine) == len(checkpoint.model.layers) * 2 * (4 + 1 + 3)
+    assert mine.keys() == theirs.keys()
+    for name, gradient in mine.items():
+        # Some 3,000 terms are summed on the way there and back: a rounding error of 2⁻²⁴·√3000 = 3e-6 of the tensor's size, and
+        # several times that in the worst of its elements. A number that was rounded to bfloat16 would bring 2e-3.
+        largest = np.abs(theirs[name]).max()
+        assert largest > 0, name
+        assert_close(gradient / largest, theirs[name] / largest, 1e-4)
+
+
+STEPS = 20
+
+# How far two runs' losses may be apart. On stock MLX, noise of 2⁻²⁰ on each element of each product, which is more than float32's
+# rounding, moves the first losses by up to 2e-5. Some day it makes a token change its expert, who has learned something else: the
+# losses from there on move by up to 2e-3. Noise of 2⁻⁹, as of bfloat16, moves them by 2e-2. The losses themselves fall by 5.
+FIRST_FIVE, LATER = 1e-4, 4e-3
+
+
+def test_lora_training_goes_as_on_stock(tmp_path: Path) -> None:
+    """The trainer of mlx-lm, which compiles its steps."""
+    text = (OURS.parent / "valid.txt").read_text(encoding="utf-8")
+
+    def losses() -> np.ndarray:
+        checkpoint = adapted()
+        # Short enough to be used whole, and of different lengths, so that a part of the batch is masked.
+        lines = [line for line in text.splitlines() if 8 <= len(checkpoint.tokenizer.encode(line)) <= 16]
+        reports: list[float] = []
+        train(
+            checkpoint.model,
+            optimizers.Adam(learning_rate=5e-5),
+            CacheDataset(TextDataset([{"text": line} for line in lines[:2]], checkpoint.tokenizer)),
+            args=TrainingArgs(
+                batch_size=2,
+                iters=STEPS,
+                steps_per_report=1,
+                max_seq_length=17,
+                adapter_file=str(tmp_path / "adapters.safetensors"),
+            ),
+            training_callback=SimpleNamespace(on_train_loss_report=lambda report: reports.append(report["train_loss"])),
+        )
+        return np.array(reports)
+
+    theirs, mine = both(losses, *QMM, "gather_mm")
+    assert len(mine) == STEPS
+    assert_close(mine[:5], theirs[:5], FIRST_FIVE)
+    assert_close(mine, theirs, LATER)
+    assert mine[-1] < mine[0] - 3
+
+
+@pytest.fixture(scope="module")
+def float32_copy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A checkpoint whose scales are float32, so that mlx-lm computes in float32, and what stock makes of a prompt."""
+    folder, model = tmp_path_factory.mktemp("float32"), load(OURS)
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.model.parameters())))
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(OURS / file, folder / file)
+    with stock():
+        return folder, mlx_lm.generate(model.model, model.tokenizer, "ROMEO:", max_tokens=20)
+
+
+@pytest.mark.parametrize("options", [[], ["--pack"]], ids=["", "pack"])
+def test_the_program_writes_what_stock_writes(float32_copy: tuple[Path, str], options: list[str]) -> None:
+    folder, text = float32_copy
+    # mlx_lm_counted is mlx_lm, with a count of the products in the end.
+    command = [sys.executable, "-m", "gqmm.mlx", *options, "-m", "mlx_lm_counted", "generate", "--model", str(folder)]
+    result = subprocess.run(
+        [*command, "--prompt", "ROMEO:", "--max-tokens", "20", "--temp", "0"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split("=" * 10 + "\n")[1] == text + "\n"
+    for product in QMM:
+        (count,) = [line.split()[1:] for line in result.stderr.splitlines() if line.startswith(product)]
+        assert count[0] != "ours=0"
+        assert count[1] == "stock=0"
+
+
+def test_the_program_runs_mlx_lm_itself() -> None:
+    """On the checkpoint as it is, in bfloat16, whose text may differ from stock's."""
+    command = [sys.executable, "-m", "gqmm.mlx", "-m", "mlx_lm", "generate", "--model", "models/shakespeare-moe-affine4"]
+    result = subprocess.run(
+        [*command, "--prompt", "ROMEO:", "--max-tokens", "20", "--temp", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Generation: 20 tokens" in result.stdout
