@@ -7,11 +7,9 @@
 #include <mlx/version.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 
-#include <limits>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -137,9 +135,9 @@ nb::dict call_counts() {
   return result;
 }
 
-std::pair<std::int64_t, std::int64_t> packed_count_and_bytes() {
+nb::tuple packed_copy_counts() {
   const PackedCopies copies = packed_copies();
-  return {copies.count, copies.bytes};
+  return nb::make_tuple(copies.held, copies.held_bytes, copies.so_far);
 }
 
 }  // namespace
@@ -152,29 +150,56 @@ NB_MODULE(_mlx, m) {
   m.attr("built_with") =
       std::to_string(MLX_VERSION_MAJOR) + "." + std::to_string(MLX_VERSION_MINOR) + "." + std::to_string(MLX_VERSION_PATCH);
 
-  m.def("gather_qmm", &call_gather_qmm, nb::arg(), nb::arg(), "scales"_a, "biases"_a = nb::none(), "lhs_indices"_a = nb::none(),
-        "rhs_indices"_a = nb::none(), "transpose"_a = true, "group_size"_a = nb::none(), "bits"_a = nb::none(),
-        "mode"_a = "affine", "global_scale"_a = nb::none(), nb::kw_only(), "sorted_indices"_a = false, "precision"_a = nb::none(),
-        "stream"_a = nb::none(),
-        nb::sig(
-            "def gather_qmm(x: mlx.core.array, w: mlx.core.array, /, scales: mlx.core.array, biases: mlx.core.array | None = "
-            "None, lhs_indices: mlx.core.array | None = None, rhs_indices: mlx.core.array | None = None, transpose: bool = True, "
-            "group_size: int | None = None, bits: int | None = None, mode: str = 'affine', global_scale: mlx.core.array | None = "
-            "None, *, sorted_indices: bool = False, precision: str | None = None, stream: mlx.core.Stream | mlx.core.Device | "
-            "None = None) -> mlx.core.array"));
+  m.def(
+      "gather_qmm", &call_gather_qmm, nb::arg(), nb::arg(), "scales"_a, "biases"_a = nb::none(), "lhs_indices"_a = nb::none(),
+      "rhs_indices"_a = nb::none(), "transpose"_a = true, "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine",
+      "global_scale"_a = nb::none(), nb::kw_only(), "sorted_indices"_a = false, "precision"_a = nb::none(),
+      "stream"_a = nb::none(),
+      nb::sig("def gather_qmm(x: mlx.core.array, w: mlx.core.array, /, scales: mlx.core.array, "
+              "biases: mlx.core.array | None = None, lhs_indices: mlx.core.array | None = None, "
+              "rhs_indices: mlx.core.array | None = None, transpose: bool = True, group_size: int | None = None, "
+              "bits: int | None = None, mode: str = 'affine', global_scale: mlx.core.array | None = None, *, "
+              "sorted_indices: bool = False, precision: str | None = None, "
+              "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+      R"(Multiply gathered matrices of x by gathered quantized ones, as mlx.core.gather_qmm does: y[i] = x[lhs[i]] @ ŵ[rhs[i]].T.
+
+Args:
+    x: float16, bfloat16 or float32, shape (…, M, K).
+    w, scales, biases: as mlx.core.quantize returns them, in any mode of MLX.
+    lhs_indices, rhs_indices: flat positions in the leading dimensions of x and w; they broadcast. None: 0, 1, …; both None: the
+        leading dimensions of x and w broadcast.
+    transpose, group_size, bits, mode: as for mlx.core.gather_qmm.
+    global_scale: nvfp4 only, float32: one value, or one for each matrix of w.
+    sorted_indices: accepted and not needed: any order is as fast.
+    precision: "default", "fast" or "float32", as in gqmm.gather_qmm. None: what install() was given.
+    stream: MLX's stream or device. On another device than the CPU the call is MLX's own.
+
+Returns:
+    A lazy array of shape (broadcast shape of the indices) + (M, N), in the type that x, scales and biases promote to (affine) or
+    x's (other modes).
+
+Raises:
+    ValueError: shapes, types or settings that contradict each other.
+    RuntimeError: when the result is evaluated, an index that is out of range.)");
   m.def("quantized_matmul", &call_quantized_matmul, nb::arg(), nb::arg(), "scales"_a, "biases"_a = nb::none(),
         "transpose"_a = true, "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine", nb::kw_only(),
         "precision"_a = nb::none(), "stream"_a = nb::none(),
-        nb::sig(
-            "def quantized_matmul(x: mlx.core.array, w: mlx.core.array, /, scales: mlx.core.array, biases: mlx.core.array | None "
-            "= None, transpose: bool = True, group_size: int | None = None, bits: int | None = None, mode: str = 'affine', *, "
-            "precision: str | None = None, stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"));
-  m.def(
-      "gather_mm", &gather_mm, nb::arg(), nb::arg(), "lhs_indices"_a = nb::none(), "rhs_indices"_a = nb::none(), nb::kw_only(),
-      "sorted_indices"_a = false, "stream"_a = nb::none(),
-      nb::sig("def gather_mm(a: mlx.core.array, b: mlx.core.array, /, lhs_indices: mlx.core.array | None = None, rhs_indices: "
-              "mlx.core.array | None = None, *, sorted_indices: bool = False, stream: mlx.core.Stream | mlx.core.Device | None = "
-              "None) -> mlx.core.array"));
+        nb::sig("def quantized_matmul(x: mlx.core.array, w: mlx.core.array, /, scales: mlx.core.array, "
+                "biases: mlx.core.array | None = None, transpose: bool = True, group_size: int | None = None, "
+                "bits: int | None = None, mode: str = 'affine', *, precision: str | None = None, "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Multiply x by quantized matrices, as mlx.core.quantized_matmul does: y = x @ ŵ.T, or x @ ŵ without transpose.
+
+Arguments, types and errors are those of gather_qmm. The leading dimensions of x, of shape (…, M, K) or (K,), and of w broadcast.)");
+  m.def("gather_mm", &gather_mm, nb::arg(), nb::arg(), "lhs_indices"_a = nb::none(), "rhs_indices"_a = nb::none(), nb::kw_only(),
+        "sorted_indices"_a = false, "stream"_a = nb::none(),
+        nb::sig("def gather_mm(a: mlx.core.array, b: mlx.core.array, /, lhs_indices: mlx.core.array | None = None, "
+                "rhs_indices: mlx.core.array | None = None, *, sorted_indices: bool = False, "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Multiply gathered dense matrices, as mlx.core.gather_mm does: y[i] = a[lhs[i]] @ b[rhs[i]].
+
+a is (…, M, K) or (K,), b (…, K, N) or (K,), of float16, bfloat16 or float32; sums are in float32. Indices, errors and streams are
+as for gather_qmm. Without indices the call is MLX's own dense product.)");
 
   m.def(
       "accepts", [](const mx::array&) { return true; }, nb::arg(), nb::sig("def accepts(a: mlx.core.array, /) -> bool"),
@@ -182,6 +207,7 @@ NB_MODULE(_mlx, m) {
   m.def("configure", &configure, "precision"_a, "pack"_a, "pack_limit"_a, "What calls do unless they say otherwise.");
   m.def("call_counts", &call_counts, nb::sig("def call_counts() -> dict[str, tuple[int, int]]"),
         "For each function, how many calls were ours and how many MLX's.");
-  m.def("packed_copies", &packed_count_and_bytes, "Number and bytes of the packed copies that are held.");
+  m.def("packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int]"),
+        "Packed copies that are held, their bytes, and copies made so far.");
   m.def("forget_packed_copies", [] { pack_cache.clear(); }, "Drops the packed copies that no graph uses.");
 }

@@ -12,6 +12,7 @@ namespace {
 std::atomic<std::int64_t> limit = 0;
 std::atomic<std::int64_t> held_count = 0;
 std::atomic<std::int64_t> held_bytes = 0;
+std::atomic<std::int64_t> made_count = 0;
 
 }  // namespace
 
@@ -57,10 +58,11 @@ std::optional<PackedWeights> PackedCopy::get() {
   }
   held_bytes += static_cast<std::int64_t>(packed_->nbytes()) - bytes;
   held_count += 1;
+  made_count += 1;
   return packed_;
 }
 
-PackedCopies packed_copies() { return {held_count, held_bytes}; }
+PackedCopies packed_copies() { return {held_count, held_bytes, made_count}; }
 
 void limit_packed_copies(std::int64_t bytes) { limit = bytes; }
 

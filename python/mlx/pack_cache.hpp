@@ -41,10 +41,10 @@ class PackedCopy {
 };
 
 struct PackedCopies {
-  std::int64_t count = 0;
-  std::int64_t bytes = 0;
+  std::int64_t held = 0;
+  std::int64_t held_bytes = 0;
+  std::int64_t so_far = 0;  // freed ones included
 };
-/// All copies that are held.
 PackedCopies packed_copies();
 /// Bytes that all copies together may hold from now on; 0: none is made.
 void limit_packed_copies(std::int64_t bytes);

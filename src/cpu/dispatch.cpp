@@ -24,28 +24,39 @@ struct Target {
 };
 
 #if defined(__x86_64__)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
-bool has_avxvnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
-bool has_avx512bw() {
+[[maybe_unused]] bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+[[maybe_unused]] bool has_avxvnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+[[maybe_unused]] bool has_avx512bw() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && has_avx2();
 }
-bool has_avx512() { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
+[[maybe_unused]] bool has_avx512() { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
 #elif defined(__aarch64__)
-bool has_neon() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
-bool has_i8mm() { return has_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
+[[maybe_unused]] bool has_neon() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+[[maybe_unused]] bool has_i8mm() { return has_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
 #endif
 
-// From the least to the most capable.
+// From the least to the most capable. src/CMakeLists.txt says which of them are in this build.
 constexpr Target targets[] = {
     {"scalar", "any CPU", [] { return true; }, cpu::scalar_kernels},
-#if defined(__x86_64__)
+#ifdef GQMM_WITH_AVX2
     {"avx2", "AVX2, FMA, F16C", has_avx2, cpu::avx2_kernels},
+#endif
+#ifdef GQMM_WITH_AVXVNNI
     {"avxvnni", "AVX2, FMA, F16C, AVX-VNNI", has_avxvnni, cpu::avxvnni_kernels},
+#endif
+#ifdef GQMM_WITH_AVX512BW
     {"avx512bw", "AVX-512 F, BW, DQ, VL", has_avx512bw, cpu::avx512bw_kernels},
+#endif
+#ifdef GQMM_WITH_AVX512
     {"avx512", "AVX-512 F, BW, DQ, VL, VNNI", has_avx512, cpu::avx512_kernels},
-#elif defined(__aarch64__)
+#endif
+#ifdef GQMM_WITH_NEON
     {"neon", "NEON, DotProd", has_neon, cpu::neon_kernels},
+#endif
+#ifdef GQMM_WITH_I8MM
     {"i8mm", "NEON, DotProd, I8MM", has_i8mm, cpu::i8mm_kernels},
 #endif
 };

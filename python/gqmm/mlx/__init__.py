@@ -3,8 +3,8 @@
     import gqmm.mlx
     gqmm.mlx.install()      # mx.gather_qmm, mx.quantized_matmul and mx.gather_mm are gqmm's from here on
 
-or, without touching a program, ``python -m gqmm.mlx -m mlx_lm generate --model …``. The functions build MLX's lazy graphs and have
-its transforms (grad, vjp, jvp, vmap, compile); docs/mlx.md says what differs.
+or, without touching a program, ``python -m gqmm.mlx -m mlx_lm generate --model …``. The functions build MLX's lazy graphs and
+have its transforms (grad, vjp, jvp, vmap, compile); docs/mlx.md says what differs.
 """
 
 from gqmm.mlx._load import extension

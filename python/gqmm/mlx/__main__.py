@@ -19,8 +19,12 @@ def main() -> None:
     )
     parser.add_argument("--precision", choices=["default", "fast", "float32"], default="default", help="as in gqmm.gather_qmm")
     parser.add_argument("--pack", action="store_true", help="copy weights into the kernels' order: faster, more memory")
-    parser.add_argument("--status", action="store_true", help="at the end, print to stderr what was replaced and how often it ran")
-    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="the module to run, as python -m does")
+    parser.add_argument(
+        "--status", action="store_true", help="at the end, print to stderr what was replaced and how often it ran"
+    )
+    parser.add_argument(
+        "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="the module to run, as python -m does"
+    )
     parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="the script to run, and its arguments")
     options = parser.parse_args()
     program = options.module or options.script

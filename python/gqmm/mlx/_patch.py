@@ -30,9 +30,7 @@ class Installation:
     def __enter__(self) -> Installation:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for name, function in self._functions.items():
             setattr(mx, name, function)
         _configure(**self._settings)
@@ -55,16 +53,18 @@ class Status:
     precision: str
     versions: dict[str, str]
     calls: dict[str, Calls]
-    packed_arrays: int
-    packed_bytes: int
+    packed_arrays: int  # weights with a packed copy now
+    packed_bytes: int  # of those copies
+    packed_so_far: int  # copies made in this process, those that have been freed again included
 
     def __str__(self) -> str:
         """A few lines for people."""
         names = ", ".join(f"mx.{name}" for name in self.functions)
         lines = [f"gqmm {self.versions['gqmm']} on MLX {self.versions['mlx']}: {names or 'nothing'} replaced"]
         lines += [f"  {name}: {calls.ours} calls of gqmm's, {calls.stock} of MLX's" for name, calls in self.calls.items()]
-        if self.packed_arrays:
-            lines.append(f"  {self.packed_arrays} weights packed, {self.packed_bytes / 1e6:.1f} MB")
+        if self.packed_so_far:
+            held = f"{self.packed_arrays} of them held, {self.packed_bytes / 1e6:.1f} MB"
+            lines.append(f"  {self.packed_so_far} weights packed so far; {held}")
         return "\n".join(lines)
 
 
@@ -76,13 +76,14 @@ def _configure(precision: str, pack: bool, pack_limit: int) -> None:
 def install(*, precision: str = "default", pack: bool = False, pack_limit: int | None = None) -> Installation:
     """Replace mx.gather_qmm, mx.quantized_matmul and mx.gather_mm by gqmm's, for the CPU.
 
-    They are looked up when they are called, by mlx.nn and mlx-lm as well, so this can be done at any time. Calls that gqmm does not
-    serve (on a GPU's stream, in a mode or type that it does not know, gather_mm without indices) run MLX's own.
+    They are looked up when they are called, by mlx.nn and mlx-lm as well, so this can be done at any time; what mx.compile has
+    traced before keeps the functions of that time. Calls that gqmm does not serve (on a GPU's stream, in a mode or type that it
+    does not know, gather_mm without indices) run MLX's own.
 
     Args:
         precision: "default", "fast" or "float32", as in gqmm.gather_qmm.
-        pack: whether weights that are used again are copied, once, into the order in which the kernels read them. That is faster and
-            takes their size in memory again; a copy is freed with its array.
+        pack: whether weights that are used again are copied, once, into the order in which the kernels read them. That is
+            faster and takes their size in memory again; a copy is freed with its array.
         pack_limit: bytes of all copies together, beyond which weights are used in place. None: half of the machine's memory.
 
     Returns:
@@ -110,13 +111,14 @@ def uninstall() -> None:
 def status() -> Status:
     """What is replaced at the moment, the versions, and how often gqmm's functions and MLX's ran."""
     functions = tuple(name for name in _NAMES if getattr(mx, name) is getattr(extension, name))
-    count, size = extension.packed_copies()
+    held, size, so_far = extension.packed_copies()
     return Status(
         installed=bool(functions),
         functions=functions,
         precision=_settings["precision"],
         versions={"gqmm": version(), "mlx": importlib.metadata.version("mlx")},
         calls={name: Calls(*calls) for name, calls in extension.call_counts().items()},
-        packed_arrays=count,
+        packed_arrays=held,
         packed_bytes=size,
+        packed_so_far=so_far,
     )

@@ -56,6 +56,7 @@ def ours(*products: str, pack: bool = False) -> Iterator[None]:
         assert drop_in.status().installed
         before = calls()
         yield
+        assert (drop_in.status().packed_arrays > 0) == pack
         ran = {name: (a - before[name][0], b - before[name][1]) for name, (a, b) in calls().items()}
     assert not drop_in.status().installed, "leaving the context did not uninstall"
     assert [name for name in products if not ran[name][0]] == [], f"never ran; (ours, stock) of each: {ran}"
