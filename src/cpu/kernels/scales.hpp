@@ -32,18 +32,23 @@ typename V::f32 widen_scale(typename V::i32 stored) {
   }
 }
 
-/// Part `part` of each word, for elements narrower than a word.
-template <class V, int size, int part>
-typename V::i32 element_of(typename V::i32 word) {
-  constexpr std::int32_t mask = size == 1 ? 0xff : 0xffff;
-  if constexpr (size == 4) {
-    return word;
-  } else if constexpr (part == 0) {
-    return V::bit_and(word, V::broadcast(mask));
-  } else if constexpr (part == 4 / size - 1) {
-    return V::template shift_right<8 * size * part>(word);
+/// Part `part` of each word, for elements narrower than a word, as the float that it stands for.
+template <class V, ScaleType type, int part>
+typename V::f32 widen_part(typename V::i32 word) {
+  constexpr int bits = 8 * bytes_of(type);
+  if constexpr (type == ScaleType::bfloat16 && part == 1) {
+    return V::as_f32(V::bit_and(word, V::broadcast(static_cast<std::int32_t>(0xffff0000U))));
+  } else if constexpr (type == ScaleType::float32 || type == ScaleType::bfloat16) {  // what lies above is shifted out
+    return widen_scale<V, type>(word);
   } else {
-    return V::bit_and(V::template shift_right<8 * size * part>(word), V::broadcast(mask));
+    typename V::i32 element = word;
+    if constexpr (part > 0) {
+      element = V::template shift_right<bits * part>(element);
+    }
+    if constexpr (bits * (part + 1) < 32) {
+      element = V::bit_and(element, V::broadcast((1 << bits) - 1));
+    }
+    return widen_scale<V, type>(element);
   }
 }
 
@@ -63,7 +68,7 @@ template <class V, ScaleType type, int part = 0, class Sink>
   constexpr int size = bytes_of(type);
   if constexpr (part * size < 4) {
     if (g + part < count) {
-      bits = V::bit_or(bits, V::as_i32(sink(g + part, widen_scale<V, type>(element_of<V, size, part>(word)))));
+      bits = V::bit_or(bits, V::as_i32(sink(g + part, widen_part<V, type, part>(word))));
       bits = sink_word<V, type, part + 1>(word, g, count, bits, sink);
     }
   }
@@ -135,10 +140,12 @@ typename V::i32 for_each_packed(const GroupArray& a, std::int64_t count, typenam
   return bits;
 }
 
-/// Over groups [first, first + count) of an array whose type is known at run time.
+/// Over groups [first, first + count) of an array whose type is known at run time. What is passed in memory is copied member by
+/// member: a wide load of what was just stored in parts waits until the stores have reached the cache.
 template <class V, class Sink>
-typename V::i32 for_each_group(ScaleType type, GroupArray a, bool packed, std::int64_t first, std::int64_t count,
+typename V::i32 for_each_group(ScaleType type, const GroupArray& whole, bool packed, std::int64_t first, std::int64_t count,
                                typename V::i32 bits, Sink sink, Prefetcher<V>& ahead) {
+  GroupArray a = whole;
   a.base += first * bytes_of(type) * (packed ? lanes : 1);
   a.groups -= first;
   const auto run = [&]<ScaleType known>() {
@@ -180,8 +187,9 @@ template <class V>
 [[gnu::noinline]] std::uint32_t pack_scales(const WeightStrip& strip, std::int64_t first, std::int64_t count, float unit,
                                             float* out, Prefetcher<V> ahead) {
   using f32 = typename V::f32;
-  const auto store_scale = [out, factor = V::broadcast(strip.scale_factor * unit)](std::int64_t g, f32 scale) {
-    const f32 s = V::mul(scale, factor);
+  // Captures scalars: they are passed in registers, which a vector captured would not be.
+  const auto store_scale = [out, factor = strip.scale_factor * unit](std::int64_t g, f32 scale) {
+    const f32 s = V::mul(scale, V::broadcast(factor));
     V::store(out + g * 2 * lanes, s);
     return s;
   };
