@@ -109,11 +109,9 @@ void Product::integer_gemv(const Block& block, const Item* next) const {
   const Item& item = block.item;
   const FormatKernels& format = kernels_.formats[index_of(*problem_.format)];
   const std::int64_t parts = (item.rows + max_gemv_rows - 1) / max_gemv_rows;
+  Ahead to_come = ahead(item, 1, next);
   for (std::int64_t s = 0; s < item.strips; ++s) {
-    const WeightStrip strip = weights_.strip(item.expert, item.first_strip + s);
-    const Ahead ahead = s + 1 < item.strips ? weights_.ahead(item.expert, item.first_strip + s + 1, 1)
-                        : next != nullptr   ? weights_.ahead(next->expert, next->first_strip, 1)
-                                            : Ahead{};
+    const Ahead after_next = ahead(item, s + 2, next);
     for (std::int64_t part = 0; part < parts; ++part) {
       const std::int64_t first = part * max_gemv_rows;
       const std::int64_t left = std::min<std::int64_t>(max_gemv_rows, item.rows - first);
@@ -126,8 +124,9 @@ void Product::integer_gemv(const Block& block, const Item* next) const {
         x_scales[r] = x_.scales(x_row);
       }
       block.exceptional_lanes[static_cast<std::size_t>(s)] =
-          format.gemv[problem_.slices - 1][rows - 1]({.weights = strip,
-                                                      .ahead = part_of(ahead, part, parts),
+          format.gemv[problem_.slices - 1][rows - 1]({.weights = weights_.strip(item.expert, item.first_strip + s),
+                                                      .next = part_of(to_come, part, parts),
+                                                      .after_next = part_of(after_next, part, parts),
                                                       .prefetch_to_l2 = machine().decode_prefetches_to_l2,
                                                       .group_size = problem_.group_size,
                                                       .K = problem_.K,
@@ -136,7 +135,17 @@ void Product::integer_gemv(const Block& block, const Item* next) const {
                                                       .c = block.row(first) + s * lanes,
                                                       .c_stride = block.c_stride});
     }
+    to_come = after_next;
   }
+}
+
+/// Strip `s` of the item, or, beyond its end, of the next one.
+Ahead Product::ahead(const Item& item, std::int64_t s, const Item* next) const {
+  if (s < item.strips) {
+    return weights_.ahead(item.expert, item.first_strip + s, 1);
+  }
+  return next != nullptr && s - item.strips < next->strips ? weights_.ahead(next->expert, next->first_strip + s - item.strips, 1)
+                                                           : Ahead{};
 }
 
 void Product::integer_gemm(const Block& block, const Item* next) const {

@@ -52,9 +52,9 @@ std::uint32_t gemv(const GemvArguments& a) {
     x[r] = a.x[r];
     x_scales[r] = a.x_scales[r];
   }
-  Prefetcher<V> codes_ahead(a.ahead.codes, prefetches<V, F>(a.weights), a.weights.codes, a.prefetch_to_l2);
-  SparsePrefetcher<V> scales_ahead(a.ahead.scales, groups, a.prefetch_to_l2);
-  SparsePrefetcher<V> biases_ahead(a.ahead.biases, groups, a.prefetch_to_l2);
+  Prefetcher<V> codes_ahead(a.next.codes, a.after_next.codes, prefetches<V, F>(a.weights), a.weights.codes, a.prefetch_to_l2);
+  SparsePrefetcher<V> scales_ahead(a.next.scales, a.after_next.scales, groups, a.prefetch_to_l2);
+  SparsePrefetcher<V> biases_ahead(a.next.biases, a.after_next.biases, groups, a.prefetch_to_l2);
   std::uint32_t exceptional = 0;
 
   alignas(64) float scales[scale_groups<V, F> * 2 * lanes];

@@ -55,8 +55,9 @@ struct Ahead {
 /// One strip times few rows.
 struct GemvArguments {
   WeightStrip weights;
-  Ahead ahead;
-  bool prefetch_to_l2 = false;  // no further
+  Ahead next;  // the strip to come
+  Ahead after_next;
+  bool prefetch_to_l2 = false;  // no further, and both strips
   int group_size = 0;
   std::int64_t K = 0;
   const std::int32_t* const* x = nullptr;  // per row, [group][step][slice] words of 4 bytes
