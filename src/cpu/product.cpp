@@ -59,6 +59,20 @@ Ahead part_of(const Ahead& ahead, std::int64_t part, std::int64_t parts) {
   return {cut(ahead.codes), cut(ahead.scales), cut(ahead.biases)};
 }
 
+/// Codes whose pages are translated in one go, twice as far ahead.
+constexpr std::int64_t window_bytes = 256 * 1024;
+
+/// Asks for a line of every page. Kernels prefetch, too, but one page at a time, and instructions wait for each translation;
+/// here many are under way at once.
+void translate_pages(const Ahead& ahead) {
+  constexpr std::int64_t page = 4096;
+  for (const Run& run : {ahead.codes, ahead.scales, ahead.biases}) {
+    for (std::int64_t at = 0; at < run.bytes; at += page) {
+      __builtin_prefetch(run.begin + at, 0, 2);
+    }
+  }
+}
+
 }  // namespace
 
 struct Product::Block {
@@ -109,9 +123,13 @@ void Product::integer_gemv(const Block& block, const Item* next) const {
   const Item& item = block.item;
   const FormatKernels& format = kernels_.formats[index_of(*problem_.format)];
   const std::int64_t parts = (item.rows + max_gemv_rows - 1) / max_gemv_rows;
-  Ahead to_come = ahead(item, 1, next);
+  const std::int64_t window = std::max<std::int64_t>(1, window_bytes / (problem_.K * problem_.format->bits * lanes / 8));
+  Ahead to_come = ahead(item, 1, next, 1);
   for (std::int64_t s = 0; s < item.strips; ++s) {
-    const Ahead after_next = ahead(item, s + 2, next);
+    if (s % window == 0) {
+      translate_pages(ahead(item, std::min(s + window, item.strips), next, window));
+    }
+    const Ahead after_next = ahead(item, s + 2, next, 1);
     for (std::int64_t part = 0; part < parts; ++part) {
       const std::int64_t first = part * max_gemv_rows;
       const std::int64_t left = std::min<std::int64_t>(max_gemv_rows, item.rows - first);
@@ -139,13 +157,13 @@ void Product::integer_gemv(const Block& block, const Item* next) const {
   }
 }
 
-/// Strip `s` of the item, or, beyond its end, of the next one.
-Ahead Product::ahead(const Item& item, std::int64_t s, const Item* next) const {
-  if (s < item.strips) {
-    return weights_.ahead(item.expert, item.first_strip + s, 1);
-  }
-  return next != nullptr && s - item.strips < next->strips ? weights_.ahead(next->expert, next->first_strip + s - item.strips, 1)
-                                                           : Ahead{};
+/// At most `count` strips from strip `s` of the item on, or, where that is beyond its end, of the next one.
+Ahead Product::ahead(const Item& item, std::int64_t s, const Item* next, std::int64_t count) const {
+  const auto of = [&](const Item& any, std::int64_t first) {
+    return first < any.strips ? weights_.ahead(any.expert, any.first_strip + first, std::min(count, any.strips - first))
+                              : Ahead{};
+  };
+  return s < item.strips ? of(item, s) : next != nullptr ? of(*next, s - item.strips) : Ahead{};
 }
 
 void Product::integer_gemm(const Block& block, const Item* next) const {

@@ -31,7 +31,7 @@ class Product {
 
   void integer_gemv(const Block& block, const Item* next) const;
   void integer_gemm(const Block& block, const Item* next) const;
-  [[nodiscard]] Ahead ahead(const Item& item, std::int64_t s, const Item* next) const;
+  [[nodiscard]] Ahead ahead(const Item& item, std::int64_t s, const Item* next, std::int64_t count) const;
   void multiply_panel(const Block& block, std::int64_t first, std::int64_t strips, const Ahead& ahead) const;
   void add_exceptional_groups(const Block& block) const;
   void redo_exceptional_outputs(const Block& block) const;
