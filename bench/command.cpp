@@ -3,6 +3,7 @@
 #include "formats/registry.hpp"
 #include "machine.hpp"
 #include "measure.hpp"
+#include "outputs.hpp"
 #include "plan.hpp"
 #include "progress.hpp"
 #include "report.hpp"
@@ -14,7 +15,6 @@
 #include <algorithm>
 #include <CLI/CLI.hpp>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -49,10 +49,7 @@ struct Arguments {
   std::vector<std::string> isas;
   std::string peers = "auto";
   std::vector<std::string> with = {"mlx", "torch", "ggml"};
-  std::string format = "table";
-  std::string json;
-  std::string markdown;
-  std::string results;
+  Outputs outputs;
   std::string pages = "default";
   std::string unsteady = "10%";
   std::string compare;
@@ -139,18 +136,6 @@ std::vector<PlannedCase> plan(const Arguments& arguments) {
   return only(cases, arguments.only);
 }
 
-void write_file(const fs::path& path, const Report& report, const std::string& format) {
-  if (path.has_parent_path()) {
-    fs::create_directories(path.parent_path());
-  }
-  std::ofstream file(path);
-  write(file, report, format);
-  file.close();
-  if (!file) {
-    throw std::runtime_error(fmt::format("[bench] cannot write {}", path.string()));
-  }
-}
-
 Report measure(const Arguments& arguments, const std::vector<PlannedCase>& planned) {
   const std::string isa(active_instruction_set());
   Runner runner(arguments.measure, {find_python(arguments.peers)});
@@ -169,19 +154,9 @@ Report measure(const Arguments& arguments, const std::vector<PlannedCase>& plann
 }
 
 void write_outputs(const Arguments& arguments, const Report& report) {
-  write(std::cout, report, arguments.format);
-  if (!arguments.json.empty()) {
-    write_file(arguments.json, report, "json");
-  }
-  if (!arguments.markdown.empty()) {
-    write_file(arguments.markdown, report, "markdown");
-  }
-  if (!arguments.results.empty()) {
-    const std::string suite = arguments.suite.empty() ? "cases" : arguments.suite;
-    const fs::path stem = fs::path(arguments.results) / fmt::format("{}-{}", suite, file_name_of(report.machine));
-    write_file(stem.string() + ".json", report, "json");
-    write_file(stem.string() + ".md", report, "markdown");
-  }
+  const std::string suite = arguments.suite.empty() ? "cases" : arguments.suite;
+  write_outputs(arguments.outputs, fmt::format("{}-{}", suite, file_name_of(report.machine)),
+                [&](std::ostream& out, const std::string& format) { write(out, report, format); });
 }
 
 nlohmann::json figures_of(const Report& report) {
@@ -194,8 +169,9 @@ nlohmann::json figures_of(const Report& report) {
 int compare_with_saved(const Arguments& arguments, const nlohmann::json& before, const nlohmann::json& now) {
   const Comparison comparison = compare(before, now, fraction_from_text(arguments.tolerance, "--tolerance"));
   // What a program reads from the standard output stays what it asked for.
-  const bool for_readers = !arguments.measured.empty() || arguments.format == "table" || arguments.format == "markdown";
-  write_comparison(for_readers ? std::cout : std::cerr, comparison, arguments.format == "markdown");
+  const bool for_readers =
+      !arguments.measured.empty() || arguments.outputs.format == "table" || arguments.outputs.format == "markdown";
+  write_comparison(for_readers ? std::cout : std::cerr, comparison, arguments.outputs.format == "markdown");
   return comparison.count(Verdict::slower) > 0 ? 1 : 0;
 }
 
@@ -314,16 +290,7 @@ void add_method_options(CLI::App& command, Arguments& arguments) {
       ->capture_default_str();
 }
 
-void add_output_options(CLI::App& command, Arguments& arguments) {
-  const std::string output = "Output";
-  command.add_option("--format", arguments.format, "of the standard output")
-      ->check(CLI::IsMember({"table", "markdown", "csv", "json"}))
-      ->group(output)
-      ->capture_default_str();
-  command.add_option("--json", arguments.json, "write the figures to this file too")->group(output);
-  command.add_option("--markdown", arguments.markdown, "write the tables to this file too")->group(output);
-  command.add_option("--results", arguments.results, "write both into this folder, named after suite and machine")->group(output);
-
+void add_comparison_options(CLI::App& command, Arguments& arguments) {
   const std::string comparison = "Comparison";
   CLI::Option* compare = command
                              .add_option("--compare", arguments.compare,
@@ -347,7 +314,8 @@ void add_command(CLI::App& program, int& exit_status) {
   add_suite_options(*command, *arguments);
   add_machine_options(*command, *arguments);
   add_method_options(*command, *arguments);
-  add_output_options(*command, *arguments);
+  add_output_options(*command, arguments->outputs, {"table", "markdown", "csv", "json"});
+  add_comparison_options(*command, *arguments);
   command->footer(known_shape_list());
   command->callback([arguments, &exit_status] { exit_status = run(*arguments); });
 }

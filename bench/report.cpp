@@ -1,5 +1,6 @@
 #include "report.hpp"
 
+#include "report_parts.hpp"
 #include "text_table.hpp"
 
 #include <fmt/format.h>
@@ -13,11 +14,6 @@
 
 namespace gqmm::bench {
 namespace {
-
-/// Half the distance between the quartiles, relative to the median.
-std::string spread(const Summary& summary) {
-  return fmt::format("{:.1f} %", summary.median > 0 ? 50 * (summary.high - summary.low) / summary.median : 0.0);
-}
 
 std::string rejected(const CaseFigures& figures) {
   const int all = figures.repetitions + figures.rejected;
@@ -157,18 +153,6 @@ std::string remove_common_settings(TextTable& table) {
   return text;
 }
 
-std::string machine_line(const Machine& machine) {
-  std::string sets;
-  for (const std::string& set : machine.instruction_sets) {
-    sets += (sets.empty() ? "" : " ") + set;
-  }
-  return fmt::format(
-      "{}; {} processors, {:.0f} MiB last-level cache, {:.0f} GiB memory, {}, transparent huge pages {}; gqmm {} ({}), {}",
-      machine.cpu, machine.processors, static_cast<double>(machine.last_level_cache) / 0x1p20,
-      static_cast<double>(machine.memory) / 0x1p30, machine.kernel, machine.huge_pages, machine.library_version, sets,
-      machine.compiler);
-}
-
 /// The limits as they were during the cases of each number of threads.
 std::vector<std::string> limit_lines(const Report& report) {
   struct Seen {
@@ -199,6 +183,22 @@ std::string csv_cell(const std::string& text) {
 }
 
 }  // namespace
+
+std::string spread(const Summary& summary) {
+  return fmt::format("{:.1f} %", summary.median > 0 ? 50 * (summary.high - summary.low) / summary.median : 0.0);
+}
+
+std::string machine_line(const Machine& machine) {
+  std::string sets;
+  for (const std::string& set : machine.instruction_sets) {
+    sets += (sets.empty() ? "" : " ") + set;
+  }
+  return fmt::format(
+      "{}; {} processors, {:.0f} MiB last-level cache, {:.0f} GiB memory, {}, transparent huge pages {}; gqmm {} ({}), {}",
+      machine.cpu, machine.processors, static_cast<double>(machine.last_level_cache) / 0x1p20,
+      static_cast<double>(machine.memory) / 0x1p30, machine.kernel, machine.huge_pages, machine.library_version, sets,
+      machine.compiler);
+}
 
 void write_table(std::ostream& out, const Report& report) {
   out << machine_line(report.machine) << '\n';

@@ -1,34 +1,15 @@
 #include "report.hpp"
+#include "report_parts.hpp"
 
 #include <nlohmann/json.hpp>
 
 #include <ostream>
 
 namespace gqmm::bench {
-namespace {
 
 using json = nlohmann::ordered_json;
 
-json to_json(const Summary& summary) {
-  return {{"median", summary.median},
-          {"first_quartile", summary.low},
-          {"third_quartile", summary.high},
-          {"least", summary.least},
-          {"most", summary.most}};
-}
-
-json to_json(const Machine& machine) {
-  return {{"cpu", machine.cpu},
-          {"processors", machine.processors},
-          {"threads", machine.threads},
-          {"last_level_cache_bytes", machine.last_level_cache},
-          {"memory_bytes", machine.memory},
-          {"kernel", machine.kernel},
-          {"transparent_huge_pages", machine.huge_pages},
-          {"instruction_sets", machine.instruction_sets},
-          {"compiler", machine.compiler},
-          {"gqmm_version", machine.library_version}};
-}
+namespace {
 
 json to_json(const LimitFigures& figures) {
   return {{"limit", name_of(figures.limit)},
@@ -97,6 +78,27 @@ json to_json(const CaseFigures& figures) {
 }
 
 }  // namespace
+
+json to_json(const Summary& summary) {
+  return {{"median", summary.median},
+          {"first_quartile", summary.low},
+          {"third_quartile", summary.high},
+          {"least", summary.least},
+          {"most", summary.most}};
+}
+
+json to_json(const Machine& machine) {
+  return {{"cpu", machine.cpu},
+          {"processors", machine.processors},
+          {"threads", machine.threads},
+          {"last_level_cache_bytes", machine.last_level_cache},
+          {"memory_bytes", machine.memory},
+          {"kernel", machine.kernel},
+          {"transparent_huge_pages", machine.huge_pages},
+          {"instruction_sets", machine.instruction_sets},
+          {"compiler", machine.compiler},
+          {"gqmm_version", machine.library_version}};
+}
 
 void write_json(std::ostream& out, const Report& report) {
   json cases = json::array();
