@@ -59,7 +59,7 @@ void ChildProcess::write_line(std::string_view line) const {
   for (std::size_t sent = 0; sent < text.size();) {
     const ssize_t count = send(socket_, text.data() + sent, text.size() - sent, MSG_NOSIGNAL);
     if (count < 0 && errno != EINTR) {
-      throw std::runtime_error("[bench] the peers' process has ended");
+      throw std::runtime_error("[bench] the Python process beside this one has ended");
     }
     sent += count < 0 ? 0 : static_cast<std::size_t>(count);
   }
@@ -75,7 +75,7 @@ std::string ChildProcess::read_line() {
     char chunk[4096];
     const ssize_t count = read(socket_, chunk, sizeof chunk);
     if (count == 0 || (count < 0 && errno != EINTR)) {
-      throw std::runtime_error("[bench] the peers' process has ended");
+      throw std::runtime_error("[bench] the Python process beside this one has ended");
     }
     buffered_.append(chunk, count < 0 ? 0 : static_cast<std::size_t>(count));
   }

@@ -3,6 +3,7 @@
 #include "formats/registry.hpp"
 #include "machine.hpp"
 #include "measure.hpp"
+#include "mlx_lm.hpp"
 #include "outputs.hpp"
 #include "plan.hpp"
 #include "progress.hpp"
@@ -138,7 +139,7 @@ std::vector<PlannedCase> plan(const Arguments& arguments) {
 
 Report measure(const Arguments& arguments, const std::vector<PlannedCase>& planned) {
   const std::string isa(active_instruction_set());
-  Runner runner(arguments.measure, {find_python(arguments.peers)});
+  Runner runner(arguments.measure, {find_python(arguments.peers, "--peers")});
   Report report = {describe_machine(), arguments.suite, command_line(), today(), arguments.measure, {}};
   ProgressBar bar;
   for (std::size_t i = 0; i < planned.size(); ++i) {
@@ -213,6 +214,7 @@ Examples:
   gqmm bench --suite limits --threads 1 --only packed  what the kernels reach of the machine, 1 to 128 rows per expert
   gqmm bench --suite small --json old.json             … and after a change: exit status 1 if a case is slower by more than 5 %
   gqmm bench --suite small --compare old.json --tolerance 5%
+  gqmm bench mlx-lm                                    a language model's layer through mlx-lm, stock MLX and gqmm.mlx
 )";
 }
 
@@ -317,7 +319,12 @@ void add_command(CLI::App& program, int& exit_status) {
   add_output_options(*command, arguments->outputs, {"table", "markdown", "csv", "json"});
   add_comparison_options(*command, *arguments);
   command->footer(known_shape_list());
-  command->callback([arguments, &exit_status] { exit_status = run(*arguments); });
+  const CLI::App* mlx_lm = add_mlx_lm_command(*command);
+  command->callback([arguments, command, mlx_lm, &exit_status] {
+    if (!command->got_subcommand(mlx_lm)) {
+      exit_status = run(*arguments);
+    }
+  });
 }
 
 }  // namespace gqmm::bench

@@ -41,14 +41,14 @@ bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0 &
 
 }  // namespace
 
-std::string find_python(const std::string& request) {
+std::string find_python(const std::string& request, const std::string& option) {
   if (request == "none") {
     return {};
   }
   if (request != "auto") {
     if (!is_program(request)) {
       throw std::invalid_argument(
-          fmt::format("[bench] --peers = '{}' is not a program; give a Python interpreter, auto or none", request));
+          fmt::format("[bench] {} = '{}' is not a program; give the path of a Python interpreter", option, request));
     }
     return request;
   }

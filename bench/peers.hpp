@@ -16,8 +16,9 @@ struct PeerOptions {
   std::string python;  ///< an interpreter in which the peers are installed; empty: no peers
 };
 
-/// Finds the interpreter: `request` is a path, "none", or "auto" for .venv/bin/python here or that of the active environment.
-std::string find_python(const std::string& request);
+/// Finds the interpreter: `request`, which `option` gave, is a path, "none", or "auto" for .venv/bin/python here or that of the
+/// active environment. Empty if there is none.
+std::string find_python(const std::string& request, const std::string& option);
 
 struct Peer {
   std::string name;  ///< "mlx gather_qmm float32"

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -116,6 +118,78 @@ class TestPeers:
         pytest.importorskip("mlx")
         measured = load("peers").CasePeers(SETTINGS | {"peers": ["mlx gather_qmm float32"], "seconds": 0})
         assert "would take about" in measured.peers[0].skipped
+
+
+# A layer that takes no time. Few repetitions: whether they are right is what is tested, not what comes of them.
+TINY_LAYER = {
+    "hidden": 128,
+    "experts": 16,
+    "top": 2,
+    "width": 64,
+    "heads": 4,
+    "kv-heads": 2,
+    "head-dim": 32,
+    "vocabulary": 64,
+    "tokens": 16,
+    "repetitions": 1,
+    "seconds": 0.1,
+    "tiny-turns": 2,
+}
+
+
+def has_drop_in() -> bool:
+    return importlib.util.find_spec("mlx_lm") is not None and importlib.util.find_spec("gqmm.mlx") is not None
+
+
+class TestMlxLm:
+    def run(self, *options: str) -> "subprocess.CompletedProcess[str]":
+        program = shutil.which("gqmm", path=Path(sys.executable).parent) or shutil.which("gqmm")
+        if program is None:
+            pytest.skip("the gqmm program is not installed")
+        layer = [text for name, value in TINY_LAYER.items() for text in (f"--{name}", str(value))]
+        return subprocess.run([program, "bench", "mlx-lm", *layer, *options], check=False, capture_output=True, text=True)
+
+    def test_both_sides_compute_the_same_layer(self, tmp_path: Path) -> None:
+        if not has_drop_in():
+            pytest.skip("mlx-lm or gqmm.mlx is not installed")
+        path = tmp_path / "figures.json"
+        result = self.run("--python", sys.executable, "--dtype", "float32", "--json", str(path))
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "Where the time goes" in result.stdout
+        figures = json.loads(path.read_text())
+        assert [(case["job"], case["tokens"]) for case in figures["cases"]] == [("prompt", 16), ("decode", 1)]
+        for case in figures["cases"]:
+            assert 0 < case["difference"] < 1e-5, "sums of at most 128 terms in float32, a few layers deep"
+            assert case["calls"]["ours"] > 0
+            assert case["calls"]["stock"] == 0
+            parts = {part["part"]: part for part in case["breakdown"]["parts"]}
+            assert all(parts[part]["products"] > 0 for part in ("attention", "routing", "experts", "head"))
+            assert parts["embedding"]["products"] == parts["norms and sums"]["products"] == 0
+        assert figures["cases"][1]["routing"]["experts_hit"] > 8
+        calls = [(call["function"], call["calls_per_eval"]) for call in figures["tiny_calls"]]
+        assert calls == [(name, each) for name in ("gather_qmm", "quantized_matmul", "gather_mm") for each in (1, 100)]
+
+    def test_a_missing_library_is_named_with_what_installs_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        script = load("mlx_lm_layer")
+        for missing, remedy in {"mlx_lm": "'mlx-lm==", "gqmm.mlx": "pip install ."}.items():
+            monkeypatch.setattr(script, "is_missing", lambda module, missing=missing: module == missing)
+            with pytest.raises(script.NotInstalledError) as caught:
+                script.check_installed()
+            assert sys.executable in str(caught.value)
+            assert remedy in str(caught.value)
+
+    def test_versions_are_those_that_dev_installs(self) -> None:
+        dev = (ROOT / "dev").read_text()
+        assert all(f'"{package}"' in dev for package in load("mlx_lm_layer").NEEDED.values())
+
+    def test_an_interpreter_without_mlx_is_an_error(self, tmp_path: Path) -> None:
+        bare = tmp_path / "python"
+        bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')  # -S: no site-packages
+        bare.chmod(0o755)
+        result = self.run("--python", str(bare))
+        assert result.returncode == 2
+        assert "lacks what this benchmark measures" in result.stderr
+        assert "mlx-lm==" in result.stderr
 
 
 def limits_of(cases: list[dict[str, object]]) -> dict[str, object]:
