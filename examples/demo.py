@@ -8,26 +8,34 @@ import argparse
 import importlib.metadata
 import importlib.util
 import os
-import re
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 # Attention's matrices are small: threads of NumPy's own would cost more than they give, and stand in the way of the operators'.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import demo_parts
 import gqmm
 import numpy as np
+from demo_parts import (
+    MODEL,
+    PROMPT,
+    SEED,
+    TEMPERATURE,
+    TOLERANCE,
+    WINDOW,
+    common_tokens,
+    gqmm_program,
+    heading,
+    published_loss,
+    table,
+    validation_tokens,
+)
 from qwen3_moe import Model, generate, losses
 from tokenizers import Tokenizer
-
-ROOT = Path(__file__).resolve().parent.parent
-PREDICTIONS, WINDOW = 2048, 256  # of the published losses
-TOLERANCE = 1e-4  # nats per token: both sides compute in float32
 
 
 class StockMlx:
@@ -75,81 +83,37 @@ class Timed:
         return timed
 
 
-class Side:
-    """One side of the comparison: the model over one set of operators, what it made and how long it took."""
+class Side(demo_parts.Side):
+    """One side of the comparison: the model over one set of operators."""
 
     def __init__(self, name: str, model: Path, operators: Any, as_weight: Callable[[np.ndarray], Any] = np.asarray):
-        self.name, self.operators = name, Timed(operators)
+        super().__init__(name)
+        self.operators = Timed(operators)
         self.model = Model(model, self.operators, as_weight)
-        self.rows: dict[str, float] = {}  # tokens per second
 
     def read(self, tokens: list[int]) -> float:
         """The mean loss over the tokens."""
         predictions = len(tokens) - 1
-        windows = self._timed("reading", losses(self.model, tokens, WINDOW), -(-predictions // WINDOW), predictions)
+        windows = self.timed("reading", losses(self.model, tokens, WINDOW), -(-predictions // WINDOW), predictions)
         return float(np.mean(np.concatenate(windows)))
 
     def write(self, prompt: list[int], count: int, temperature: float, seed: int) -> list[int]:
-        return self._timed("writing", generate(self.model, prompt, count, temperature, seed), count, count)
+        return self.timed("writing", generate(self.model, prompt, count, temperature, seed), count, count)
 
-    def _timed(self, job: str, steps: Iterable[Any], total: int, tokens: int) -> list[Any]:
-        self.operators.seconds, start = 0.0, time.perf_counter()
-        results = list(progress(steps, total, f"{self.name}, {job}"))
-        self.rows[job] = tokens / (time.perf_counter() - start)
+    def timed(self, job: str, steps: Iterable[Any], total: int, tokens: int) -> list[Any]:
+        self.operators.seconds = 0.0
+        results = super().timed(job, steps, total, tokens)
         self.rows[f"{job}, products alone"] = tokens / self.operators.seconds
         return results
 
 
-def progress(steps: Iterable[Any], total: int, label: str) -> Iterator[Any]:
-    """The steps, with a bar that is wiped at the end; on a terminal only."""
-    on_terminal = sys.stdout.isatty()
-    for done, step in enumerate(steps, start=1):
-        yield step
-        if on_terminal:
-            print(f"\r{label:20} {'█' * (30 * done // total):░<30} {done:4} of {total}", end="", flush=True)
-    if on_terminal:
-        print("\r\033[K", end="", flush=True)
-
-
-def published_loss(model: Path) -> float | None:
-    """The float32 loss that the README beside the model's folder gives for it."""
-    readme, name = model.parent / "README.md", re.escape(model.name.rpartition("-")[2])
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    row = re.search(rf"^\| *{name} *\| *(\d+\.\d+) *\|", text, re.MULTILINE)
-    return float(row[1]) if row else None
-
-
-def validation_tokens(model: Path, tokenizer: Tokenizer) -> list[int]:
-    """The tokens that the published losses are over. The text is encoded whole: a cut would move token boundaries."""
-    return tokenizer.encode((model.parent / "valid.txt").read_text(encoding="utf-8")).ids[: PREDICTIONS + 1]
-
-
-def gqmm_program(*arguments: str) -> None:
-    """Runs the gqmm program that is installed beside this Python, else the one on the PATH, and ends here if it fails."""
-    program = shutil.which("gqmm", path=Path(sys.executable).parent) or shutil.which("gqmm")
-    if program is None:
-        raise SystemExit("demo: the program gqmm is neither beside this Python nor on the PATH; `./dev demo` installs it")
-    if subprocess.run([program, *arguments], check=False).returncode != 0:
-        raise SystemExit(f"demo: `gqmm {' '.join(arguments)}` failed")
-
-
-def heading(text: str) -> None:
-    print(f"\n{text}\n{'─' * len(text)}", flush=True)
-
-
-def table(ours: Side, theirs: Side | None = None) -> None:
-    print(f"{'tokens/s':28}{ours.name:>12}" + (f"{theirs.name:>16}{'ratio':>10}" if theirs else ""))
-    for name, value in ours.rows.items():
-        print(f"{name:28}{value:12,.0f}" + (f"{theirs.rows[name]:16,.0f}{value / theirs.rows[name]:9.1f}×" if theirs else ""))
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", type=Path, default=ROOT / "models" / "shakespeare-moe-affine4", help="its folder")
-    parser.add_argument("--prompt", default="ROMEO:\n", help="the text to go on from")
+    parser.add_argument("--model", type=Path, default=MODEL, help="its folder")
+    parser.add_argument("--prompt", default=PROMPT, help="the text to go on from")
     parser.add_argument("--tokens", type=int, default=200, help="tokens to write (200)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="of the sampling; 0 is greedy (0.7)")
-    parser.add_argument("--seed", type=int, default=7, help="of the sampling (7)")
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="of the sampling; 0 is greedy (%(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the sampling (%(default)s)")
     parser.add_argument("--no-mlx", action="store_true", help="leave out the comparison with stock MLX")
     options = parser.parse_args()
     if options.tokens < 1 or not options.prompt:
@@ -191,7 +155,7 @@ def main() -> int:
     theirs = Side(f"MLX {importlib.metadata.version('mlx')}", options.model, stock, stock.as_weight)
     their_loss, their_tokens = theirs.read(reading), theirs.write(*writing)
     table(ours, theirs)
-    same = next((i for i, (a, b) in enumerate(zip(tokens, their_tokens, strict=True)) if a != b), len(tokens))
+    same = common_tokens(tokens, their_tokens)
     print(f"MLX's loss {their_loss:.5f}, {'the same text' if same == len(tokens) else f'the same text for {same} tokens'}")
     return 0
 

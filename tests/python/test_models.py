@@ -19,18 +19,18 @@ from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
-from demo import TOLERANCE, WINDOW, published_loss, validation_tokens
+from demo_parts import MODEL as OURS
+from demo_parts import TOLERANCE, WINDOW, other_models, published_loss, validation_tokens
 from qwen3_moe import Cache, Checkpoint, Model, losses
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ROOT / "models" / "shakespeare-moe-affine4"
 
 
 def other_checkpoints() -> list[Any]:
     name = os.environ.get("GQMM_TEST_MODELS")
     if not name:
         why = "GQMM_TEST_MODELS is not set: it names a folder with more checkpoints to test"
-    elif found := sorted(path.parent for path in Path(name).glob("*/config.json")):
+    elif found := other_models():
         return [pytest.param(path, id=path.name) for path in found]
     else:
         why = f"GQMM_TEST_MODELS names {name}, where there is no checkpoint"
