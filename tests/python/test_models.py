@@ -178,3 +178,17 @@ def test_the_demo_fails_when_the_loss_is_not_the_published_one(tmp_path: Path) -
     result = run_demo("--model", str(tmp_path / OURS.name))
     assert result.returncode == 1
     assert "the losses differ by 2.0e-04, more than 1e-04" in result.stderr
+
+
+def test_the_demo_of_mlx_lm_gets_the_same_losses_and_text_from_both_sides() -> None:
+    for module in ("mlx_lm", "gqmm.mlx"):
+        pytest.importorskip(module)
+    demo = str(ROOT / "examples" / "mlx_lm_demo.py")
+    command = [sys.executable, demo, str(OURS), "--tokens", "5", "--predictions", "256"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    parts = result.stdout.split(f"{OURS.name}, ")
+    assert [part.partition(":")[0] for part in parts[1:]] == ["float32", "bfloat16"]
+    assert "Both write:" in parts[1]
+    assert "reading" in parts[1]
+    assert "gather_qmm: 0 calls of gqmm's" not in parts[2]
