@@ -16,7 +16,18 @@ from gqmm.mlx._load import extension
 
 _NAMES = ("gather_qmm", "quantized_matmul", "gather_mm")
 _stock: dict[str, Any] = {name: getattr(mx, name) for name in _NAMES}
-_settings = {"precision": "default", "pack": False, "pack_limit": 0}
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What calls do unless they say otherwise."""
+
+    precision: str = "default"
+    pack: bool = False
+    pack_limit: int = 0  # bytes
+
+
+_settings = _Settings()
 
 atexit.register(extension.forget_packed_copies)
 
@@ -24,7 +35,7 @@ atexit.register(extension.forget_packed_copies)
 class Installation:
     """What install() did. As a context manager it restores, at its end, the functions and settings that it replaced."""
 
-    def __init__(self, functions: dict[str, Any], settings: dict[str, Any]):
+    def __init__(self, functions: dict[str, Any], settings: _Settings):
         self._functions, self._settings = functions, settings
 
     def __enter__(self) -> Installation:
@@ -33,7 +44,7 @@ class Installation:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for name, function in self._functions.items():
             setattr(mx, name, function)
-        _configure(**self._settings)
+        _configure(self._settings)
 
 
 @dataclass(frozen=True)
@@ -68,9 +79,10 @@ class Status:
         return "\n".join(lines)
 
 
-def _configure(precision: str, pack: bool, pack_limit: int) -> None:
-    extension.configure(precision, pack, pack_limit)
-    _settings.update(precision=precision, pack=pack, pack_limit=pack_limit)
+def _configure(settings: _Settings) -> None:
+    global _settings
+    extension.configure(settings.precision, settings.pack, settings.pack_limit)
+    _settings = settings
 
 
 def install(*, precision: str = "default", pack: bool = False, pack_limit: int | None = None) -> Installation:
@@ -92,10 +104,10 @@ def install(*, precision: str = "default", pack: bool = False, pack_limit: int |
     Raises:
         ValueError: no such precision.
     """
-    before = Installation({name: getattr(mx, name) for name in _NAMES}, dict(_settings))
+    before = Installation({name: getattr(mx, name) for name in _NAMES}, _settings)
     if pack_limit is None:
         pack_limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    _configure(precision, pack, pack_limit)
+    _configure(_Settings(precision, pack, pack_limit))
     for name in _NAMES:
         setattr(mx, name, getattr(extension, name))
     return before
@@ -105,7 +117,7 @@ def uninstall() -> None:
     """Put MLX's own functions back, and drop packed copies."""
     for name, function in _stock.items():
         setattr(mx, name, function)
-    _configure("default", False, 0)
+    _configure(_Settings())
 
 
 def status() -> Status:
@@ -115,7 +127,7 @@ def status() -> Status:
     return Status(
         installed=bool(functions),
         functions=functions,
-        precision=_settings["precision"],
+        precision=_settings.precision,
         versions={"gqmm": version(), "mlx": importlib.metadata.version("mlx")},
         calls={name: Calls(*calls) for name, calls in extension.call_counts().items()},
         packed_arrays=held,
