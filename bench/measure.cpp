@@ -203,8 +203,6 @@ CaseFigures Runner::run(const Case& settings, const std::vector<std::string>& wa
   const auto limits = [&] { return Limits{machine.measure(arithmetic), machine.measure(Limit::dram_read)}; };
   const Limits now = limits();
   const bool arithmetic_binds = settings.cached || settings.operations() / now.arithmetic > figures.bytes() / now.memory;
-  figures.binding = arithmetic_binds ? arithmetic : Limit::dram_read;
-
   const Setup setup = {settings,     options_, workload, peers, limits, arithmetic_binds ? &Limits::arithmetic : &Limits::memory,
                        figures.calls};
   const Repetitions repetitions = repeat(setup, progress);
@@ -220,6 +218,9 @@ CaseFigures Runner::run(const Case& settings, const std::vector<std::string>& wa
   figures.seconds = summarize(seconds);
   figures.arithmetic = figures_of(arithmetic, settings, counted, machine);
   figures.memory = figures_of(Limit::dram_read, settings, counted, machine);
+  // The limit whose larger part was reached: what was found above rests on one pass of the probes.
+  figures.binding =
+      settings.cached || figures.arithmetic.fraction.median > figures.memory.fraction.median ? arithmetic : Limit::dram_read;
   figures.error = workload.error(error_samples);
   for (std::size_t i = 0; i < peers.peers().size(); ++i) {
     figures.peers.push_back(figures_of(peers.peers()[i], i, counted));

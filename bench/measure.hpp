@@ -56,7 +56,7 @@ struct CaseFigures {
   Summary seconds;         ///< of one call
   LimitFigures arithmetic;
   LimitFigures memory;
-  Limit binding = Limit::int8_dot;  ///< whichever of the two leaves the case less speed
+  Limit binding = Limit::int8_dot;  ///< whichever of the two was reached further
 
   [[nodiscard]] double rows_per_expert() const { return static_cast<double>(settings.pairs()) / experts_hit; }
   /// Codes, scales and biases of the experts hit: what a call must read at least.
