@@ -19,7 +19,7 @@ GatherMmOptions options_of(const Operands& operands, AsArray as_array) {
   return {.lhs_indices = optional(operands.lhs_indices), .rhs_indices = optional(operands.rhs_indices)};
 }
 
-ResultType result_of(const Operands& operands) {
+ResultType result_of_dense_product(const Operands& operands) {
   return result_of_gather_mm(outline_of(operands.x), outline_of(operands.weights.front()), options_of(operands, outline_of));
 }
 
@@ -27,10 +27,7 @@ ResultType result_of(const Operands& operands) {
 
 bool DenseProduct::is_equivalent(const Primitive& other) const { return has_roles_of(static_cast<const DenseProduct&>(other)); }
 
-std::vector<mx::Shape> DenseProduct::output_shapes(const std::vector<mx::array>& inputs) {
-  const Shape shape = result_of(operands_of(inputs)).shape;
-  return {mx::Shape(shape.begin(), shape.end())};
-}
+ResultType DenseProduct::result_of(const Operands& operands) const { return result_of_dense_product(operands); }
 
 Product::Kernel DenseProduct::kernel(const Operands&) const {
   return [](const Operands& operands, mx::array& y) {
@@ -62,7 +59,7 @@ mx::array DenseProduct::weight_vjp(const Operands&, std::size_t, const mx::array
 }
 
 mx::array dense_product(const Operands& operands, mx::Stream stream) {
-  const ResultType result = result_of(operands);
+  const ResultType result = result_of_dense_product(operands);
   return mx::array({result.shape.begin(), result.shape.end()}, mlx_dtype(result.dtype),
                    std::make_shared<DenseProduct>(stream, operands), operands.flatten());
 }

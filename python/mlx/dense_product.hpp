@@ -12,10 +12,10 @@ class DenseProduct final : public Product {
 
   [[nodiscard]] const char* name() const override { return "GqmmGatherMM"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override;
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
 
  protected:
   [[nodiscard]] Kernel kernel(const Operands& operands) const override;
+  [[nodiscard]] ResultType result_of(const Operands& operands) const override;
   mx::array apply(const Operands& operands) override;
   mx::array apply_transposed(const Operands& operands) override;
   mx::array weights_jvp(const Operands& operands, const std::vector<std::optional<mx::array>>& tangents) override;

@@ -6,8 +6,7 @@
 
 #include <mlx/ops.h>
 
-#include <algorithm>
-#include <array>
+#include <string_view>
 #include <utility>
 
 namespace gqmm::mlx {
@@ -34,14 +33,15 @@ mx::array stock(const mx::array& x, const QuantizedArguments& a, bool gathers) {
                  : mx::quantized_matmul(x, a.w, a.scales, a.biases, a.transpose, a.group_size, a.bits, a.mode, a.stream);
 }
 
-mx::array product(const char* op, const mx::array& x, const QuantizedArguments& a, CallCounts& calls) {
+mx::array product(const mx::array& x, const QuantizedArguments& a, bool gathers) {
+  const char* op = gathers ? "gather_qmm" : "quantized_matmul";
+  CallCounts& calls = gathers ? counts().gather_qmm : counts().quantized_matmul;
   const mx::Stream stream = mx::to_stream(a.stream);
   const std::optional<Mode> mode = find_mode(a.mode);
   if (!is_on_cpu(stream) || !mode || !is_compute_type(x)) {
     ++calls.stock;
-    return stock(x, a, &calls == &counts().gather_qmm);
+    return stock(x, a, gathers);
   }
-  ++calls.ours;
   const QuantizationSettings resolved = resolve_settings(op, *mode, a.bits, a.group_size);
   const QuantizedProductSettings settings = {
       .mode = *mode,
@@ -53,16 +53,23 @@ mx::array product(const char* op, const mx::array& x, const QuantizedArguments& 
       .has_global_scale = a.global_scale.has_value(),
   };
   Operands operands = {.x = x, .weights = {a.w, a.scales}, .lhs_indices = a.lhs_indices, .rhs_indices = a.rhs_indices};
-  for (const std::optional<mx::array>* optional : {&a.biases, &a.global_scale}) {
-    if (*optional) {
-      operands.weights.push_back(**optional);
-    }
+  if (a.biases) {
+    operands.weights.push_back(*a.biases);
+  }
+  std::shared_ptr<PackedCopy> packed;
+  if (a.find_packed_copy && a.transpose) {
+    packed =
+        a.find_packed_copy(operands.weights, {.group_size = settings.group_size, .bits = settings.bits, .mode = settings.mode});
+  }
+  if (a.global_scale) {  // a single value, of whatever shape, is a scalar from here on
+    operands.weights.push_back(a.global_scale->size() == 1 ? mx::reshape(*a.global_scale, {}, stream) : *a.global_scale);
   }
   const bool is_vector = x.ndim() == 1 && !operands.has_indices();
   if (is_vector) {
     operands.x = mx::expand_dims(x, 0, stream);
   }
-  const mx::array y = quantized_product(operands, settings, stream, a.packed);
+  const mx::array y = quantized_product(operands, settings, stream, std::move(packed));
+  ++calls.ours;
   return is_vector ? mx::squeeze(y, -2, stream) : y;
 }
 
@@ -73,13 +80,9 @@ FunctionCounts& counts() {
   return counts;
 }
 
-mx::array quantized_matmul(const mx::array& x, const QuantizedArguments& arguments) {
-  return product("quantized_matmul", x, arguments, counts().quantized_matmul);
-}
+mx::array quantized_matmul(const mx::array& x, const QuantizedArguments& arguments) { return product(x, arguments, false); }
 
-mx::array gather_qmm(const mx::array& x, const QuantizedArguments& arguments) {
-  return product("gather_qmm", x, arguments, counts().gather_qmm);
-}
+mx::array gather_qmm(const mx::array& x, const QuantizedArguments& arguments) { return product(x, arguments, true); }
 
 mx::array gather_mm(const mx::array& a, const mx::array& b, const std::optional<mx::array>& lhs_indices,
                     const std::optional<mx::array>& rhs_indices, bool sorted_indices, mx::StreamOrDevice stream_or_device) {
@@ -89,10 +92,10 @@ mx::array gather_mm(const mx::array& a, const mx::array& b, const std::optional<
     ++counts().gather_mm.stock;
     return mx::gather_mm(a, b, lhs_indices, rhs_indices, sorted_indices, stream);
   }
-  ++counts().gather_mm.ours;
   const mx::array rows = a.ndim() == 1 ? mx::expand_dims(a, 0, stream) : a;
   const mx::array columns = b.ndim() == 1 ? mx::expand_dims(b, 1, stream) : b;
   mx::array y = dense_product({.x = rows, .weights = {columns}, .lhs_indices = lhs_indices, .rhs_indices = rhs_indices}, stream);
+  ++counts().gather_mm.ours;
   if (b.ndim() == 1) {
     y = mx::squeeze(y, -1, stream);
   }

@@ -2,7 +2,7 @@
 // type or mode that it does not know) is MLX's own function.
 #pragma once
 
-#include "pack_cache.hpp"
+#include "packed_copy.hpp"
 
 #include <gqmm/types.hpp>
 
@@ -11,9 +11,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace mx = ::mlx::core;
 
@@ -33,7 +35,8 @@ struct QuantizedArguments {
   std::optional<mx::array> global_scale = {};
   bool sorted_indices = false;
   Precision precision = Precision::standard;
-  std::shared_ptr<PackedCopy> packed = {};  // of w, scales and biases, where the caller keeps one
+  /// The packed copy of these weights (w, scales, biases if there are) with these settings, where the caller keeps copies.
+  std::function<std::shared_ptr<PackedCopy>(std::vector<mx::array>, const PackOptions&)> find_packed_copy = {};
   mx::StreamOrDevice stream = {};
 };
 
@@ -42,7 +45,7 @@ mx::array gather_qmm(const mx::array& x, const QuantizedArguments& arguments);
 mx::array gather_mm(const mx::array& a, const mx::array& b, const std::optional<mx::array>& lhs_indices,
                     const std::optional<mx::array>& rhs_indices, bool sorted_indices, mx::StreamOrDevice stream);
 
-/// How many calls gqmm served, and how many went to MLX's function.
+/// How many products gqmm put into graphs, and how many calls went to MLX's function.
 struct CallCounts {
   std::atomic<std::int64_t> ours = 0;
   std::atomic<std::int64_t> stock = 0;

@@ -1,16 +1,72 @@
 #include "indexing.hpp"
 
-#include <mlx/ops.h>
+#include "api/indices.hpp"
+#include "arrays.hpp"
 
+#include <mlx/allocator.h>
+#include <mlx/backend/cpu/encoder.h>
+#include <mlx/ops.h>
+#include <mlx/primitives.h>
+
+#include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
 namespace gqmm::mlx {
 namespace {
 
-/// Sums over the dimensions along which `shape` was broadcast.
+/// Copies positions, as int64, if all of them are in range.
+class CheckedIndices final : public mx::UnaryPrimitive {
+ public:
+  CheckedIndices(mx::Stream stream, const char* op, const char* name, int count)
+      : UnaryPrimitive(stream), op_(op), name_(name), count_(count) {}
+
+  [[nodiscard]] const char* name() const override { return "GqmmCheckedIndices"; }
+  [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
+    return count_ == static_cast<const CheckedIndices&>(other).count_;
+  }
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs.front().shape()}; }
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override {
+    return {{checked_indices(op_, name_, inputs.front(), count_, stream())}, axes};
+  }
+
+  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+    mx::cpu::get_command_encoder(stream()).dispatch([op = op_, name = name_, count = count_,
+                                                     in = mx::array::unsafe_weak_copy(inputs.front()),
+                                                     out = mx::array::unsafe_weak_copy(out)]() mutable {
+      // What is evaluated after this runs even if this throws, so there must be valid positions.
+      std::fill_n(out.data<std::int64_t>(), out.size(), 0);
+      const std::optional<array> indices = view_of(in);
+      const std::vector<std::int64_t> positions = resolve_indices(op, {"the operand", name, {count}, indices});
+      std::copy(positions.begin(), positions.end(), out.data<std::int64_t>());
+    });
+  }
+  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
+    throw std::runtime_error("GqmmCheckedIndices runs on the CPU only.");
+  }
+
+ private:
+  const char* op_;  // literals
+  const char* name_;
+  int count_;
+};
+
+}  // namespace
+
+mx::array checked_indices(const char* op, const char* name, const mx::array& positions, int count, mx::Stream s) {
+  if (count == 0 && positions.size() != 0) {
+    throw std::invalid_argument(std::string("[") + op + "] " + name + " selects from an operand that has no matrices");
+  }
+  return mx::array(positions.shape(), mx::int64, std::make_shared<CheckedIndices>(s, op, name, count), {positions});
+}
+
 mx::array sum_over_broadcast(const mx::array& a, const mx::Shape& shape, mx::Stream s) {
   const auto extra = static_cast<int>(a.ndim() - shape.size());
   std::vector<int> axes(static_cast<std::size_t>(extra));
@@ -23,13 +79,11 @@ mx::array sum_over_broadcast(const mx::array& a, const mx::Shape& shape, mx::Str
   return axes.empty() ? a : mx::reshape(mx::sum(a, axes, true, s), shape, s);
 }
 
-}  // namespace
-
 mx::Shape leading_shape(const mx::array& a) { return {a.shape().begin(), a.shape().end() - 2}; }
 
 int count_of(const mx::Shape& shape) { return std::accumulate(shape.begin(), shape.end(), 1, std::multiplies<>()); }
 
-mx::Shape operator+(mx::Shape a, const mx::Shape& b) {
+mx::Shape concatenate(mx::Shape a, const mx::Shape& b) {
   for (const auto extent : b) {
     a.push_back(extent);
   }
@@ -45,25 +99,15 @@ mx::array sum_by_index(const mx::array& pairs, const mx::Shape& shape, const std
     return sum_over_broadcast(pairs, shape, s);
   }
   const mx::Shape matrix = {shape.end() - 2, shape.end()};
-  const mx::Shape pair_shape = leading_shape(pairs);
   const int count = count_of({shape.begin(), shape.end() - 2});
-  const mx::array positions = mx::flatten(mx::broadcast_to(*indices, pair_shape, s), s);
-  const mx::array updates = mx::reshape(pairs, mx::Shape{count_of(pair_shape), 1} + matrix, s);
-  return mx::reshape(mx::scatter_add(mx::zeros(mx::Shape{count} + matrix, pairs.dtype(), s), positions, updates, 0, s), shape, s);
+  const mx::array positions = mx::flatten(*indices, s);
+  const mx::array updates = mx::reshape(pairs, concatenate({positions.shape(0), 1}, matrix), s);
+  const mx::array zeros = mx::zeros(concatenate({count}, matrix), pairs.dtype(), s);
+  return mx::reshape(mx::scatter_add(zeros, positions, updates, 0, s), shape, s);
 }
 
-mx::array sum_of_products_by_index(const mx::array& a, const mx::array& b, const mx::array& indices, int count, mx::Stream s) {
-  // Sorted by index, the rows of each sum lie side by side, and a product over segments gives them all.
-  const mx::array order = mx::argsort(indices, s);
-  const auto sorted_rows = [&](const mx::array& pairs) {
-    return mx::astype(mx::flatten(mx::take(pairs, order, 0, s), 0, 1, s), mx::float32, s);
-  };
-  const int M = a.shape(1);
-  const mx::array counts =
-      mx::scatter_add(mx::zeros({count}, mx::uint32, s), indices, mx::full({indices.shape(0), 1}, M, mx::uint32, s), 0, s);
-  const mx::array ends = mx::cumsum(counts, 0, false, true, s);
-  const mx::array segments = mx::stack({mx::subtract(ends, counts, s), ends}, 1, s);
-  return mx::segmented_mm(mx::swapaxes(sorted_rows(a), 0, 1, s), sorted_rows(b), segments, s);
+mx::array batch_offsets(int batch, int count, mx::Stream s) {
+  return mx::multiply(mx::arange(0, batch, s), mx::array(std::int64_t{count}), s);
 }
 
 mx::array batch_first(const mx::array& a, int axis, int rank, mx::Stream s) {

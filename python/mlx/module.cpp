@@ -1,5 +1,6 @@
 // gqmm.mlx._mlx: functions over arrays of MLX, with the signatures of mlx.core's in MLX 0.32.4.
 #include "functions.hpp"
+#include "pack_cache.hpp"
 
 #include <gqmm/ops.hpp>
 
@@ -11,7 +12,6 @@
 #include <nanobind/stl/variant.h>
 
 #include <string>
-#include <unordered_map>
 #include <utility>
 
 namespace nb = nanobind;
@@ -29,38 +29,11 @@ struct Defaults {
 };
 Defaults defaults;
 
-/// The packed copies, by the Python objects of their w. Guarded by the GIL.
-class PackCache {
- public:
-  /// The copy for this w, if it is in its second use or later. `w` may be changed by what it is called: the arrays decide.
-  std::shared_ptr<PackedCopy> find(nb::handle object, std::vector<mx::array> weights, const PackOptions& options) {
-    const mx::array& w = weights.front();
-    if (w.has_primitive() || w.is_tracer()) {  // made in this graph: it will not be seen again
-      return nullptr;
-    }
-    Entry& entry = entries_[object.ptr()];
-    if (!entry.finalizer.is_valid()) {
-      entry.finalizer = nb::weakref(object, nb::cpp_function([this, key = object.ptr()](nb::handle) { entries_.erase(key); }));
-    }
-    if (entry.copy && entry.copy->is_of(weights)) {
-      return entry.copy;
-    }
-    const bool seen = entry.seen == w.id();
-    entry.seen = w.id();
-    entry.copy = seen ? std::make_shared<PackedCopy>(std::move(weights), options) : nullptr;
-    return entry.copy;
-  }
-  void clear() { entries_.clear(); }
-
- private:
-  struct Entry {
-    nb::object finalizer;
-    std::uintptr_t seen = 0;  // id of the array when it was used last
-    std::shared_ptr<PackedCopy> copy;
-  };
-  std::unordered_map<PyObject*, Entry> entries_;
-};
-PackCache pack_cache;
+/// Never destroyed: Python is gone before static objects are.
+PackCache& pack_cache() {
+  static auto* cache = new PackCache;
+  return *cache;
+}
 
 Precision precision_of(const std::optional<std::string>& name, const char* op) {
   return name ? precision_from_name(*name, op) : defaults.precision;
@@ -83,14 +56,10 @@ QuantizedArguments arguments_of(const char* op, nb::handle w, const mx::array& s
                                   .mode = mode,
                                   .precision = precision_of(precision, op),
                                   .stream = stream};
-  if (defaults.pack && transpose) {
-    std::vector<mx::array> weights = {*w_array, scales};
-    if (biases) {
-      weights.push_back(*biases);
-    }
-    arguments.packed =
-        pack_cache.find(w, std::move(weights),
-                        {.group_size = group_size, .bits = bits, .mode = mode_from_name(mode, op), .transpose = transpose});
+  if (defaults.pack) {
+    arguments.find_packed_copy = [w](std::vector<mx::array> weights, const PackOptions& options) {
+      return pack_cache().find(w, std::move(weights), options);
+    };
   }
   return arguments;
 }
@@ -120,7 +89,7 @@ void configure(const std::string& precision, bool pack, std::int64_t pack_limit)
   defaults = {.precision = precision_from_name(precision, "gqmm.mlx"), .pack = pack};
   limit_packed_copies(pack ? pack_limit : 0);
   if (!pack) {
-    pack_cache.clear();
+    pack_cache().clear();
   }
 }
 
@@ -209,5 +178,5 @@ as for gather_qmm. Without indices the call is MLX's own dense product.)");
         "For each function, how many calls were ours and how many MLX's.");
   m.def("packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int]"),
         "Packed copies that are held, their bytes, and copies made so far.");
-  m.def("forget_packed_copies", [] { pack_cache.clear(); }, "Drops the packed copies that no graph uses.");
+  m.def("forget_packed_copies", [] { pack_cache().clear(); }, "Drops the packed copies that no graph uses.");
 }

@@ -1,12 +1,15 @@
 #include "product.hpp"
 
 #include "indexing.hpp"
+#include "sum_of_products.hpp"
 
 #include <mlx/allocator.h>
 #include <mlx/backend/cpu/encoder.h>
 #include <mlx/ops.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <string>
 
 namespace gqmm::mlx {
@@ -65,10 +68,21 @@ void Product::eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) {
   encoder.set_output_array(out);
   encoder.dispatch(
       [run = kernel(operands_of(inputs)), operands = operands_of(weak_inputs), y = mx::array::unsafe_weak_copy(out)]() mutable {
-        if (y.size() != 0) {
+        if (y.size() == 0) {
+          return;
+        }
+        try {
           run(operands, y);
+        } catch (...) {
+          std::memset(y.data<std::byte>(), 0xFF, y.nbytes());  // NaN in every type: MLX takes y for evaluated from here on
+          throw;
         }
       });
+}
+
+std::vector<mx::Shape> Product::output_shapes(const std::vector<mx::array>& inputs) {
+  const Shape shape = result_of(operands_of(inputs)).shape;
+  return {mx::Shape(shape.begin(), shape.end())};
 }
 
 void Product::eval_gpu(const std::vector<mx::array>&, mx::array&) {
@@ -116,29 +130,41 @@ std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const
   const mx::Shape pairs = leading_shape(dy);
   const mx::Shape w_leading = leading_shape(operands.weights.front());
 
+  // Positions in x, in the shape of the pairs, that scatter and take will trust.
+  const auto lhs_positions = [&] {
+    const mx::Shape x_leading = leading_shape(x);
+    const std::optional<mx::array>& given = operands.lhs_indices;
+    const mx::array all =
+        given ? checked_indices(name(), "lhs_indices", *given, count_of(x_leading), s) : explicit_indices({}, x_leading, s);
+    return mx::broadcast_to(all, pairs, s);
+  };
+  const auto rhs_positions = [&] { return mx::broadcast_to(explicit_indices(operands.rhs_indices, w_leading, s), pairs, s); };
   const auto d_x = [&] {
-    std::optional<mx::array> rhs;
+    Operands transposed = {.x = dy, .weights = operands.weights};
     if (operands.has_indices()) {
-      rhs = mx::broadcast_to(explicit_indices(operands.rhs_indices, w_leading, s), pairs, s);
+      transposed.rhs_indices = rhs_positions();
     }
-    const mx::array per_pair = apply_transposed({.x = dy, .weights = operands.weights, .lhs_indices = {}, .rhs_indices = rhs});
-    return mx::astype(sum_by_index(per_pair, x.shape(), operands.lhs_indices, s), x.dtype(), s);
+    const std::optional<mx::array> lhs = operands.lhs_indices ? std::optional(lhs_positions()) : std::nullopt;
+    return mx::astype(sum_by_index(apply_transposed(transposed), x.shape(), lhs, s), x.dtype(), s);
   };
   // dW[e] = Σ dy[p].T @ x[lhs[p]] over the pairs p that use matrix e.
   const auto d_matrices = [&] {
-    const mx::Shape matrix = {dy.shape(-1), x.shape(-1)};
-    const auto stacked = [&](const mx::array& a) { return mx::reshape(a, {-1, a.shape(-2), a.shape(-1)}, s); };
-    const int count = count_of(w_leading);
+    const mx::Shape shape = concatenate(w_leading, {dy.shape(-1), x.shape(-1)});
     if (operands.has_indices()) {
-      const mx::array lhs = mx::broadcast_to(explicit_indices(operands.lhs_indices, leading_shape(x), s), pairs, s);
-      const mx::array rhs = mx::broadcast_to(explicit_indices(operands.rhs_indices, w_leading, s), pairs, s);
-      const mx::array x_per_pair = mx::take(stacked(x), mx::flatten(lhs, s), 0, s);
-      return mx::reshape(sum_of_products_by_index(stacked(dy), x_per_pair, mx::flatten(rhs, s), count, s), w_leading + matrix, s);
+      const auto stacked = [&](const mx::array& a) {
+        return mx::reshape(a, {count_of(leading_shape(a)), a.shape(-2), a.shape(-1)}, s);
+      };
+      const mx::array x_per_pair = mx::take(stacked(x), mx::flatten(lhs_positions(), s), 0, s);
+      return mx::reshape(sum_of_products_by_index(name(), "rhs_indices", stacked(dy), x_per_pair, mx::flatten(rhs_positions(), s),
+                                                  count_of(w_leading), s),
+                         shape, s);
     }
+    // Without leading dimensions of w, all rows are those of one product.
     const auto rows = [&](const mx::array& a) {
-      return mx::astype(mx::reshape(a, w_leading + mx::Shape{-1, a.shape(-1)}, s), mx::float32, s);
+      const int count = count_of(leading_shape(a)) * a.shape(-2);
+      return mx::astype(w_leading.empty() ? mx::reshape(a, {count, a.shape(-1)}, s) : a, mx::float32, s);
     };
-    return mx::matmul(mx::swapaxes(rows(dy), -1, -2, s), rows(x), s);
+    return sum_over_broadcast(mx::matmul(mx::swapaxes(rows(dy), -1, -2, s), rows(x), s), shape, s);
   };
 
   std::vector<mx::array> gradients;
@@ -155,7 +181,7 @@ std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const
       }
       gradients.push_back(mx::astype(weight_vjp(operands, weight, *matrices), primals[input].dtype(), s));
     } else {
-      throw std::invalid_argument(std::string("[") + name() + "::vjp] indices have no gradient; use stop_gradient on them.");
+      throw std::runtime_error(std::string("[") + name() + "] indices have no gradient; use stop_gradient on them.");
     }
   }
   return gradients;
@@ -217,20 +243,19 @@ std::pair<std::vector<mx::array>, std::vector<int>> Product::vmap(const std::vec
     mx::array rhs = explicit_indices(operands.rhs_indices, w_shape, s);
     const int rank = std::max(rank_of(lhs, lhs_axis), rank_of(rhs, rhs_axis));
     // Flat positions in the operand with its batch.
-    const auto batched = [&](mx::array indices, int axis, bool operand_is_batched, const mx::Shape& leading) {
+    const auto flat_positions = [&](mx::array indices, int axis, bool operand_is_batched, const mx::Shape& leading) {
       if (axis >= 0) {
         indices = batch_first(indices, axis, rank, s);
       }
       if (!operand_is_batched) {
         return indices;
       }
-      const int count = count_of(leading);
-      const mx::array offsets = mx::reshape(mx::arange(0.0, static_cast<double>(batch) * count, count, mx::int64, s),
-                                            mx::Shape{batch} + mx::Shape(static_cast<std::size_t>(rank), 1), s);
+      const mx::array offsets = mx::reshape(batch_offsets(batch, count_of(leading), s),
+                                            concatenate({batch}, mx::Shape(static_cast<std::size_t>(rank), 1)), s);
       return mx::add(mx::astype(indices, mx::int64, s), offsets, s);
     };
-    operands.lhs_indices = batched(lhs, lhs_axis, x_is_batched, x_shape);
-    operands.rhs_indices = batched(rhs, rhs_axis, weights_are_batched, w_shape);
+    operands.lhs_indices = flat_positions(lhs, lhs_axis, x_is_batched, x_shape);
+    operands.rhs_indices = flat_positions(rhs, rhs_axis, weights_are_batched, w_shape);
   }
   return {{apply(operands)}, {0}};
 }

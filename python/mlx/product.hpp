@@ -1,9 +1,11 @@
 // What the products have in common as primitives of MLX: their transforms, and how they are evaluated.
 //
 // A product multiplies matrices of x by matrices of weights, selected by optional index arrays as in gqmm::gather_qmm: both
-// absent, the leading dimensions of x and of the weights are the same or the weights have none. It is linear in x and in those
-// weights that are of a floating type.
+// absent, the leading dimensions of x and of the weights broadcast. It is linear in x and in those weights that are of a floating
+// type.
 #pragma once
+
+#include "api/lower.hpp"
 
 #include <mlx/primitives.h>
 
@@ -34,6 +36,7 @@ class Product : public mx::UnaryPrimitive {
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) final;
   void eval_gpu(const std::vector<mx::array>& inputs, mx::array& out) final;
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) final;
 
   std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
                              const std::vector<int>& argnums) final;
@@ -51,6 +54,8 @@ class Product : public mx::UnaryPrimitive {
   using Kernel = std::function<void(const Operands&, mx::array& y)>;
   [[nodiscard]] virtual Kernel kernel(const Operands& operands) const = 0;
 
+  /// Shape and type of the product. Throws std::invalid_argument for operands that do not fit.
+  [[nodiscard]] virtual ResultType result_of(const Operands& operands) const = 0;
   /// The same product of other operands.
   virtual mx::array apply(const Operands& operands) = 0;
   /// dy times the transposed weights: x's part of the gradient, one matrix per pair. `operands.x` is dy.

@@ -41,32 +41,10 @@ GatherQmmOptions options_of(const Operands& operands, const QuantizedProductSett
   return options;
 }
 
-ResultType result_of(const Operands& operands, const QuantizedProductSettings& settings) {
+ResultType result_of_quantized_product(const Operands& operands, const QuantizedProductSettings& settings) {
   const GatherQmmOptions options = options_of(operands, settings, outline_of);
   const auto result = operands.has_indices() || settings.has_global_scale ? result_of_gather_qmm : result_of_quantized_matmul;
   return result(outline_of(operands.x), outline_of(operands.weights[w_position]), options);
-}
-
-/// Without indices, the leading dimensions of x and weights made the same, unless the weights have none.
-Operands broadcast_leading(const Operands& operands, mx::Stream s) {
-  const mx::Shape x_leading = leading_shape(operands.x);
-  const mx::Shape w_leading = leading_shape(operands.weights[w_position]);
-  if (operands.has_indices() || w_leading.empty() || x_leading == w_leading) {
-    return operands;
-  }
-  const mx::Shape leading = mx::broadcast_shapes(x_leading, w_leading);
-  const auto broadcast = [&](const mx::array& a) {
-    return mx::broadcast_to(a, leading + mx::Shape{a.shape(-2), a.shape(-1)}, s);
-  };
-  Operands result = {.x = broadcast(operands.x), .weights = {}};
-  for (const mx::array& weight : operands.weights) {
-    // A global scale is one value, or one for each matrix.
-    const bool is_per_matrix = weight.ndim() == operands.weights[w_position].ndim();
-    result.weights.push_back(is_per_matrix        ? broadcast(weight)
-                             : weight.size() == 1 ? weight
-                                                  : mx::broadcast_to(weight, leading, s));
-  }
-  return result;
 }
 
 }  // namespace
@@ -80,18 +58,18 @@ bool QuantizedProduct::is_equivalent(const Primitive& other) const {
   return has_roles_of(that) && settings_ == that.settings_;
 }
 
-std::vector<mx::Shape> QuantizedProduct::output_shapes(const std::vector<mx::array>& inputs) {
-  const Shape shape = result_of(operands_of(inputs), settings_).shape;
-  return {mx::Shape(shape.begin(), shape.end())};
+ResultType QuantizedProduct::result_of(const Operands& operands) const {
+  return result_of_quantized_product(operands, settings_);
 }
 
 Product::Kernel QuantizedProduct::kernel(const Operands& inputs) const {
-  const bool is_packed = packed_ != nullptr && packed_->is_of(inputs.weights);
-  return [settings = settings_, packed = is_packed ? packed_ : nullptr](const Operands& operands, mx::array& y) {
+  // After mx.compile the weights may be others than those that this product was built with.
+  const bool is_of_these = packed_ != nullptr && packed_->is_of(inputs.weights);
+  return [settings = settings_, packed = is_of_these ? packed_ : nullptr](const Operands& operands, mx::array& y) {
     const array x = view_of(operands.x);
     GatherQmmOptions options = options_of(operands, settings, view_of);
     options.out = writable_view_of(y);
-    const std::optional<PackedWeights> copy = packed ? packed->get() : std::nullopt;
+    const std::optional<PackedWeights> copy = packed ? packed->use() : std::nullopt;
     run_product(static_cast<double>(y.size()) * operands.x.shape(-1), [&](int threads) {
       options.stream.threads = threads;
       if (copy) {
@@ -131,6 +109,9 @@ void QuantizedProduct::check_differentiable(std::size_t weight) const {
   if (weight == w_position) {
     throw std::runtime_error(where + "no gradient wrt the quantized weights.");
   }
+  if (matrix_rank(weight) == 0) {
+    throw std::invalid_argument(where + "no gradient wrt global_scale.");
+  }
   if (settings_.mode != Mode::affine) {
     throw std::invalid_argument(where + "no gradient wrt scales in " + std::string(name_of(settings_.mode)) + " quantization.");
   }
@@ -153,10 +134,9 @@ mx::array QuantizedProduct::weight_vjp(const Operands& operands, std::size_t wei
 
 mx::array quantized_product(const Operands& operands, const QuantizedProductSettings& settings, mx::Stream stream,
                             std::shared_ptr<PackedCopy> packed) {
-  const ResultType result = result_of(operands, settings);
-  const Operands inputs = broadcast_leading(operands, stream);
+  const ResultType result = result_of_quantized_product(operands, settings);
   return mx::array({result.shape.begin(), result.shape.end()}, mlx_dtype(result.dtype),
-                   std::make_shared<QuantizedProduct>(stream, inputs, settings, std::move(packed)), inputs.flatten());
+                   std::make_shared<QuantizedProduct>(stream, operands, settings, std::move(packed)), operands.flatten());
 }
 
 }  // namespace gqmm::mlx

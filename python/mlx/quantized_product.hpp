@@ -1,7 +1,7 @@
 // gather_qmm and quantized_matmul as one primitive of MLX.
 #pragma once
 
-#include "pack_cache.hpp"
+#include "packed_copy.hpp"
 #include "product.hpp"
 
 #include <gqmm/ops.hpp>
@@ -29,10 +29,10 @@ class QuantizedProduct final : public Product {
 
   [[nodiscard]] const char* name() const override { return "GqmmQuantizedProduct"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override;
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
 
  protected:
   [[nodiscard]] Kernel kernel(const Operands& operands) const override;
+  [[nodiscard]] ResultType result_of(const Operands& operands) const override;
   mx::array apply(const Operands& operands) override;
   mx::array apply_transposed(const Operands& operands) override;
   [[nodiscard]] int matrix_rank(std::size_t weight) const override;

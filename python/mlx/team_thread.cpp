@@ -4,6 +4,9 @@
 
 #include <gqmm/system.hpp>
 
+#include <pthread.h>
+
+#include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -55,10 +58,22 @@ class TeamThread {
   std::thread thread_;
 };
 
-/// Never destroyed: streams may still evaluate while the process exits.
+std::atomic<TeamThread*> team = nullptr;
+
+/// Never destroyed: streams may still evaluate while the process exits. A child that is forked makes its own.
 TeamThread& team_thread() {
-  static auto* thread = new TeamThread;
-  return *thread;
+  static std::mutex creation;
+  static const int registered = ::pthread_atfork([] { creation.lock(); }, [] { creation.unlock(); },
+                                                 [] {
+                                                   team = nullptr;
+                                                   creation.unlock();
+                                                 });
+  static_cast<void>(registered);
+  const std::lock_guard lock(creation);
+  if (team == nullptr) {
+    team = new TeamThread;
+  }
+  return *team;
 }
 
 }  // namespace

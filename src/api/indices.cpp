@@ -133,6 +133,10 @@ Shape pair_shape(std::string_view op, const IndexedOperand& lhs, const IndexedOp
   return std::move(*shape);
 }
 
+std::vector<std::int64_t> resolve_indices(std::string_view op, const IndexedOperand& operand) {
+  return load_indices(op, operand, checked_count(op, operand.name, operand.leading));
+}
+
 Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const IndexedOperand& rhs, bool sorted_indices) {
   Shape shape = pair_shape(op, lhs, rhs);
   const std::int64_t lhs_count = checked_count(op, lhs.name, lhs.leading);

@@ -29,6 +29,10 @@ struct Pairs {
 /// The shape of the pairs alone: checks everything of resolve_pairs but the positions, which it does not read.
 Shape pair_shape(std::string_view op, const IndexedOperand& lhs, const IndexedOperand& rhs);
 
+/// The positions of operand.indices, which must be there, in row-major order. Throws std::invalid_argument for another type than
+/// integers and for positions out of range.
+std::vector<std::int64_t> resolve_indices(std::string_view op, const IndexedOperand& operand);
+
 /// Both index arrays absent: the leading shapes broadcast. One absent: it counts its operand's matrices, in the shape of its
 /// leading dimensions. The two then broadcast together. Throws std::invalid_argument for shapes that do not broadcast, types
 /// other than integers, positions out of range, and, if `sorted_indices` promises otherwise, rhs indices that descend.

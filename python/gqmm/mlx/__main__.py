@@ -35,10 +35,9 @@ def main() -> None:
     sys.argv = program
     try:
         if options.module:
-            sys.path.insert(0, os.getcwd())
             runpy.run_module(program[0], run_name="__main__", alter_sys=True)
         else:
-            sys.path.insert(0, os.path.dirname(os.path.abspath(program[0])))
+            sys.path[0] = os.path.dirname(os.path.abspath(program[0]))  # where python -m put the current folder
             runpy.run_path(program[0], run_name="__main__")
     finally:
         if options.status:

@@ -18,21 +18,25 @@ def _wanted_version() -> str:
 
 def _load() -> Any:
     wanted = _wanted_version()
-    remedy = f'pip install "mlx[cpu]=={wanted}" (or pip install "gqmm[mlx]")'
+    remedy = f'pip install "mlx[cpu]=={wanted}"'
     try:
         installed = importlib.metadata.version("mlx")
-        core = importlib.import_module("mlx.core")
-    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
+    except importlib.metadata.PackageNotFoundError as error:
         raise ImportError(f"gqmm.mlx needs MLX {wanted}, and MLX is not installed: {remedy}") from error
     if installed != wanted:
-        raise ImportError(f"gqmm.mlx was built for MLX {wanted}, and MLX {installed} is installed: {remedy}")
+        raise ImportError(f"gqmm.mlx was made for MLX {wanted}, and MLX {installed} is installed: {remedy}")
+    try:
+        core = importlib.import_module("mlx.core")
+    except ImportError as error:
+        raise ImportError(f"gqmm.mlx needs MLX {wanted} with its CPU library, and mlx.core fails ({error}): {remedy}") from error
     try:
         module = importlib.import_module("gqmm.mlx._mlx")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise ImportError(
-            f"this build of gqmm is without gqmm.mlx, because MLX {wanted} was not there to build it with: {remedy}, "
-            "then install gqmm again with pip install --no-binary gqmm --force-reinstall gqmm"
+            f"this build of gqmm has no gqmm.mlx for MLX {wanted} ({error}): install gqmm again where MLX {wanted} is installed"
         ) from error
+    if module.built_with != wanted:
+        raise ImportError(f"gqmm.mlx was built with MLX {module.built_with}: install gqmm again where MLX {wanted} is installed")
     try:
         module.accepts(core.array(0.0))
     except TypeError as error:

@@ -49,7 +49,10 @@ class Installation:
 
 @dataclass(frozen=True)
 class Calls:
-    """How many calls of a function gqmm served (ours) and how many went on to MLX's own (stock) from gqmm's."""
+    """How many calls of a function became gqmm's products (ours) and how many MLX's own (stock).
+
+    A function compiled by mx.compile calls once for each time that it is traced.
+    """
 
     ours: int
     stock: int
@@ -85,18 +88,29 @@ def _configure(settings: _Settings) -> None:
     _settings = settings
 
 
+def _memory() -> int:
+    """Bytes of the machine, or those that the cgroup allows."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            return min(machine, int(file.read()))
+    except (OSError, ValueError):  # no cgroup of version 2, or "max"
+        return machine
+
+
 def install(*, precision: str = "default", pack: bool = False, pack_limit: int | None = None) -> Installation:
     """Replace mx.gather_qmm, mx.quantized_matmul and mx.gather_mm by gqmm's, for the CPU.
 
-    They are looked up when they are called, by mlx.nn and mlx-lm as well, so this can be done at any time; what mx.compile has
-    traced before keeps the functions of that time. Calls that gqmm does not serve (on a GPU's stream, in a mode or type that it
-    does not know, gather_mm without indices) run MLX's own.
+    Programs that call them as ``mx.gather_qmm``, as mlx.nn and mlx-lm do, get gqmm's from now on; what mx.compile has traced
+    before, and names imported by ``from mlx.core import …``, keep the functions of that time. Calls that gqmm does not serve
+    (on a GPU's stream, in a mode or type that it does not know, gather_mm without indices) run MLX's own.
 
     Args:
         precision: "default", "fast" or "float32", as in gqmm.gather_qmm.
         pack: whether weights that are used again are copied, once, into the order in which the kernels read them. That is
             faster and takes their size in memory again; a copy is freed with its array.
-        pack_limit: bytes of all copies together, beyond which weights are used in place. None: half of the machine's memory.
+        pack_limit: bytes of all copies together, beyond which weights are used in place. None: half of the memory that this
+            process may have (the machine's, or its cgroup's limit).
 
     Returns:
         A context manager, which may be ignored: at its end it restores what was there before.
@@ -106,7 +120,7 @@ def install(*, precision: str = "default", pack: bool = False, pack_limit: int |
     """
     before = Installation({name: getattr(mx, name) for name in _NAMES}, _settings)
     if pack_limit is None:
-        pack_limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        pack_limit = _memory() // 2
     _configure(_Settings(precision, pack, pack_limit))
     for name in _NAMES:
         setattr(mx, name, getattr(extension, name))

@@ -126,6 +126,20 @@ def test_modules_run_unmodified(program):
     assert "1 calls of gqmm's" in result.stderr
 
 
+def test_modules_are_found_where_python_would_look(program):
+    (program / "show.py").write_text("import sys; print(sys.path.count(sys.path[0]), sys.path[0])")
+    (program / "elsewhere").mkdir()
+    script = run(str(program / "show.py"), cwd=program / "elsewhere")
+    assert script.stdout == f"1 {program}\n"
+    module = run("-m", "show", cwd=program)
+    assert module.stdout == f"1 {program}\n"
+
+
+def test_the_precision_is_passed_on(program):
+    (program / "precision.py").write_text("import gqmm.mlx; print(gqmm.mlx.status().precision)")
+    assert run("--precision", "fast", "-m", "precision", cwd=program).stdout == "fast\n"
+
+
 def test_nothing_is_printed_unless_asked(program):
     assert run(str(program / "program.py")).stderr == ""
 
@@ -156,10 +170,15 @@ version = importlib.metadata.version
 importlib.metadata.version = lambda name: "0.31.2" if name == "mlx" else version(name)
 """
 NO_MLX = """
+def version(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = version
+"""
+NO_LIBRARY = """
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name == "mlx" or name.startswith("mlx."):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.startswith("mlx"):
+            raise ImportError("libmlx.so: cannot open shared object file")
 sys.meta_path.insert(0, Hidden())
 """
 OTHER_ABI = """
@@ -171,11 +190,12 @@ mlx.core.array = lambda value: object()
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (OTHER_VERSION, "gqmm.mlx was built for MLX {v}, and MLX 0.31.2 is installed"),
+        (OTHER_VERSION, "gqmm.mlx was made for MLX {v}, and MLX 0.31.2 is installed"),
         (NO_MLX, "gqmm.mlx needs MLX {v}, and MLX is not installed"),
+        (NO_LIBRARY, "gqmm.mlx needs MLX {v} with its CPU library, and mlx.core fails (libmlx.so: cannot open"),
         (OTHER_ABI, "gqmm.mlx does not understand the arrays of this build of MLX {v}"),
     ],
-    ids=["another version", "none", "another ABI"],
+    ids=["another version", "none", "without its library", "another ABI"],
 )
 def test_an_unfit_mlx_is_named_with_the_remedy(change, message):
     wanted = importlib.metadata.version("mlx")

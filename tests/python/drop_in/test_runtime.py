@@ -107,6 +107,44 @@ def test_an_error_in_an_evaluation_reaches_its_caller_and_no_other(problem, rows
         assert mx.array_equal(drop_in.gather_qmm(x, *weights, rhs_indices=rhs), expected)
 
 
+def test_a_result_that_failed_has_no_numbers(problem):
+    """MLX may raise again when it is read, or take it for evaluated."""
+    x, weights, rhs, _ = problem
+    for rows in (1, 64):
+        bad = drop_in.gather_qmm(x[:rows], *weights, rhs_indices=rhs[:rows] + E)
+        with pytest.raises(RuntimeError, match="out of range"):
+            mx.eval(bad)
+        try:
+            values = np.array(bad)
+        except RuntimeError:
+            continue
+        assert np.isnan(values).all()
+
+
+def test_a_forked_child_evaluates():
+    program = """
+import os
+import mlx.core as mx
+import gqmm.mlx
+
+weights = mx.quantize(mx.ones((8, 512, 512)))
+x, rhs = mx.ones((64, 1, 512)), mx.zeros((64,), mx.uint32)
+
+def total():
+    y = gqmm.mlx.gather_qmm(x, *weights, rhs_indices=rhs, stream=mx.new_stream(mx.cpu))
+    mx.eval(y)
+    return memoryview(y)[63, 0, 511]
+
+parent = total()
+child = os.fork()
+if child == 0:
+    os._exit(0 if total() == parent else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "0\n"
+
+
 def resident_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -201,6 +239,51 @@ class TestPacking:
         mx.eval(other_scales)
         doubled = [mx.gather_qmm(x, w, other_scales, biases * 2, rhs_indices=rhs) for _ in range(3)]
         assert all(mx.array_equal(y, fresh * 2) for y in doubled)
+
+    def test_what_changes_is_not_packed(self, problem):
+        x, _, rhs, _ = problem
+        w, scales, biases = self.weights()
+        before = drop_in.status().packed_so_far
+        for i in range(1, 6):
+            changed = scales * i
+            mx.eval(changed)
+            mx.eval(mx.gather_qmm(x, w, changed, biases, rhs_indices=rhs))
+            mx.eval(mx.grad(lambda s: mx.gather_qmm(x, w, s, biases, rhs_indices=rhs).sum())(changed))
+        assert drop_in.status().packed_so_far == before
+
+    def test_settings_are_told_apart(self, problem):
+        """One w whose shape fits 4 bits in groups of 64 and 8 bits in groups of 32."""
+        x, _, rhs, _ = problem
+        w, scales, biases = self.weights()
+        for bits, group in [(4, 64), (8, 32)] * 3:
+            settings = {"bits": bits, "group_size": group}
+            rows = x[..., : w.shape[-1] * 32 // bits]
+            packed = mx.gather_qmm(rows, w, scales, biases, rhs_indices=rhs, **settings)
+            copies = [mx.array(np.array(a)) for a in (w, scales, biases)]
+            assert mx.array_equal(packed, drop_in.gather_qmm(rows, *copies, rhs_indices=rhs, **settings))
+
+    def test_compiled_functions_pack(self, problem):
+        x, _, rhs, _ = problem
+        weights = self.weights()
+        compiled = mx.compile(lambda x: mx.gather_qmm(x, *weights, rhs_indices=rhs))
+        results = [compiled(x) for _ in range(3)]
+        mx.eval(results)
+        assert drop_in.status().packed_arrays == 1
+        assert all(mx.array_equal(y, results[0]) for y in results)
+
+    def test_a_mode_of_the_future_is_mlxs(self, problem):
+        x, _, rhs, _ = problem
+        with pytest.raises(ValueError, match="Invalid quantization mode 'int2'"):
+            mx.gather_qmm(x, *self.weights(), rhs_indices=rhs, mode="int2")
+
+    def test_a_limit_may_be_raised(self, problem):
+        x, _, rhs, _ = problem
+        weights = self.weights()
+        for limit, packed in [(10, 0), (None, 1)]:
+            with drop_in.install(pack=True, pack_limit=limit):
+                for _ in range(3):
+                    mx.eval(mx.gather_qmm(x, *weights, rhs_indices=rhs))
+                assert drop_in.status().packed_arrays == packed
 
     def test_the_limit_holds(self, problem):
         x, _, rhs, _ = problem
