@@ -9,6 +9,7 @@
 #include <mlx/ops.h>
 
 #include <memory>
+#include <stdexcept>
 
 namespace gqmm::mlx {
 namespace {
@@ -52,6 +53,10 @@ mx::array DenseProduct::weights_jvp(const Operands& operands, const std::vector<
   Operands changed = operands;
   changed.weights.front() = *tangents.front();
   return apply(changed);
+}
+
+void DenseProduct::refuse_gradient_of_indices() const {
+  throw std::invalid_argument("[gather_mm] indices have no gradient; use stop_gradient on them.");
 }
 
 mx::array DenseProduct::weight_vjp(const Operands&, std::size_t, const mx::array& d_matrices) {

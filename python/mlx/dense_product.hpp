@@ -19,6 +19,7 @@ class DenseProduct final : public Product {
   mx::array apply(const Operands& operands) override;
   mx::array apply_transposed(const Operands& operands) override;
   mx::array weights_jvp(const Operands& operands, const std::vector<std::optional<mx::array>>& tangents) override;
+  [[noreturn]] void refuse_gradient_of_indices() const override;
   void check_differentiable(std::size_t) const override {}
   mx::array weight_vjp(const Operands& operands, std::size_t weight, const mx::array& d_matrices) override;
 };

@@ -181,7 +181,7 @@ std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const
       }
       gradients.push_back(mx::astype(weight_vjp(operands, weight, *matrices), primals[input].dtype(), s));
     } else {
-      throw std::runtime_error(std::string("[") + name() + "] indices have no gradient; use stop_gradient on them.");
+      refuse_gradient_of_indices();
     }
   }
   return gradients;

@@ -64,6 +64,8 @@ class Product : public mx::UnaryPrimitive {
   [[nodiscard]] virtual int matrix_rank(std::size_t weight) const;
   /// The part of the tangent that changes of weights cause; an empty optional is a weight that does not change.
   virtual mx::array weights_jvp(const Operands& operands, const std::vector<std::optional<mx::array>>& tangents) = 0;
+  /// Throws what MLX's function throws where the gradient of an index is asked for.
+  [[noreturn]] virtual void refuse_gradient_of_indices() const = 0;
   /// Throws for a weight that has no gradient.
   virtual void check_differentiable(std::size_t weight) const = 0;
   /// The gradient of a weight, from that of the matrices that it stands for as y = x @ matrix.T has it: (…, N, K), float32.

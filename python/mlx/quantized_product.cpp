@@ -104,6 +104,10 @@ mx::array QuantizedProduct::weights_jvp(const Operands& operands, const std::vec
   return apply(changed);
 }
 
+void QuantizedProduct::refuse_gradient_of_indices() const {
+  throw std::runtime_error("[gather_qmm] indices have no gradient; use stop_gradient on them.");
+}
+
 void QuantizedProduct::check_differentiable(std::size_t weight) const {
   const std::string where = std::string("[") + name() + "] ";
   if (weight == w_position) {

@@ -37,6 +37,7 @@ class QuantizedProduct final : public Product {
   mx::array apply_transposed(const Operands& operands) override;
   [[nodiscard]] int matrix_rank(std::size_t weight) const override;
   mx::array weights_jvp(const Operands& operands, const std::vector<std::optional<mx::array>>& tangents) override;
+  [[noreturn]] void refuse_gradient_of_indices() const override;
   void check_differentiable(std::size_t weight) const override;
   mx::array weight_vjp(const Operands& operands, std::size_t weight, const mx::array& d_matrices) override;
 

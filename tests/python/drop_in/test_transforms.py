@@ -165,6 +165,8 @@ def test_codes_and_indices_have_no_gradient(normal):
         mx.vjp(lambda w: drop_in.gather_qmm(x, w, scales, biases, rhs_indices=rhs), [w], [mx.ones((3, 2, N))])
     with pytest.raises(RuntimeError, match="indices have no gradient"):
         mx.vjp(lambda i: drop_in.gather_qmm(x, w, scales, biases, rhs_indices=i), [rhs], [mx.ones((3, 2, N))])
+    with pytest.raises(ValueError, match="indices have no gradient"):
+        mx.vjp(lambda i: drop_in.gather_mm(x, normal(E, K, N), rhs_indices=i), [rhs], [mx.ones((3, 2, N))])
 
 
 @pytest.mark.parametrize("indices", INDICES)
