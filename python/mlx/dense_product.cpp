@@ -10,6 +10,7 @@
 
 #include <memory>
 #include <stdexcept>
+#include <string>
 
 namespace gqmm::mlx {
 namespace {
@@ -56,7 +57,7 @@ mx::array DenseProduct::weights_jvp(const Operands& operands, const std::vector<
 }
 
 void DenseProduct::refuse_gradient_of_indices() const {
-  throw std::invalid_argument("[gather_mm] indices have no gradient; use stop_gradient on them.");
+  throw std::invalid_argument(std::string("[") + op() + "] indices have no gradient; use stop_gradient on them.");
 }
 
 mx::array DenseProduct::weight_vjp(const Operands&, std::size_t, const mx::array& d_matrices) {

@@ -14,6 +14,7 @@ class DenseProduct final : public Product {
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override;
 
  protected:
+  [[nodiscard]] const char* op() const override { return "gather_mm"; }
   [[nodiscard]] Kernel kernel(const Operands& operands) const override;
   [[nodiscard]] ResultType result_of(const Operands& operands) const override;
   mx::array apply(const Operands& operands) override;

@@ -135,7 +135,7 @@ std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const
     const mx::Shape x_leading = leading_shape(x);
     const std::optional<mx::array>& given = operands.lhs_indices;
     const mx::array all =
-        given ? checked_indices(name(), "lhs_indices", *given, count_of(x_leading), s) : explicit_indices({}, x_leading, s);
+        given ? checked_indices(op(), "lhs_indices", *given, count_of(x_leading), s) : explicit_indices({}, x_leading, s);
     return mx::broadcast_to(all, pairs, s);
   };
   const auto rhs_positions = [&] { return mx::broadcast_to(explicit_indices(operands.rhs_indices, w_leading, s), pairs, s); };
@@ -155,7 +155,7 @@ std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const
         return mx::reshape(a, {count_of(leading_shape(a)), a.shape(-2), a.shape(-1)}, s);
       };
       const mx::array x_per_pair = mx::take(stacked(x), mx::flatten(lhs_positions(), s), 0, s);
-      return mx::reshape(sum_of_products_by_index(name(), "rhs_indices", stacked(dy), x_per_pair, mx::flatten(rhs_positions(), s),
+      return mx::reshape(sum_of_products_by_index(op(), "rhs_indices", stacked(dy), x_per_pair, mx::flatten(rhs_positions(), s),
                                                   count_of(w_leading), s),
                          shape, s);
     }
@@ -242,8 +242,9 @@ std::pair<std::vector<mx::array>, std::vector<int>> Product::vmap(const std::vec
     mx::array lhs = explicit_indices(operands.lhs_indices, x_shape, s);
     mx::array rhs = explicit_indices(operands.rhs_indices, w_shape, s);
     const int rank = std::max(rank_of(lhs, lhs_axis), rank_of(rhs, rhs_axis));
-    // Flat positions in the operand with its batch.
-    const auto flat_positions = [&](mx::array indices, int axis, bool operand_is_batched, const mx::Shape& leading) {
+    // Flat positions in the operand with its batch. Checked first, for what is out of range here would be another one's there.
+    const auto flat_positions = [&](const char* which, mx::array indices, int axis, bool operand_is_batched,
+                                    const mx::Shape& leading) {
       if (axis >= 0) {
         indices = batch_first(indices, axis, rank, s);
       }
@@ -252,10 +253,10 @@ std::pair<std::vector<mx::array>, std::vector<int>> Product::vmap(const std::vec
       }
       const mx::array offsets = mx::reshape(batch_offsets(batch, count_of(leading), s),
                                             concatenate({batch}, mx::Shape(static_cast<std::size_t>(rank), 1)), s);
-      return mx::add(mx::astype(indices, mx::int64, s), offsets, s);
+      return mx::add(checked_indices(op(), which, indices, count_of(leading), s), offsets, s);
     };
-    operands.lhs_indices = flat_positions(lhs, lhs_axis, x_is_batched, x_shape);
-    operands.rhs_indices = flat_positions(rhs, rhs_axis, weights_are_batched, w_shape);
+    operands.lhs_indices = flat_positions("lhs_indices", lhs, lhs_axis, x_is_batched, x_shape);
+    operands.rhs_indices = flat_positions("rhs_indices", rhs, rhs_axis, weights_are_batched, w_shape);
   }
   return {{apply(operands)}, {0}};
 }

@@ -50,6 +50,8 @@ class Product : public mx::UnaryPrimitive {
   /// Whether the other has as many weights and the same indices.
   [[nodiscard]] bool has_roles_of(const Product& other) const;
 
+  /// What errors call it: the function of the user.
+  [[nodiscard]] virtual const char* op() const = 0;
   /// Computes y once the operands have been evaluated. It gets weak copies of them, and may outlive the primitive.
   using Kernel = std::function<void(const Operands&, mx::array& y)>;
   [[nodiscard]] virtual Kernel kernel(const Operands& operands) const = 0;

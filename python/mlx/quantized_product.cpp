@@ -105,11 +105,11 @@ mx::array QuantizedProduct::weights_jvp(const Operands& operands, const std::vec
 }
 
 void QuantizedProduct::refuse_gradient_of_indices() const {
-  throw std::runtime_error("[gather_qmm] indices have no gradient; use stop_gradient on them.");
+  throw std::runtime_error(std::string("[") + op() + "] indices have no gradient; use stop_gradient on them.");
 }
 
 void QuantizedProduct::check_differentiable(std::size_t weight) const {
-  const std::string where = std::string("[") + name() + "] ";
+  const std::string where = std::string("[") + op() + "] ";
   if (weight == w_position) {
     throw std::runtime_error(where + "no gradient wrt the quantized weights.");
   }

@@ -131,8 +131,8 @@ class SumOfProducts final : public mx::UnaryPrimitive {
       shape[0] = batch;
       return mx::broadcast_to(first, shape, s);
     };
-    const mx::array indices =
-        mx::add(mx::astype(stacked(2), mx::int64, s), mx::reshape(batch_offsets(batch, count_, s), {batch, 1}, s), s);
+    const mx::array indices = mx::add(checked_indices(op_, indices_name_, stacked(2), count_, s),
+                                      mx::reshape(batch_offsets(batch, count_, s), {batch, 1}, s), s);
     const mx::array all =
         apply({mx::flatten(stacked(0), 0, 1, s), mx::flatten(stacked(1), 0, 1, s), mx::flatten(indices, s)}, batch * count_);
     return {{mx::unflatten(all, 0, {batch, count_}, s)}, {0}};

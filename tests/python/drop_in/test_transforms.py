@@ -268,6 +268,20 @@ def test_batching_quantized_matmul_is_stacking(normal, x_leading, w_leading, axe
     close(mx.vmap(drop_in.quantized_matmul, in_axes=where)(x, *weights), mx.stack(each), 0)
 
 
+@pytest.mark.parametrize("bad", [E, -1])
+@pytest.mark.parametrize("which", ["lhs_indices", "rhs_indices"])
+def test_a_batch_does_not_reach_into_its_neighbours(normal, which, bad):
+    weights = [mx.stack([a, a, a]) for a in mx.quantize(normal(E, N, K))]
+    x, good, wrong = normal(3, E, 2, K), mx.array([[0, 1]] * 3), mx.array([[0, 1], [0, bad], [0, 1]])
+    lhs, rhs = (wrong, good) if which == "lhs_indices" else (good, wrong)
+
+    def f(x, w, s, b, lhs, rhs):
+        return drop_in.gather_qmm(x, w, s, b, lhs, rhs)
+
+    with pytest.raises(RuntimeError, match=rf"\[gather_qmm\] {which}\[1, 1\] = {bad} is out of range"):
+        mx.eval(mx.vmap(f)(x, *weights, lhs, rhs))
+
+
 def test_batching_gather_mm_is_stacking(normal):
     a, b, rhs = normal(3, 4, 2, K), normal(E, 3, K, N), mx.array([[0, 1, 2, 3], [4, 4, 0, 0], [1, 2, 1, 2]])
 
