@@ -38,6 +38,10 @@ class Installation:
     def __init__(self, functions: dict[str, Any], settings: _Settings):
         self._functions, self._settings = functions, settings
 
+    def __repr__(self) -> str:
+        """What a prompt shows of install()."""
+        return f"<gqmm in the place of {', '.join(f'mx.{name}' for name in _NAMES)}>"
+
     def __enter__(self) -> Installation:
         return self
 
