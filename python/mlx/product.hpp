@@ -47,6 +47,7 @@ class Product : public mx::UnaryPrimitive {
 
  protected:
   [[nodiscard]] Operands operands_of(const std::vector<mx::array>& inputs) const;
+  [[nodiscard]] bool has_indices() const { return has_lhs_ || has_rhs_; }
   /// Whether the other has as many weights and the same indices.
   [[nodiscard]] bool has_roles_of(const Product& other) const;
 

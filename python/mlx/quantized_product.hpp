@@ -31,7 +31,7 @@ class QuantizedProduct final : public Product {
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override;
 
  protected:
-  [[nodiscard]] const char* op() const override { return "gather_qmm"; }
+  [[nodiscard]] const char* op() const override { return has_indices() ? "gather_qmm" : "quantized_matmul"; }
   [[nodiscard]] Kernel kernel(const Operands& operands) const override;
   [[nodiscard]] ResultType result_of(const Operands& operands) const override;
   mx::array apply(const Operands& operands) override;

@@ -30,6 +30,8 @@ def main() -> None:
     program = options.module or options.script
     if not program:
         parser.error("name a module with -m, or a script")
+    if not options.module and not os.path.exists(program[0]):
+        parser.error(f"{program[0]}: no such file")
 
     install(precision=options.precision, pack=options.pack)
     sys.argv = program

@@ -150,6 +150,9 @@ def test_a_programs_exit_status_and_errors_are_its_own(program):
     result = run("-m", "no_such_module", cwd=program)
     assert result.returncode == 1
     assert "no_such_module" in result.stderr
+    absent = run("no_such_script.py", cwd=program)
+    assert absent.returncode == 2
+    assert "no_such_script.py: no such file" in absent.stderr
     missing = run()
     assert missing.returncode == 2
     assert "name a module with -m, or a script" in missing.stderr
