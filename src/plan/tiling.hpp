@@ -18,6 +18,9 @@ struct Item {
   std::int64_t strips;
 };
 
+/// What an item takes, roughly and relative to others of its call: reading and unpacking a strip is like multiplying two rows.
+inline std::int64_t cost(const Item& item) { return (2 + item.rows) * item.strips; }
+
 struct Tiling {
   std::int64_t few_rows;          // segments of at most so many rows take whole runs of strips (decode)
   std::int64_t strips_few_rows;   // strips per item there

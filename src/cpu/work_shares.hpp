@@ -1,0 +1,106 @@
+// A call's work, shared out among the threads of a team: contiguous shares, then stealing.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+namespace gqmm::cpu {
+
+/// Positions 0 … count − 1, cut into one share for each thread of a team. A thread takes its own from the front, in order, so
+/// that it knows which weights it will want next and what it has read stays in its cache; with none left, it takes from the back
+/// of the share that has the most.
+class WorkShares {
+ public:
+  /// Shares of about equal cost; cost(position) > 0. Throws std::length_error from 2^31 positions on.
+  template <class Cost>
+  WorkShares(std::int64_t count, int shares, Cost cost);
+  WorkShares(const WorkShares&) = delete;
+  WorkShares& operator=(const WorkShares&) = delete;
+  /// Calls work(position, next) until nothing is left anywhere; `next` is where this thread is likely to go on, or none.
+  template <class Work>
+  void drain(int own, Work work);
+
+  static constexpr std::int64_t none = -1;
+
+ private:
+  /// [first, last), in one word: both ends may move at once.
+  class alignas(64) Share {
+   public:
+    void reset(std::int64_t first, std::int64_t last) { ends_ = first << 32 | last; }
+    [[nodiscard]] std::int64_t left() const { return left(ends_.load(std::memory_order_relaxed)); }
+    std::int64_t take_first() {
+      return take([](std::int64_t ends) { return ends + (std::int64_t{1} << 32); }, [](std::int64_t ends) { return ends >> 32; });
+    }
+    std::int64_t take_last() {
+      return take([](std::int64_t ends) { return ends - 1; }, [](std::int64_t ends) { return (ends & low) - 1; });
+    }
+
+   private:
+    static constexpr std::int64_t low = 0xffffffff;
+    static std::int64_t left(std::int64_t ends) { return (ends & low) - (ends >> 32); }
+
+    template <class Less, class Taken>
+    std::int64_t take(Less less, Taken taken) {
+      std::int64_t ends = ends_.load(std::memory_order_relaxed);
+      while (left(ends) > 0) {
+        if (ends_.compare_exchange_weak(ends, less(ends), std::memory_order_relaxed)) {
+          return taken(ends);
+        }
+      }
+      return none;
+    }
+
+    std::atomic<std::int64_t> ends_{0};
+  };
+
+  Share only_;  // a small call does not allocate
+  std::vector<Share> several_;
+  std::span<Share> shares_;
+};
+
+template <class Cost>
+WorkShares::WorkShares(std::int64_t count, int shares, Cost cost)
+    : several_(shares > 1 ? static_cast<std::size_t>(shares) : 0),
+      shares_(shares > 1 ? std::span<Share>(several_) : std::span<Share>(&only_, 1)) {
+  if (count > std::numeric_limits<std::int32_t>::max()) {
+    throw std::length_error("more than 2^31 - 1 pieces of work in one call; use several");
+  }
+  std::int64_t total = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    total += cost(i);
+  }
+  std::int64_t first = 0;
+  std::int64_t spent = 0;
+  for (int share = 0; share < shares; ++share) {
+    std::int64_t last = first;
+    // An item belongs where its middle lies.
+    for (; last < count && (share == shares - 1 || (2 * spent + cost(last)) * shares < 2 * total * (share + 1)); ++last) {
+      spent += cost(last);
+    }
+    shares_[static_cast<std::size_t>(share)].reset(first, last);
+    first = last;
+  }
+}
+
+template <class Work>
+void WorkShares::drain(int own, Work work) {
+  Share& mine = shares_[static_cast<std::size_t>(own)];
+  for (std::int64_t i = mine.take_first(); i != none; i = mine.take_first()) {
+    work(i, mine.left() > 0 ? i + 1 : none);
+  }
+  const auto fullest = [this]() -> Share& {
+    return *std::max_element(shares_.begin(), shares_.end(), [](const Share& a, const Share& b) { return a.left() < b.left(); });
+  };
+  for (Share* other = &fullest(); other->left() > 0; other = &fullest()) {
+    if (const std::int64_t i = other->take_last(); i != none) {
+      work(i, other->left() > 0 ? i - 1 : none);
+    }
+  }
+}
+
+}  // namespace gqmm::cpu
