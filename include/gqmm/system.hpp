@@ -11,7 +11,8 @@ namespace gqmm {
 [[nodiscard]] std::string_view version() noexcept;
 
 struct InstructionSet {
-  std::string name;         ///< as GQMM_ISA takes it: "scalar"; "avx2", "avxvnni", "avx512bw", "avx512"; "neon", "i8mm"
+  std::string name;         ///< as GQMM_ISA takes it: "scalar"; "avx2", "avxvnni", "avx512bw", "avx512", "avx512vbmi";
+                            ///< "neon", "i8mm"
   std::string description;  ///< the extensions it needs
   bool supported;           ///< by this machine
 };

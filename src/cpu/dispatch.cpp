@@ -33,6 +33,9 @@ struct Target {
          __builtin_cpu_supports("avx512vl") && has_avx2();
 }
 [[maybe_unused]] bool has_avx512() { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
+[[maybe_unused]] bool has_avx512vbmi() {
+  return has_avx512() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
+}
 #elif defined(__aarch64__)
 [[maybe_unused]] bool has_neon() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 [[maybe_unused]] bool has_i8mm() { return has_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
@@ -52,6 +55,9 @@ constexpr Target targets[] = {
 #endif
 #ifdef GQMM_WITH_AVX512
     {"avx512", "AVX-512 F, BW, DQ, VL, VNNI", has_avx512, cpu::avx512_kernels},
+#endif
+#ifdef GQMM_WITH_AVX512VBMI
+    {"avx512vbmi", "AVX-512 F, BW, DQ, VL, VNNI, VBMI, VBMI2", has_avx512vbmi, cpu::avx512vbmi_kernels},
 #endif
 #ifdef GQMM_WITH_NEON
     {"neon", "NEON, DotProd", has_neon, cpu::neon_kernels},

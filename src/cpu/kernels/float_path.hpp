@@ -31,17 +31,17 @@ template <class V, class F, class Sink>
 void for_each_code(const typename V::i32* in, Sink sink) {
   using U = Unit<V, F>;
   using i32 = typename V::i32;
-  i32 line[U::lines];
-  U::to_lines(in, line);
+  i32 source[U::sources];
+  U::to_sources(in, source);
   const i32 mask = V::broadcast(0xff);
-  for (int step = 0; step < U::steps; ++step) {
-    const i32 four = step_codes<V, U::nibbles>(step, [&](int l) { return line[l]; });
+  unrolled<U::steps>([&]<int step>() {
+    const i32 four = U::template step<step>(source);
     const i32 code[4] = {V::bit_and(four, mask), V::bit_and(V::template shift_right<8>(four), mask),
                          V::bit_and(V::template shift_right<16>(four), mask), V::template shift_right<24>(four)};
     for (int byte = 0; byte < 4; ++byte) {
       sink(U::even_odd ? step / 2 * 8 + byte * 2 + step % 2 : step * 4 + byte, code[byte]);
     }
-  }
+  });
 }
 
 /// Is one of the E4M3 bytes of words[0], words[1], … a NaN (0x7f or 0xff)?

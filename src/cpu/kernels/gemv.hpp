@@ -73,21 +73,20 @@ std::uint32_t gemv(const GemvArguments& a) {
         }
       }
     }
-    i32 line[U::lines];
-    U::to_lines(words_of_unit, line);
-#pragma GCC unroll 8
-    for (int step = 0; step < U::steps; ++step) {
-      if ((step + 1) * unit_prefetches<V, F> / U::steps > step * unit_prefetches<V, F> / U::steps) {
+    i32 source[U::sources];
+    U::to_sources(words_of_unit, source);
+    unrolled<U::steps>([&]<int step>() __attribute__((always_inline)) {
+      if constexpr ((step + 1) * unit_prefetches<V, F> / U::steps > step * unit_prefetches<V, F> / U::steps) {
         codes_ahead.next();
       }
-      const i32 w_u8 = step_codes<V, U::nibbles>(step, [&](int l) { return line[l]; });
+      const i32 w_u8 = U::template step<step>(source);
       for (int r = 0; r < rows; ++r) {
         for (int p = 0; p < slices; ++p) {
           i32& chain = sum[r][step % chains * slices + p];
           chain = V::template dot<max_u>(chain, w_u8, V::broadcast(x[r][step * slices + p]));
         }
       }
-    }
+    });
     for (int r = 0; r < rows; ++r) {
       x[r] += U::steps * slices;
     }

@@ -88,5 +88,24 @@ KernelTable make_table() {
   return table;
 }
 
+template <class V, class F>
+constexpr FormatKernels picked_or(const FormatKernels& other) {
+  if constexpr (Unit<V, F>::picks_bits) {
+    return make_format_kernels<V, F>();
+  } else {
+    return other;
+  }
+}
+
+/// The kernels of another vocabulary, but V's for the formats whose codes V picks from words.
+template <class V, class... F>
+KernelTable with_picked_bits(const KernelTable& other, TypeList<F...>) {
+  const FormatKernels* format = other.formats;
+  static const FormatKernels formats[] = {picked_or<V, F>(*format++)...};
+  KernelTable table = other;
+  table.formats = formats;
+  return table;
+}
+
 }  // namespace
 }  // namespace gqmm::cpu

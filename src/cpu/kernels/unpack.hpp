@@ -13,8 +13,17 @@
 #include "cpu/kernels/kernel_table.hpp"
 #include "formats/format.hpp"
 
+#include <utility>
+
 namespace gqmm::cpu {
 namespace {
+
+/// function.operator()<0>() … <n − 1>().
+template <int n, class Function>
+[[gnu::always_inline]] inline void unrolled(Function function) {
+  [&]<int... i>(std::integer_sequence<int, i...>)
+      __attribute__((always_inline)) { (function.template operator()<i>(), ...); }(std::make_integer_sequence<int, n>{});
+}
 
 /// mask, once every `pitch` bits.
 constexpr std::int32_t repeat(std::uint64_t mask, int pitch) {
@@ -41,6 +50,18 @@ typename V::i32 spread(typename V::i32 v) {
   }
 }
 
+/// The u8 codes of step `step` from panel lines held in `line` (a function of the line's number within the unit).
+template <class V, bool nibbles, class Line>
+typename V::i32 step_codes(int step, Line line) {
+  if constexpr (nibbles) {
+    const auto mask = V::broadcast(0x0f0f0f0f);
+    const auto pair = line(step / 2);
+    return V::bit_and(step % 2 == 0 ? pair : V::template shift_right<4>(pair), mask);
+  } else {
+    return line(step);
+  }
+}
+
 template <class V, class F>
 struct Unit {
   using i32 = typename V::i32;
@@ -59,7 +80,11 @@ struct Unit {
   static_assert(!F::integer.exists || codes == 32 || !F::has_biases, "groups of 16 have GEMM kernels without biases only");
   static constexpr bool panel_is_raw = !F::integer.has_table && (F::bits == 4 || F::bits == 8);
 
-  /// words[0 … words) of a unit → its panel lines.
+  /// Each step is picked from the words at once; else it is cut from a panel line.
+  static constexpr bool picks_bits = V::picks_bits && !F::integer.has_table && !panel_is_raw;
+  static constexpr int sources = picks_bits ? words : lines;
+
+  /// in[0 … words) of a unit → its panel lines.
   static void to_lines(const i32* in, i32* out) {
     if constexpr (F::integer.has_table) {
       const auto& table = F::integer.table;
@@ -73,49 +98,86 @@ struct Unit {
         out[i] = in[i];
       }
     } else {
-      spread_lines<0>(in, out);
+      unrolled<lines>([&]<int line>() __attribute__((always_inline)) { out[line] = panel_line<line>(in); });
+    }
+  }
+  /// in[0 … words) of a unit → out[0 … sources), from which step() takes its codes.
+  static void to_sources(const i32* in, i32* out) {
+    if constexpr (picks_bits) {
+      for (int i = 0; i < words; ++i) {
+        out[i] = in[i];
+      }
+    } else {
+      to_lines(in, out);
+    }
+  }
+  /// The u8 codes of step `number`.
+  template <int number>
+  static i32 step(const i32* source) {
+    if constexpr (!picks_bits) {
+      return step_codes<V, nibbles>(number, [&](int line) { return source[line]; });
+    } else if constexpr (nibbles) {
+      return pick<number / 2, number % 2, 2, 0>(source);
+    } else {
+      return pick<number, 0, 1, 0>(source);
     }
   }
 
  private:
   static constexpr int codes_per_line = codes / lines;
   static constexpr int line_bits = codes_per_line * F::bits;
+  template <int line>
+  static constexpr int line_shift = line * line_bits % 32;
+  template <int line>
+  static constexpr bool crosses_words = line_shift<line> + line_bits > 32;
+
+  /// The codes of a line that crosses from one word to the next, at the bottom of a word.
+  template <int line>
+  static i32 joined(const i32* in) {
+    constexpr int word = line * line_bits / 32;
+    return V::template funnel_right<line_shift<line>>(in[word], in[word + 1]);
+  }
 
   template <int line>
-  static void spread_lines(const i32* in, i32* out) {
-    if constexpr (line < lines) {
-      constexpr int bit = line * line_bits;
-      constexpr int shift = bit % 32;
-      i32 field = in[bit / 32];
-      if constexpr (shift != 0) {
-        field = V::template shift_right<shift>(field);
+  static i32 panel_line(const i32* in) {
+    if constexpr (!picks_bits) {
+      i32 field;
+      if constexpr (crosses_words<line>) {
+        field = joined<line>(in);
+      } else if constexpr (line_shift<line> != 0) {
+        field = V::template shift_right<line_shift<line>>(in[line * line_bits / 32]);
+      } else {
+        field = in[line * line_bits / 32];
       }
-      if constexpr (shift + line_bits > 32) {
-        field = V::bit_or(field, V::template shift_left<32 - shift>(in[bit / 32 + 1]));
-      }
-      out[line] = spread<V, F::bits, 32 / codes_per_line, codes_per_line>(field);
-      spread_lines<line + 1>(in, out);
+      return spread<V, F::bits, 32 / codes_per_line, codes_per_line>(field);
+    } else if constexpr (nibbles) {
+      return V::bit_or(pick<line, 0, 2, 0>(in), pick<line, 1, 2, 4>(in));
+    } else {
+      return pick<line, 0, 1, 0>(in);
     }
   }
-};
 
-/// The u8 codes of step `step` from panel lines held in `line` (a function of the line's number within the unit).
-template <class V, bool nibbles, class Line>
-typename V::i32 step_codes(int step, Line line) {
-  if constexpr (nibbles) {
-    const auto mask = V::broadcast(0x0f0f0f0f);
-    const auto pair = line(step / 2);
-    return V::bit_and(step % 2 == 0 ? pair : V::template shift_right<4>(pair), mask);
-  } else {
-    return line(step);
+  /// Codes first, first + stride, … of a line, four of them, each in a byte from bit `up` on.
+  template <int line, int first, int stride, int up>
+  static i32 pick(const i32* in) {
+    constexpr int below = first * F::bits - up;
+    constexpr std::uint64_t mask = ((std::uint64_t{1} << F::bits) - 1) << up;
+    i32 windows;
+    if constexpr (crosses_words<line>) {
+      windows = V::template pick_bits<below, stride * F::bits>(joined<line>(in));
+    } else {
+      windows = V::template pick_bits<line_shift<line> + below, stride * F::bits>(in[line * line_bits / 32]);
+    }
+    return V::bit_and(windows, V::broadcast(repeat(mask, 8)));
   }
-}
+};
 
 /// The most words, up to 16, that are whole units: what one transpose yields.
 template <class V, class F>
 inline constexpr int block_words = 16 / Unit<V, F>::words * Unit<V, F>::words;
 /// Narrower codes have too many units to a block for unrolling to pay.
-inline constexpr int max_unrolled_units = 5;
+template <class V, class F>
+inline constexpr int max_unrolled_units = Unit<V, F>::picks_bits ? 8 : 5;
 
 /// Calls each(U::words vectors) for every unit in words [first, end) of a strip, in order. Lane n is row n; rows that do not
 /// exist repeat the last one. between() is called between the loads, for about every second word: there is room for a prefetch.
@@ -142,7 +204,7 @@ template <class V, class F, class Each, class Between>
           }
         }
         V::transpose(block);
-        if constexpr (units <= max_unrolled_units) {  // the transposed words stay in registers
+        if constexpr (units <= max_unrolled_units<V, F>) {  // the transposed words stay in registers
 #pragma GCC unroll 8
           for (int unit = 0; unit < units; ++unit) {
             each(block + unit * U::words);

@@ -26,6 +26,7 @@ struct Avx2 {
   // 5 rows × 1 strip = 10 sums + 2 weights + 1 broadcast.
   static constexpr TileSize float_tile = {5, 1};
   static constexpr bool wide_dot_differs = true;
+  static constexpr bool picks_bits = false;
 
   template <class Function>
   static i32 each(i32 a, i32 b, Function function) {
@@ -127,6 +128,10 @@ struct Avx2 {
   template <int N>
   static i32 shift_right_arithmetic(i32 a) {
     return {_mm256_srai_epi32(a.lo, N), _mm256_srai_epi32(a.hi, N)};
+  }
+  template <int N>
+  static i32 funnel_right(i32 low, i32 high) {
+    return bit_or(shift_right<N>(low), shift_left<32 - N>(high));
   }
   static std::int32_t reduce_max(i32 a) {
     __m256i m = _mm256_max_epi32(a.lo, a.hi);

@@ -23,6 +23,7 @@ struct Avx512Bw {
   // 8 rows × 3 strips = 24 sums + 3 weights; every broadcast of x is an embedded memory operand.
   static constexpr TileSize float_tile = {8, 3};
   static constexpr bool wide_dot_differs = true;
+  static constexpr bool picks_bits = false;
 
   static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1U << n) - 1U); }
 
@@ -72,6 +73,10 @@ struct Avx512Bw {
   template <int N>
   static i32 shift_right_arithmetic(i32 a) {
     return _mm512_srai_epi32(a, N);
+  }
+  template <int N>
+  static i32 funnel_right(i32 low, i32 high) {
+    return bit_or(shift_right<N>(low), shift_left<32 - N>(high));
   }
   static std::int32_t reduce_max(i32 a) { return _mm512_reduce_max_epi32(a); }
   static std::int32_t reduce_add(i32 a) { return _mm512_reduce_add_epi32(a); }

@@ -27,6 +27,7 @@ struct Neon {
   // 6 rows × 1 strip = 24 sums + 4 weights + 1 broadcast.
   static constexpr TileSize float_tile = {6, 1};
   static constexpr bool wide_dot_differs = true;
+  static constexpr bool picks_bits = false;
 
   template <class To, class Function, class... From>
   static To each(Function function, const From&... a) {
@@ -157,6 +158,10 @@ struct Neon {
   template <int N>
   static i32 shift_right_arithmetic(i32 a) {
     return each<i32>([](auto x) { return vshrq_n_s32(x, N); }, a);
+  }
+  template <int N>
+  static i32 funnel_right(i32 low, i32 high) {
+    return each<i32>([](auto x, auto y) { return vsliq_n_s32(x, y, 32 - N); }, shift_right<N>(low), high);
   }
   static std::int32_t reduce_max(i32 a) { return vmaxvq_s32(vmaxq_s32(vmaxq_s32(a.q[0], a.q[1]), vmaxq_s32(a.q[2], a.q[3]))); }
   static std::int32_t reduce_add(i32 a) { return vaddvq_s32(vaddq_s32(vaddq_s32(a.q[0], a.q[1]), vaddq_s32(a.q[2], a.q[3]))); }

@@ -21,6 +21,7 @@ struct Scalar {
   static constexpr TileSize gemm_tile[3] = {{1, 1}, {1, 1}, {1, 1}};
   static constexpr TileSize float_tile = {1, 1};
   static constexpr bool wide_dot_differs = false;
+  static constexpr bool picks_bits = false;
 
   /// One function per operation: inlined, the kernels' unrolled loops would be 16 times as long, and GCC takes minutes over them.
   template <class To, class Function>
@@ -129,6 +130,10 @@ struct Scalar {
   template <int N>
   static i32 shift_right_arithmetic(i32 a) {
     return make<i32>([&](int l) { return a.lane[l] >> N; });
+  }
+  template <int N>
+  static i32 funnel_right(i32 low, i32 high) {
+    return bit_or(shift_right<N>(low), shift_left<32 - N>(high));
   }
   static std::int32_t reduce_max(i32 a) {
     std::int32_t largest = a.lane[0];

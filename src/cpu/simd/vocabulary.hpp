@@ -40,6 +40,9 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::float_tile } -> std::convertible_to<TileSize>;
   /// Whether dot<255> is other code than dot<127>.
   { V::wide_dot_differs } -> std::convertible_to<bool>;
+  /// Whether there is pick_bits<first, pitch>(i): byte j of a lane becomes the lane's 8 bits from first + j · pitch on, of which
+  /// those beyond its ends may be anything.
+  { V::picks_bits } -> std::convertible_to<bool>;
 
   // Memory. load and store take any address; n counts elements, the lanes past n are zero on load and untouched on store.
   { V::load(floats) } -> std::same_as<typename V::f32>;
@@ -79,6 +82,7 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::template shift_left<3>(i) } -> std::same_as<typename V::i32>;
   { V::template shift_right<3>(i) } -> std::same_as<typename V::i32>;  // logical
   { V::template shift_right_arithmetic<3>(i) } -> std::same_as<typename V::i32>;
+  { V::template funnel_right<3>(i, i) } -> std::same_as<typename V::i32>;  // of 64 bits: the first argument below the second
   { V::reduce_max(i) } -> std::same_as<std::int32_t>;
   { V::reduce_add(i) } -> std::same_as<std::int32_t>;
   { V::count_at_least(i, word) } -> std::same_as<int>;           // lanes ≥ word

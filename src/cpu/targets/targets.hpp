@@ -11,6 +11,7 @@ const KernelTable& avx2_kernels();
 const KernelTable& avxvnni_kernels();
 const KernelTable& avx512bw_kernels();
 const KernelTable& avx512_kernels();
+const KernelTable& avx512vbmi_kernels();
 const KernelTable& neon_kernels();
 const KernelTable& i8mm_kernels();
 
