@@ -51,4 +51,15 @@ class PackedWeights {
 /// Copies w, scales and biases (shapes and types as in gather_qmm) into kernel order. Throws as gather_qmm does.
 [[nodiscard]] PackedWeights pack(const array& w, const array& scales, const PackOptions& options = {});
 
+struct UnpackedWeights {
+  array w;                            ///< uint32 (…, N, K·bits/32) when transpose, else (…, K, N·bits/32)
+  array scales;                       ///< (…, N, K/group_size) when transpose, else (…, K, N/group_size), in the type packed
+  std::optional<array> biases;        ///< affine only: the shape of scales
+  std::optional<array> global_scale;  ///< float32, the leading shape of w; nullopt if pack was given none
+};
+
+/// The inverse: row-major copies with every bit that pack was given, also of weights that were saved and loaded. (A single
+/// global_scale comes back once per matrix.)
+[[nodiscard]] UnpackedWeights unpack(const PackedWeights& packed);
+
 }  // namespace gqmm

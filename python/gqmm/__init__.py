@@ -14,7 +14,7 @@ from gqmm._gqmm import (
     instruction_sets,
     version,
 )
-from gqmm._ops import dequantize, gather_mm, gather_qmm, pack, quantize, quantized_matmul
+from gqmm._ops import UnpackedWeights, dequantize, gather_mm, gather_qmm, pack, quantize, quantized_matmul, unpack
 
 __version__ = version()
 
@@ -23,6 +23,7 @@ __all__ = [
     "InstructionSet",
     "PackedWeights",
     "Stream",
+    "UnpackedWeights",
     "__version__",
     "active_instruction_set",
     "available_threads",
@@ -33,4 +34,5 @@ __all__ = [
     "pack",
     "quantize",
     "quantized_matmul",
+    "unpack",
 ]

@@ -52,7 +52,7 @@ class Stream:
 
 class PackedWeights:
     """
-    Quantized weights in the order in which the kernels read them; pack() makes them. Passed as w, without scales and biases. Immutable; results are bit-identical to those from the original arrays.
+    Quantized weights in the order in which the kernels read them; pack() makes them, unpack() gives the arrays back. Passed as w, without scales and biases. Immutable; results are bit-identical to those from the original arrays.
     """
 
     @property
@@ -151,3 +151,5 @@ def quantize(w: object, group_size: int | None, bits: int | None, mode: str | No
 def dequantize(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, global_scale: object, dtype: object, stream: object, /) -> Any: ...
 
 def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, transpose: bool | None, /) -> PackedWeights: ...
+
+def unpack(w: object, like: object, /) -> tuple[Any, ...]: ...

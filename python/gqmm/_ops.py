@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from gqmm import _gqmm
 from gqmm._gqmm import PackedWeights, Stream
@@ -257,3 +257,33 @@ def pack(
         ValueError: shapes, types or settings that contradict each other or are out of range.
     """
     return _gqmm.pack(w, scales, biases, group_size, bits, mode, transpose)
+
+
+class UnpackedWeights(NamedTuple):
+    """Quantized weights as pack was given them, row by row."""
+
+    w: Any
+    """Codes: uint32, shape (…, N, K·bits/32) when transpose, else (…, K, N·bits/32)."""
+    scales: Any
+    """Shape (…, N, K/group_size) when transpose, else (…, K, N/group_size), in their original type."""
+    biases: Any
+    """Affine mode only, else None: shape as scales."""
+    global_scale: Any
+    """float32, one value for each leading matrix of w; None if the packed weights hold none."""
+
+
+def unpack(w: PackedWeights, /, *, like: Array | None = None) -> UnpackedWeights:
+    """Copy packed weights back into arrays: every bit that pack was given, also after save and load.
+
+    Args:
+        w: what pack or PackedWeights.load returned; its mode, bits, group_size and transpose say how to read the arrays.
+        like: an array of the library that the results shall belong to. None: NumPy.
+
+    Returns:
+        Arrays of their own memory: w, scales, biases and global_scale, by name or in this order.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: like is an array that gqmm cannot read.
+    """
+    return UnpackedWeights(*_gqmm.unpack(w, like))

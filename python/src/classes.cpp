@@ -97,9 +97,11 @@ void bind_packed_weights(nb::module_& m) {
       PyErr_SetString(PyExc_OSError, error.what());
     }
   });
-  nb::class_<PackedWeights>(m, "PackedWeights", nb::is_final(),
-                            "Quantized weights in the order in which the kernels read them; pack() makes them. Passed as w, "
-                            "without scales and biases. Immutable; results are bit-identical to those from the original arrays.")
+  nb::class_<PackedWeights>(
+      m, "PackedWeights", nb::is_final(),
+      "Quantized weights in the order in which the kernels read them; pack() makes them, unpack() gives the "
+      "arrays back. Passed as w, without scales and biases. Immutable; results are bit-identical to those "
+      "from the original arrays.")
       .def_prop_ro(
           "mode", [](const PackedWeights& self) { return name_of(self.mode()); }, "Quantization mode.")
       .def_prop_ro("bits", &PackedWeights::bits, "Bits of a code.")

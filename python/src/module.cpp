@@ -6,6 +6,9 @@
 
 #include <gqmm/gqmm.hpp>
 
+#include <fmt/format.h>
+
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -175,6 +178,24 @@ PackedWeights call_pack(nb::handle w, nb::handle scales, nb::handle biases, nb::
   return without_gil([&] { return pack(w_operand.view, scales_operand.view, options); });
 }
 
+nb::tuple call_unpack(nb::handle w, nb::handle like) {
+  constexpr const char* op = "unpack";
+  PackedWeights* packed = nullptr;
+  if (!nb::try_cast(w, packed) || packed == nullptr) {
+    throw nb::type_error(
+        fmt::format("[{}] w: expected PackedWeights, got {}", op, nb::cast<std::string>(nb::str(w.type().attr("__name__"))))
+            .c_str());
+  }
+  const Library library = import_optional_array({op, "like"}, like) ? library_of(like) : Library::numpy;
+  UnpackedWeights result = without_gil([&] { return unpack(*packed); });
+  const auto exported = [&](std::optional<array>& part) -> nb::object {
+    return part ? export_array(library, *std::move(part)) : nb::none();
+  };
+  nb::object codes = export_array(library, std::move(result.w));
+  nb::object scales = export_array(library, std::move(result.scales));
+  return nb::make_tuple(codes, scales, exported(result.biases), exported(result.global_scale));
+}
+
 /// Any argument may be None: the parsers above judge it, and their messages name the operator and the argument.
 template <class Result, class... Args>
 void define(nb::module_& m, const char* name, Result (*function)(Args...), const char* signature) {
@@ -209,6 +230,7 @@ NB_MODULE(_gqmm, m) {
   define(m, "pack", &call_pack,
          "def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, "
          "mode: str | None, transpose: bool | None, /) -> PackedWeights");
+  define(m, "unpack", &call_unpack, "def unpack(w: object, like: object, /) -> tuple[typing.Any, ...]");
 }
 
 }  // namespace gqmm::python

@@ -1,9 +1,9 @@
 // pack and unpack: weights between the rows of the checkpoint and the strips of the kernels (plan/packed.hpp draws both).
 #include "api/check.hpp"
 #include "api/contiguous.hpp"
-#include "api/unpack.hpp"
 #include "api/weights.hpp"
 #include "plan/matrix_batch.hpp"
+#include "plan/packed.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -127,7 +127,9 @@ UnpackedWeights unpack(const PackedWeights& packed) {
   }
   if (data.global_scale.size() != 0) {
     const Shape leading(shape.begin(), shape.end() - 2);
-    weights.global_scale = array::borrow(data.global_scale.bytes(), leading, Dtype::float32, {}, data.global_scale.owner());
+    array scale = array::empty(leading, Dtype::float32);
+    std::memcpy(scale.mutable_bytes(), data.global_scale.bytes(), bytes_of(scale));
+    weights.global_scale = std::move(scale);
   }
   return weights;
 }

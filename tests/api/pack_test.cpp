@@ -1,9 +1,6 @@
-// pack: nothing is lost, and results do not change.
-#include "api_test_support.hpp"
+// pack: results do not change, in memory and through a file.
+#include "pack_test_support.hpp"
 
-#include "api/unpack.hpp"
-
-#include <unistd.h>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -13,70 +10,7 @@
 namespace gqmm::test {
 namespace {
 
-PackedWeights pack_all(const Weights& weights) {
-  const GatherQmmOptions& options = weights.options;
-  return pack(weights.w, *options.scales,
-              {.biases = options.biases,
-               .group_size = options.group_size,
-               .bits = options.bits,
-               .mode = *options.mode,
-               .transpose = *options.transpose,
-               .global_scale = options.global_scale});
-}
-
-struct Case {
-  const Format* format;
-  int group_size;
-  bool transpose;
-};
-
-std::vector<Case> all_cases() {
-  std::vector<Case> cases;
-  for (const Format& format : formats()) {
-    for (const int group_size : format.group_sizes) {
-      for (const bool transpose : {true, false}) {
-        cases.push_back({&format, group_size, transpose});
-      }
-    }
-  }
-  return cases;
-}
-
-std::string name_of(const testing::TestParamInfo<Case>& info) {
-  return std::string(gqmm::name_of(info.param.format->mode)) + "_" + std::to_string(info.param.format->bits) + "bits_group" +
-         std::to_string(info.param.group_size) + (info.param.transpose ? "_transpose" : "");
-}
-
-class Pack : public testing::TestWithParam<Case> {};
-
-TEST_P(Pack, UnpackGivesBackEveryBit) {
-  const auto& [format, group_size, transpose] = GetParam();
-  Generator random(1);
-  for (const std::int64_t rows : {1, 15, 16, 17, 32, 50}) {
-    for (const std::int64_t groups : {1, 3}) {
-      const std::int64_t along = groups * group_size;
-      Weights weights = random_weights(random, *format, group_size, transpose, {2, 2}, transpose ? rows : along,
-                                       transpose ? along : rows, Dtype::bfloat16);
-      if (format->mode == Mode::nvfp4) {
-        weights.options.global_scale = random.normal({2, 2});
-      }
-      const UnpackedWeights unpacked = unpack(pack_all(weights));
-      EXPECT_EQ(unpacked.w.shape(), weights.w.shape());
-      EXPECT_EQ(memory_of(unpacked.w), memory_of(weights.w));
-      EXPECT_EQ(unpacked.scales.dtype(), weights.options.scales->dtype());
-      EXPECT_EQ(unpacked.scales.shape(), weights.options.scales->shape());
-      EXPECT_EQ(memory_of(unpacked.scales), memory_of(*weights.options.scales));
-      ASSERT_EQ(unpacked.biases.has_value(), weights.options.biases.has_value());
-      if (unpacked.biases) {
-        EXPECT_EQ(memory_of(*unpacked.biases), memory_of(*weights.options.biases));
-      }
-      ASSERT_EQ(unpacked.global_scale.has_value(), weights.options.global_scale.has_value());
-      if (unpacked.global_scale) {
-        EXPECT_EQ(memory_of(*unpacked.global_scale), memory_of(*weights.options.global_scale));
-      }
-    }
-  }
-}
+class Pack : public testing::TestWithParam<PackCase> {};
 
 TEST_P(Pack, ResultsAreThoseOfTheOriginalArrays) {
   const auto& [format, group_size, transpose] = GetParam();
@@ -101,7 +35,7 @@ TEST_P(Pack, ResultsAreThoseOfTheOriginalArrays) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryFormat, Pack, testing::ValuesIn(all_cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(EveryFormat, Pack, testing::ValuesIn(all_pack_cases()), name_of_pack_case);
 
 TEST(PackedWeights, KnowsItsSettings) {
   const PackedWeights packed = pack_all(affine_weights(1, {3}, 17, 64));
@@ -206,21 +140,6 @@ TEST_F(PackedErrors, PackChecksItsArrays) {
       "= 32 would fit",
       [&] { (void)pack(weights.w, *weights.options.scales, {.biases = weights.options.biases}); });
 }
-
-/// A path in a folder of this test's own, removed with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder() : path_(std::filesystem::path(testing::TempDir()) / ("gqmm_pack_" + std::to_string(getpid()))) {
-    std::filesystem::create_directory(path_);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  [[nodiscard]] std::filesystem::path file(const char* name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 std::string error_of_loading(const std::filesystem::path& path) {
   try {

@@ -34,9 +34,11 @@ def test_every_function_returns_arrays(rng):
         gqmm.gather_mm(w, w.mT),
         gqmm.gather_qmm(w, gqmm.pack(codes, scales, biases)),
         gqmm.gather_qmm(w[:, :0], codes, scales, biases),
+        *gqmm.unpack(gqmm.pack(codes, scales, biases), like=w)[:3],
     ]
     assert all(isinstance(result, jax.Array) for result in results)
     assert results[3].dtype == jax.numpy.bfloat16
+    assert all(oracle.same_bits(np.asarray(a), np.asarray(b)) for a, b in zip(results[-3:], results[:3], strict=True))
 
 
 def test_results_outlive_everything_else(rng):

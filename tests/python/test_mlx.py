@@ -52,7 +52,10 @@ def test_every_function_returns_arrays(rng):
     assert gqmm.dequantize(codes, scales, biases, dtype=mx.bfloat16).dtype == mx.bfloat16
     assert isinstance(gqmm.quantized_matmul(w, codes, scales, biases), mx.array)
     assert isinstance(gqmm.gather_mm(w, w.swapaxes(-1, -2)), mx.array)
-    assert isinstance(gqmm.gather_qmm(w, gqmm.pack(codes, scales, biases)), mx.array)
+    packed = gqmm.pack(codes, scales, biases)
+    assert isinstance(gqmm.gather_qmm(w, packed), mx.array)
+    unpacked = gqmm.unpack(packed, like=w)[:3]
+    assert all(mx.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(unpacked, (codes, scales, biases), strict=True))
     assert gqmm.gather_qmm(w[:, :0], codes, scales, biases).shape == (3, 0, 5)
 
 

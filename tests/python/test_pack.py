@@ -126,6 +126,41 @@ def test_a_file_that_is_none_is_an_os_error(tmp_path):
         gqmm.PackedWeights.load(tmp_path / "text")
 
 
+@pytest.mark.parametrize("transpose", [True, False], ids=["transposed", "plain"])
+@pytest.mark.parametrize("setting", oracle.SETTINGS, ids=str)
+def test_unpacking_gives_back_every_bit(rng, tmp_path, setting, transpose):
+    N, K = (19, 256) if transpose else (256, 19)
+    weights = oracle.random_weights(rng, setting, (2, 3), N, K, dtype=oracle.bfloat16, transpose=transpose)
+    packed = packed_from(weights)
+    packed.save(tmp_path / "w.gqmm")
+    for same in (packed, gqmm.PackedWeights.load(tmp_path / "w.gqmm")):
+        unpacked = gqmm.unpack(same)
+        assert unpacked._fields == ("w", "scales", "biases", "global_scale")
+        assert unpacked.global_scale is None
+        assert (unpacked.biases is None) == (weights.biases is None)
+        for ours, original in zip(unpacked, weights.arrays(), strict=False):
+            assert type(ours) is np.ndarray
+            assert ours.flags.writeable
+            assert oracle.same_bits(ours, original)
+
+
+def test_unpacked_arrays_are_a_copy(rng):
+    weights = oracle.random_weights(rng, Setting("affine", 4, 64), (2,), 5, 128)
+    packed = packed_from(weights)
+    first = gqmm.unpack(packed)
+    first.w[:] = 0
+    assert oracle.same_bits(gqmm.unpack(packed).w, weights.w)
+
+
+def test_unpack_names_what_is_wrong(rng):
+    packed = packed_from(oracle.random_weights(rng, Setting("affine", 4, 64), (2,), 3, 64))
+    for wrong, kind in ((np.zeros((2, 8), np.uint32), "ndarray"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=rf"^\[unpack\] w: expected PackedWeights, got {kind}$"):
+            gqmm.unpack(wrong)
+    with pytest.raises(TypeError, match=r"^\[unpack\] like: expected an array .* got str"):
+        gqmm.unpack(packed, like="torch")
+
+
 def test_packed_weights_are_no_array(rng):
     packed = packed_from(oracle.random_weights(rng, Setting("affine", 4, 64), (2,), 3, 64))
     for op in (gqmm.quantize, lambda w: gqmm.dequantize(w, w), lambda w: gqmm.pack(w, w), lambda w: gqmm.gather_mm(w, w)):

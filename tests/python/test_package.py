@@ -24,6 +24,7 @@ SIGNATURES = {
     "dequantize": "(w, /, scales, biases=None, group_size=None, bits=None, mode='affine', global_scale=None, dtype=None, *, "
     "stream=None)",
     "pack": "(w, scales, biases=None, *, group_size=None, bits=None, mode='affine', transpose=True)",
+    "unpack": "(w, /, *, like=None)",
 }
 
 

@@ -202,6 +202,12 @@ def test_pack_survives_any_arguments(w, scales, kwargs):
 
 
 @relaxed
+@given(st.one_of(plausible_array, anything), anything)
+def test_unpack_survives_any_arguments(w, like):
+    survives(gqmm.unpack, w, like=like)
+
+
+@relaxed
 @given(
     st.one_of(plausible_array, anything),
     st.one_of(plausible_array, anything),

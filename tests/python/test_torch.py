@@ -42,7 +42,10 @@ def test_every_function_returns_tensors(rng):
     assert gqmm.dequantize(codes, scales, biases, dtype=torch.bfloat16).dtype == torch.bfloat16
     assert isinstance(gqmm.quantized_matmul(w, codes, scales, biases), torch.Tensor)
     assert isinstance(gqmm.gather_mm(w, w.mT), torch.Tensor)
-    assert isinstance(gqmm.gather_qmm(w, gqmm.pack(codes, scales, biases)), torch.Tensor)
+    packed = gqmm.pack(codes, scales, biases)
+    assert isinstance(gqmm.gather_qmm(w, packed), torch.Tensor)
+    unpacked = gqmm.unpack(packed, like=w)[:3]
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(unpacked, (codes, scales, biases), strict=True))
     assert all(a.is_contiguous() for a in (codes, scales, biases))
 
 

@@ -1,0 +1,63 @@
+// Packed weights of every format, for the tests of pack, unpack and their files.
+#pragma once
+
+#include "api_test_support.hpp"
+
+#include "plan/packed.hpp"
+
+#include <unistd.h>
+#include <filesystem>
+
+namespace gqmm::test {
+
+inline PackedWeights pack_all(const Weights& weights) {
+  const GatherQmmOptions& options = weights.options;
+  return pack(weights.w, *options.scales,
+              {.biases = options.biases,
+               .group_size = options.group_size,
+               .bits = options.bits,
+               .mode = *options.mode,
+               .transpose = *options.transpose,
+               .global_scale = options.global_scale});
+}
+
+/// A format with one of its group sizes, either way round.
+struct PackCase {
+  const Format* format;
+  int group_size;
+  bool transpose;
+};
+
+inline std::vector<PackCase> all_pack_cases() {
+  std::vector<PackCase> cases;
+  for (const Format& format : formats()) {
+    for (const int group_size : format.group_sizes) {
+      for (const bool transpose : {true, false}) {
+        cases.push_back({&format, group_size, transpose});
+      }
+    }
+  }
+  return cases;
+}
+
+inline std::string name_of_pack_case(const testing::TestParamInfo<PackCase>& info) {
+  return std::string(gqmm::name_of(info.param.format->mode)) + "_" + std::to_string(info.param.format->bits) + "bits_group" +
+         std::to_string(info.param.group_size) + (info.param.transpose ? "_transpose" : "");
+}
+
+/// A path in a folder of this test's own, removed with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() : path_(std::filesystem::path(testing::TempDir()) / ("gqmm_pack_" + std::to_string(getpid()))) {
+    std::filesystem::create_directory(path_);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  [[nodiscard]] std::filesystem::path file(const char* name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace gqmm::test
