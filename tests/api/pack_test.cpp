@@ -1,4 +1,4 @@
-// pack: results do not change, in memory and through a file.
+// pack: results do not change, in memory and through a file, and memory hardly grows.
 #include "pack_test_support.hpp"
 
 #include <filesystem>
@@ -46,6 +46,52 @@ TEST(PackedWeights, KnowsItsSettings) {
   EXPECT_EQ(packed.shape(), (Shape{3, 17, 64}));
   // 3 experts of two strips of 16 rows: 8 words and twice 2 float32 each.
   EXPECT_EQ(packed.nbytes(), 3U * 32 * (8 * 4 + 2 * 2 * 4));
+}
+
+std::size_t bytes_of(const array& a) { return static_cast<std::size_t>(a.size()) * size_of(a.dtype()); }
+
+std::size_t bytes_of(const Weights& weights) {
+  const GatherQmmOptions& options = weights.options;
+  return bytes_of(weights.w) + bytes_of(*options.scales) + (options.biases ? bytes_of(*options.biases) : 0);
+}
+
+/// Weights that are never looked at: their size counts, and that of one expert is every expert's.
+Weights unwritten_weights(const Format& format, bool transpose, std::int64_t N, std::int64_t K) {
+  const std::int64_t along = transpose ? K : N;
+  const int group_size = format.default_group_size;
+  const bool floats = format.scale_encoding == ScaleEncoding::floating;
+  Shape shape = {1, transpose ? N : K, along * format.bits / 32};
+  Weights weights{.w = array::empty(shape, Dtype::uint32), .options = {}};
+  std::memset(weights.w.mutable_bytes(), 0, bytes_of(weights.w));
+  shape.back() = along / group_size;
+  weights.options = {.scales = array::empty(shape, floats ? Dtype::bfloat16 : Dtype::uint8),
+                     .transpose = transpose,
+                     .group_size = group_size,
+                     .bits = format.bits,
+                     .mode = format.mode};
+  if (format.has_biases) {
+    weights.options.biases = weights.options.scales;
+  }
+  return weights;
+}
+
+TEST(PackedWeights, TakeHardlyMoreMemoryThanTheOriginals) {
+  for (const Format& format : formats()) {
+    for (const auto& [N, K] : {std::pair{768, 2048}, {2048, 768}, {2880, 2880}, {14336, 4096}, {2048, 7168}}) {
+      const Weights weights = unwritten_weights(format, true, N, K);
+      EXPECT_LE(static_cast<double>(pack_all(weights).nbytes()), 1.03 * static_cast<double>(bytes_of(weights)))
+          << describe(format) << ", N = " << N << ", K = " << K;
+    }
+  }
+}
+
+TEST(PackedWeights, PayForNOnlyUpToAMultipleOf16) {
+  for (const Format& format : formats()) {
+    const Weights weights = unwritten_weights(format, true, 17, 256);
+    EXPECT_EQ(pack_all(weights).nbytes(), bytes_of(weights) / 17 * 32) << describe(format);
+    const Weights rows_as_they_are = unwritten_weights(format, false, 256, 17);
+    EXPECT_EQ(pack_all(rows_as_they_are).nbytes(), bytes_of(rows_as_they_are)) << describe(format);
+  }
 }
 
 TEST(PackedWeights, StridedArraysPackAsTheirCopies) {
