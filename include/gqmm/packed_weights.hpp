@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gqmm/array.hpp>
+#include <gqmm/stream.hpp>
 #include <gqmm/types.hpp>
 
 #include <filesystem>
@@ -17,6 +18,7 @@ struct PackOptions {
   Mode mode = Mode::affine;
   bool transpose = true;
   std::optional<array> global_scale = {};
+  Stream stream = {};
 };
 
 /// An immutable, shared copy of quantized weights in kernel order, with its settings. Results are bit-identical to those from

@@ -237,6 +237,7 @@ def pack(
     bits: int | None = None,
     mode: str | None = "affine",
     transpose: bool | None = True,
+    stream: Stream | None = None,
 ) -> PackedWeights:
     """Copy quantized weights into the order in which the kernels read them, once, for faster products afterwards.
 
@@ -248,6 +249,7 @@ def pack(
         bits: bits of a code, as for gather_qmm.
         mode: "affine", "mxfp4", "mxfp8" or "nvfp4".
         transpose: whether products will be x @ w.T.
+        stream: None, or a Stream to choose the number of threads.
 
     Returns:
         Weights to pass as w. They hold a copy: the arrays can go.
@@ -256,7 +258,7 @@ def pack(
         TypeError: an argument is of a wrong kind.
         ValueError: shapes, types or settings that contradict each other or are out of range.
     """
-    return _gqmm.pack(w, scales, biases, group_size, bits, mode, transpose)
+    return _gqmm.pack(w, scales, biases, group_size, bits, mode, transpose, stream)
 
 
 class UnpackedWeights(NamedTuple):

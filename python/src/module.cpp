@@ -163,7 +163,7 @@ nb::object call_dequantize(nb::handle w, nb::handle scales, nb::handle biases, n
 }
 
 PackedWeights call_pack(nb::handle w, nb::handle scales, nb::handle biases, nb::handle group_size, nb::handle bits,
-                        nb::handle mode, nb::handle transpose) {
+                        nb::handle mode, nb::handle transpose, nb::handle stream) {
   constexpr const char* op = "pack";
   const Operand w_operand = import_array({op, "w"}, w);
   const Operand scales_operand = import_array({op, "scales"}, scales);
@@ -174,6 +174,7 @@ PackedWeights call_pack(nb::handle w, nb::handle scales, nb::handle biases, nb::
       .bits = parse_optional_int({op, "bits"}, bits),
       .mode = parse_optional_mode(op, mode).value_or(Mode::affine),
       .transpose = parse_optional_bool({op, "transpose"}, transpose).value_or(true),
+      .stream = parse_stream(op, stream),
   };
   return without_gil([&] { return pack(w_operand.view, scales_operand.view, options); });
 }
@@ -229,7 +230,7 @@ NB_MODULE(_gqmm, m) {
          "mode: str | None, global_scale: object, dtype: object, stream: object, /) -> typing.Any");
   define(m, "pack", &call_pack,
          "def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, "
-         "mode: str | None, transpose: bool | None, /) -> PackedWeights");
+         "mode: str | None, transpose: bool | None, stream: object, /) -> PackedWeights");
   define(m, "unpack", &call_unpack, "def unpack(w: object, like: object, /) -> tuple[typing.Any, ...]");
 }
 

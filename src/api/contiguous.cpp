@@ -12,32 +12,35 @@ namespace {
 // Both sides of a transposing copy stay in L1: 2 · 32² · 4 bytes = 8 KiB.
 constexpr std::int64_t tile = 32;
 
-/// Copies rows × cols elements of Size bytes to contiguous rows.
 template <std::size_t Size>
-void copy_matrix(const std::byte* from, std::int64_t row_stride, std::int64_t col_stride, std::byte* to,
-                 std::int64_t to_row_stride, std::int64_t rows, std::int64_t cols) {
-  for (std::int64_t row_begin = 0; row_begin < rows; row_begin += tile) {
-    for (std::int64_t col_begin = 0; col_begin < cols; col_begin += tile) {
-      for (std::int64_t row = row_begin; row < std::min(rows, row_begin + tile); ++row) {
-        for (std::int64_t col = col_begin; col < std::min(cols, col_begin + tile); ++col) {
+void copy_elements(const StridedMatrix from, std::byte* to, std::int64_t to_row_stride) {
+  for (std::int64_t row_begin = 0; row_begin < from.rows; row_begin += tile) {
+    for (std::int64_t col_begin = 0; col_begin < from.cols; col_begin += tile) {
+      for (std::int64_t row = row_begin; row < std::min(from.rows, row_begin + tile); ++row) {
+        for (std::int64_t col = col_begin; col < std::min(from.cols, col_begin + tile); ++col) {
           std::memcpy(to + row * to_row_stride + col * static_cast<std::int64_t>(Size),
-                      from + row * row_stride + col * col_stride, Size);
+                      from.data + row * from.row_stride + col * from.col_stride, Size);
         }
       }
     }
   }
 }
 
-auto copier(std::size_t itemsize) {
-  switch (itemsize) {
-    case 1: return copy_matrix<1>;
-    case 2: return copy_matrix<2>;
-    case 4: return copy_matrix<4>;
-    default: return copy_matrix<8>;
-  }
+/// Matrix number `index` of a batch.
+StridedMatrix matrix_of(const MatrixBatch& batch, std::int64_t index) {
+  return {batch.matrix(index), batch.row_stride(), batch.col_stride(), batch.rows(), batch.cols(), size_of(batch.dtype())};
 }
 
 }  // namespace
+
+void copy_matrix(const StridedMatrix& from, std::byte* to, std::int64_t to_row_stride) {
+  switch (from.itemsize) {
+    case 1: return copy_elements<1>(from, to, to_row_stride);
+    case 2: return copy_elements<2>(from, to, to_row_stride);
+    case 4: return copy_elements<4>(from, to, to_row_stride);
+    default: return copy_elements<8>(from, to, to_row_stride);
+  }
+}
 
 bool has_contiguous_rows(const array& a) noexcept {
   return a.rank() == 0 || a.dim(-1) <= 1 || a.stride(-1) == static_cast<std::int64_t>(size_of(a.dtype()));
@@ -68,14 +71,12 @@ array with_contiguous_rows(const array& a, std::span<const std::int64_t> used) {
   const std::int64_t to_row_stride = memory.stride(-2);
   const std::int64_t matrix_bytes = rows * to_row_stride;
   std::vector<bool> filled(static_cast<std::size_t>(memory.size() / (rows * memory.dim(-1))));
-  const auto copy_one = copier(size_of(a.dtype()));
   for (const std::int64_t index : used) {
     const std::int64_t offset = to.matrix(index) - memory.bytes();
     const auto position = static_cast<std::size_t>(offset / matrix_bytes);
     if (!filled[position]) {
       filled[position] = true;
-      copy_one(from.matrix(index), from.row_stride(), from.col_stride(), memory.mutable_bytes() + offset, to_row_stride, rows,
-               from.cols());
+      copy_matrix(matrix_of(from, index), memory.mutable_bytes() + offset, to_row_stride);
     }
   }
   return copy;
@@ -87,10 +88,8 @@ array copy_row_major(const array& a) {
   array copy = array::empty(a.shape(), a.dtype());
   const MatrixBatch from(a);
   const std::int64_t row_bytes = from.cols() * static_cast<std::int64_t>(size_of(a.dtype()));
-  const auto copy_one = copier(size_of(a.dtype()));
   for (std::int64_t index = 0; index < from.count(); ++index) {
-    copy_one(from.matrix(index), from.row_stride(), from.col_stride(), copy.mutable_bytes() + index * from.rows() * row_bytes,
-             row_bytes, from.rows(), from.cols());
+    copy_matrix(matrix_of(from, index), copy.mutable_bytes() + index * from.rows() * row_bytes, row_bytes);
   }
   return copy;
 }

@@ -3,10 +3,23 @@
 
 #include <gqmm/array.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
 namespace gqmm {
+
+/// Elements of `itemsize` bytes, any distances in bytes between rows and between columns.
+struct StridedMatrix {
+  const std::byte* data;
+  std::int64_t row_stride;
+  std::int64_t col_stride;
+  std::int64_t rows;
+  std::int64_t cols;
+  std::size_t itemsize;  // 1, 2, 4 or 8
+};
+/// Copies a matrix to rows that have no gaps within and lie `to_row_stride` bytes apart.
+void copy_matrix(const StridedMatrix& from, std::byte* to, std::int64_t to_row_stride);
 
 /// True if neighbours along the last dimension are neighbours in memory. Other dimensions and the address are free.
 [[nodiscard]] bool has_contiguous_rows(const array& a) noexcept;

@@ -2,8 +2,11 @@
 #include "api/check.hpp"
 #include "api/contiguous.hpp"
 #include "api/weights.hpp"
+#include "cpu/backend.hpp"
 #include "plan/matrix_batch.hpp"
 #include "plan/packed.hpp"
+
+#include <gqmm/system.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -13,32 +16,38 @@ namespace {
 
 constexpr std::string_view op = "pack";
 
+// Below so many bytes, which take a thread some 100 µs, another one is not worth waking.
+constexpr std::int64_t bytes_worth_a_thread = 256 * 1024;
+
 std::int64_t strips_of(std::int64_t rows) { return rows / strip_width + (rows % strip_width != 0 ? 1 : 0); }
 
-/// (…, rows, cols) to (experts, strips, cols, 16): element [row, col] becomes [row / 16, col, row % 16].
-array pack_strips(const array& a) {
+std::int64_t bytes_of(const array& a) { return a.size() * static_cast<std::int64_t>(size_of(a.dtype())); }
+
+/// (…, rows, cols) to (experts, strips, cols, 16): element [row, col] becomes [row / 16, col, row % 16]. Each thread writes one
+/// contiguous share, which places that memory where it runs; a product over all experts has about the same shares.
+array pack_strips(const array& a, int threads) {
   const MatrixBatch from(a);
   const std::int64_t strips = strips_of(from.rows());
   array packed = array::empty({from.count(), strips, from.cols(), strip_width}, a.dtype());
   const std::size_t itemsize = size_of(a.dtype());
-  const std::size_t bytes = static_cast<std::size_t>(packed.size()) * itemsize;
+  const std::int64_t line_bytes = strip_width * static_cast<std::int64_t>(itemsize);
+  const std::int64_t strip_bytes = from.cols() * line_bytes;
   std::byte* to = packed.mutable_bytes();
-  if (from.rows() % strip_width != 0 && bytes != 0) {
-    std::memset(to, 0, bytes);
-  }
-  for (std::int64_t expert = 0; expert < from.count(); ++expert) {
-    for (std::int64_t strip = 0; strip < strips; ++strip) {
-      const std::byte* rows = from.row(expert, strip * strip_width);
-      const std::int64_t lanes = std::min(strip_width, from.rows() - strip * strip_width);
-      for (std::int64_t col = 0; col < from.cols(); ++col) {
-        for (std::int64_t lane = 0; lane < lanes; ++lane) {
-          std::memcpy(to + static_cast<std::size_t>(lane) * itemsize, rows + lane * from.row_stride() + col * from.col_stride(),
-                      itemsize);
-        }
-        to += static_cast<std::size_t>(strip_width) * itemsize;
-      }
+  const auto worth = static_cast<int>(std::min<std::int64_t>(threads, bytes_of(packed) / bytes_worth_a_thread + 1));
+  cpu::share_out(from.count() * strips, worth, [&](std::int64_t i) {
+    const std::int64_t row = i % strips * strip_width;
+    const std::int64_t rows = std::min(strip_width, from.rows() - row);
+    if (rows < strip_width) {
+      std::memset(to + i * strip_bytes, 0, static_cast<std::size_t>(strip_bytes));
     }
-  }
+    copy_matrix({.data = from.row(i / strips, row),
+                 .row_stride = from.col_stride(),
+                 .col_stride = from.row_stride(),
+                 .rows = from.cols(),
+                 .cols = rows,
+                 .itemsize = itemsize},
+                to + i * strip_bytes, line_bytes);
+  });
   return packed;
 }
 
@@ -46,18 +55,17 @@ array pack_strips(const array& a) {
 array unpack_strips(const array& packed, const Shape& shape) {
   array a = array::empty(shape, packed.dtype());
   const MatrixBatch to(a);
-  const std::size_t itemsize = size_of(a.dtype());
-  const std::int64_t cols = to.cols();
-  for (std::int64_t expert = 0; expert < to.count(); ++expert) {
-    for (std::int64_t row = 0; row < to.rows(); ++row) {
-      const std::int64_t strip = expert * strips_of(to.rows()) + row / strip_width;
-      const std::int64_t first = strip * cols * strip_width + row % strip_width;
-      std::byte* out = a.mutable_bytes() + (to.row(expert, row) - a.bytes());
-      for (std::int64_t col = 0; col < cols; ++col) {
-        std::memcpy(out + static_cast<std::size_t>(col) * itemsize,
-                    packed.bytes() + static_cast<std::size_t>(first + col * strip_width) * itemsize, itemsize);
-      }
-    }
+  const std::int64_t strips = strips_of(to.rows());
+  const std::int64_t line_bytes = strip_width * to.col_stride();
+  for (std::int64_t i = 0; i < to.count() * strips; ++i) {
+    const std::int64_t row = i % strips * strip_width;
+    copy_matrix({.data = packed.bytes() + i * to.cols() * line_bytes,
+                 .row_stride = to.col_stride(),
+                 .col_stride = line_bytes,
+                 .rows = std::min(strip_width, to.rows() - row),
+                 .cols = to.cols(),
+                 .itemsize = size_of(a.dtype())},
+                a.mutable_bytes() + (to.row(i / strips, row) - a.bytes()), to.row_stride());
   }
   return a;
 }
@@ -68,8 +76,8 @@ array copy_rows(const array& a, std::int64_t experts) {
   return array::borrow(copy.bytes(), {experts, a.dim(-2), a.dim(-1)}, a.dtype(), {}, copy.owner());
 }
 
-array rearrange(const array& a, bool transpose, std::int64_t experts) {
-  return transpose ? pack_strips(a) : copy_rows(a, experts);
+array rearrange(const array& a, bool transpose, std::int64_t experts, int threads) {
+  return transpose ? pack_strips(a, threads) : copy_rows(a, experts);
 }
 
 array restore(const array& packed, bool transpose, const Shape& shape) {
@@ -77,11 +85,10 @@ array restore(const array& packed, bool transpose, const Shape& shape) {
                    : copy_row_major(array::borrow(packed.bytes(), shape, packed.dtype(), {}, packed.owner()));
 }
 
-std::size_t bytes_of(const array& a) { return static_cast<std::size_t>(a.size()) * size_of(a.dtype()); }
-
 }  // namespace
 
 PackedWeights pack(const array& w, const array& scales, const PackOptions& options) {
+  check_stream(op, options.stream);
   const QuantizedWeights weights = {
       .w = w,
       .scales = &scales,
@@ -101,10 +108,11 @@ PackedWeights pack(const array& w, const array& scales, const PackOptions& optio
   data->shape.push_back(options.transpose ? extents.K : extents.N);
   data->experts = checked_count(op, "w", leading);
   data->scale_dtype = scales.dtype();
-  data->codes = rearrange(w, options.transpose, data->experts);
-  data->scales = rearrange(scales, options.transpose, data->experts);
+  const int threads = options.stream.threads > 0 ? options.stream.threads : available_threads();
+  data->codes = rearrange(w, options.transpose, data->experts, threads);
+  data->scales = rearrange(scales, options.transpose, data->experts, threads);
   if (options.biases) {
-    data->biases = rearrange(*options.biases, options.transpose, data->experts);
+    data->biases = rearrange(*options.biases, options.transpose, data->experts, threads);
   }
   if (options.global_scale) {
     const array per_expert = copy_row_major(global_scale_per_matrix(*options.global_scale, leading));
@@ -128,7 +136,7 @@ UnpackedWeights unpack(const PackedWeights& packed) {
   if (data.global_scale.size() != 0) {
     const Shape leading(shape.begin(), shape.end() - 2);
     array scale = array::empty(leading, Dtype::float32);
-    std::memcpy(scale.mutable_bytes(), data.global_scale.bytes(), bytes_of(scale));
+    std::memcpy(scale.mutable_bytes(), data.global_scale.bytes(), static_cast<std::size_t>(bytes_of(scale)));
     weights.global_scale = std::move(scale);
   }
   return weights;
@@ -145,7 +153,8 @@ bool PackedWeights::transpose() const noexcept { return data_->transpose; }
 const Shape& PackedWeights::shape() const noexcept { return data_->shape; }
 
 std::size_t PackedWeights::nbytes() const noexcept {
-  return bytes_of(data_->codes) + bytes_of(data_->scales) + bytes_of(data_->biases) + bytes_of(data_->global_scale);
+  return static_cast<std::size_t>(bytes_of(data_->codes) + bytes_of(data_->scales) + bytes_of(data_->biases) +
+                                  bytes_of(data_->global_scale));
 }
 
 }  // namespace gqmm

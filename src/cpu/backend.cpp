@@ -53,6 +53,11 @@ std::int64_t threads_worth(double multiply_adds) {
   return static_cast<std::int64_t>(std::min(multiply_adds / static_cast<double>(work_worth_a_thread), 1e6)) + 1;
 }
 
+void share_out(std::int64_t count, int threads, const std::function<void(std::int64_t i)>& work) {
+  WorkShares shares(count, threads, [](std::int64_t) { return 1; });
+  run_phases(threads, [&](int thread) { shares.drain(thread, [&](std::int64_t i, std::int64_t) { work(i); }); }, [](int) {});
+}
+
 void run(const Problem& problem) {
   if (problem.rhs.empty() || problem.M == 0 || problem.N == 0) {
     return;

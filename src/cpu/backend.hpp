@@ -4,11 +4,15 @@
 #include "plan/problem.hpp"
 
 #include <cstdint>
+#include <functional>
 
 namespace gqmm::cpu {
 
 /// The most threads that so many multiply-adds are worth: waking one more would cost more than it saves.
 std::int64_t threads_worth(double multiply_adds);
+
+/// Runs work(i) for i = 0 … count − 1, each thread a contiguous share, on up to `threads` threads, the caller's included.
+void share_out(std::int64_t count, int threads, const std::function<void(std::int64_t i)>& work);
 
 /// Writes problem.y. Expects a valid problem; throws std::bad_alloc only.
 void run(const Problem& problem);

@@ -94,6 +94,24 @@ TEST(PackedWeights, PayForNOnlyUpToAMultipleOf16) {
   }
 }
 
+std::size_t beyond_multiple(const array& a, std::size_t of) { return reinterpret_cast<std::uintptr_t>(a.bytes()) % of; }
+
+TEST(PackedWeights, BeginAtAHugePageWhereTheyAreLargeAndAtACacheLineElsewhere) {
+  constexpr std::size_t huge_page = std::size_t{2} << 20;
+  for (const bool transpose : {true, false}) {
+    const PackedWeights large = pack_all(unwritten_weights(*find_format(Mode::affine, 4), transpose, 16384, 2048));
+    ASSERT_EQ(bytes_of(large.data().codes), 8 * huge_page);
+    EXPECT_EQ(beyond_multiple(large.data().codes, huge_page), 0U);
+    EXPECT_EQ(beyond_multiple(large.data().scales, 64), 0U);
+    EXPECT_EQ(beyond_multiple(large.data().biases, 64), 0U);
+  }
+  for (int i = 0; i < 5; ++i) {
+    const PackedWeights small = pack_all(affine_weights(1, {3}, 17, 64));
+    EXPECT_EQ(beyond_multiple(small.data().codes, 64), 0U);
+    EXPECT_EQ(beyond_multiple(small.data().scales, 64), 0U);
+  }
+}
+
 TEST(PackedWeights, StridedArraysPackAsTheirCopies) {
   Weights weights = affine_weights(1, {4}, 17, 64);
   const PackedWeights expected = pack_all(weights);

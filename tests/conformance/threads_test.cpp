@@ -3,6 +3,7 @@
 #include "conformance/support/check.hpp"
 #include "conformance/support/problems.hpp"
 #include "formats/registry.hpp"
+#include "plan/packed.hpp"
 
 #include <sched.h>
 
@@ -95,6 +96,23 @@ TEST(Threads, CallersShareOperandsAndPackedWeights) {
       caller.join();
     }
     EXPECT_EQ(wrong, 0);
+  }
+}
+
+TEST(Threads, PackingGivesTheSameBytesOnAnyNumberOfThreads) {
+  Spec spec = spec_number(3);
+  spec.N = 1000;  // the last strip of each expert is padded
+  spec.K = 1024;
+  Operands operands = make_operands(spec);
+  operands.options.stream.threads = 1;
+  const PackedWeights alone = pack(operands);
+  ASSERT_GE(alone.nbytes(), std::size_t{1} << 20) << "too little to be worth several threads";
+  for (const int threads : {2, 3, 8}) {
+    operands.options.stream.threads = threads;
+    const PackedWeights packed = pack(operands);
+    EXPECT_TRUE(same_bits(packed.data().codes, alone.data().codes)) << threads;
+    EXPECT_TRUE(same_bits(packed.data().scales, alone.data().scales)) << threads;
+    EXPECT_TRUE(same_bits(packed.data().biases, alone.data().biases)) << threads;
   }
 }
 

@@ -273,6 +273,7 @@ def test_dequantize_names_what_is_wrong(changes, error, message):
         ({"bits": 7}, ValueError, r"bits = 7"),
         ({"mode": "none"}, ValueError, r"mode.*none"),
         ({"transpose": "no"}, TypeError, r"transpose: expected True or False, got 'no'"),
+        ({"stream": 2}, ValueError, r"unsupported stream 2"),
         ({"w": [1]}, TypeError, r"w: expected an array .* got list"),
     ],
 )

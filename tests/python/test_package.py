@@ -23,7 +23,7 @@ SIGNATURES = {
     "quantize": "(w, /, group_size=None, bits=None, mode='affine', *, global_scale=None, stream=None)",
     "dequantize": "(w, /, scales, biases=None, group_size=None, bits=None, mode='affine', global_scale=None, dtype=None, *, "
     "stream=None)",
-    "pack": "(w, scales, biases=None, *, group_size=None, bits=None, mode='affine', transpose=True)",
+    "pack": "(w, scales, biases=None, *, group_size=None, bits=None, mode='affine', transpose=True, stream=None)",
     "unpack": "(w, /, *, like=None)",
 }
 

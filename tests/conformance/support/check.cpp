@@ -90,7 +90,8 @@ PackedWeights pack(const Operands& operands) {
                      .bits = options.bits,
                      .mode = *options.mode,
                      .transpose = options.transpose.value_or(true),
-                     .global_scale = options.global_scale});
+                     .global_scale = options.global_scale,
+                     .stream = options.stream});
 }
 
 array call_poisoned(const Operands& operands, const PackedWeights* packed) {
