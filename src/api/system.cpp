@@ -3,9 +3,9 @@
 #include "api/thread_limits.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <fstream>
-#include <sstream>
 #include <string>
 #include <thread>
 
@@ -18,6 +18,8 @@ namespace {
 
 constexpr int no_limit = 1 << 20;
 
+std::optional<int> unless_unlimited(int threads) { return threads == no_limit ? std::nullopt : std::optional(threads); }
+
 int threads_by_affinity() {
 #if defined(__linux__)
   cpu_set_t set;
@@ -29,45 +31,47 @@ int threads_by_affinity() {
   return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
-/// CPUs of a quota in microseconds per period, rounded up.
-int cpus_of(double quota, double period) {
-  return quota > 0 && period > 0 ? std::max(1, static_cast<int>((quota + period - 1) / period)) : no_limit;
-}
-
+/// The limit that a group's folder states.
 int read_quota(const std::string& folder) {
-  double quota = 0;
-  double period = 0;
-  if (std::ifstream max(folder + "/cpu.max"); max >> quota >> period) {  // cgroup v2; "max" fails to parse: no limit
-    return cpus_of(quota, period);
+  const auto read = [](std::ifstream& file, std::int64_t& value) { return static_cast<bool>(file >> value); };
+  std::int64_t quota = 0;  // µs in each period
+  std::int64_t period = 0;
+  if (std::ifstream v2(folder + "/cpu.max"); !read(v2, quota) || !read(v2, period)) {  // "max" is no number: no limit
+    std::ifstream v1_quota(folder + "/cpu.cfs_quota_us");
+    std::ifstream v1_period(folder + "/cpu.cfs_period_us");
+    if (!read(v1_quota, quota) || !read(v1_period, period)) {
+      return no_limit;
+    }
   }
-  std::ifstream v1_quota(folder + "/cpu.cfs_quota_us");
-  std::ifstream v1_period(folder + "/cpu.cfs_period_us");
-  if (v1_quota >> quota && v1_period >> period) {
-    return cpus_of(quota, period);
+  if (quota <= 0 || period <= 0) {  // -1 in version 1
+    return no_limit;
   }
-  return no_limit;
+  return static_cast<int>(std::min<std::int64_t>(no_limit, quota / period + (quota % period != 0 ? 1 : 0)));
 }
 
-/// The tightest CPU quota of this process's cgroup and those above it (/proc/self/cgroup: "id:controllers:path" lines).
-int threads_by_cgroup() {
-  int limit = std::min(read_quota("/sys/fs/cgroup"), read_quota("/sys/fs/cgroup/cpu"));
-  std::ifstream groups("/proc/self/cgroup");
+bool names_cpu(const std::string& controllers) {  // "cpu,cpuacct", but not "cpuset"
+  return ("," + controllers + ",").find(",cpu,") != std::string::npos;
+}
+
+/// Of this process's group and those above it (/proc/self/cgroup: lines "id:controllers:path", version 2 without controllers).
+int threads_by_cgroup(const std::string& file_system) {
+  const std::string v2 = file_system + "/sys/fs/cgroup";
+  const std::string v1 = v2 + "/cpu";
+  // In a container, its own group is the root of what it sees, whatever path the line says.
+  int limit = std::min(read_quota(v2), read_quota(v1));
+  std::ifstream groups(file_system + "/proc/self/cgroup");
   for (std::string line; std::getline(groups, line);) {
     const std::size_t controllers = line.find(':');
-    const std::size_t path = line.find(':', controllers + 1);
-    if (controllers == std::string::npos || path == std::string::npos) {
+    const std::size_t path = controllers == std::string::npos ? controllers : line.find(':', controllers + 1);
+    if (path == std::string::npos) {
       continue;
     }
     const std::string names = line.substr(controllers + 1, path - controllers - 1);
-    if (!names.empty() && names.find("cpu") == std::string::npos) {
+    if (!names.empty() && !names_cpu(names)) {
       continue;
     }
-    const std::string root = names.empty() ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
-    for (std::string group = line.substr(path + 1); group.size() > 1; group.resize(group.rfind('/'))) {
-      limit = std::min(limit, read_quota(root + group));
-      if (group.rfind('/') == 0 || group.rfind('/') == std::string::npos) {
-        break;
-      }
+    for (std::string group = line.substr(path + 1); group.size() > 1 && group.front() == '/'; group.resize(group.rfind('/'))) {
+      limit = std::min(limit, read_quota((names.empty() ? v2 : v1) + group));
     }
   }
   return limit;
@@ -83,13 +87,12 @@ int threads_by_environment() {
 
 std::string_view version() noexcept { return GQMM_VERSION; }
 
-ThreadLimits thread_limits() {
-  const auto limit = [](int threads) { return threads == no_limit ? std::nullopt : std::optional(threads); };
-  return {threads_by_affinity(), limit(threads_by_cgroup()), limit(threads_by_environment())};
-}
+std::optional<int> cgroup_threads(const std::string& root) { return unless_unlimited(threads_by_cgroup(root)); }
+
+ThreadLimits thread_limits() { return {threads_by_affinity(), cgroup_threads(), unless_unlimited(threads_by_environment())}; }
 
 int available_threads() {
-  static const int threads = std::min({threads_by_affinity(), threads_by_cgroup(), threads_by_environment()});
+  static const int threads = std::min({threads_by_affinity(), threads_by_cgroup({}), threads_by_environment()});
   return threads;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 namespace gqmm {
 
@@ -10,6 +11,10 @@ struct ThreadLimits {
   std::optional<int> cgroup;       ///< the cgroup's CPU quota, rounded up
   std::optional<int> environment;  ///< OMP_NUM_THREADS
 };
+
+/// The tightest CPU quota of this process's cgroup and those above it, of version 1 or 2, rounded up to whole CPUs; nullopt:
+/// none. `root` goes before /proc and /sys.
+[[nodiscard]] std::optional<int> cgroup_threads(const std::string& root = {});
 
 /// As they are now; available_threads keeps what it found at its first call.
 [[nodiscard]] ThreadLimits thread_limits();

@@ -9,8 +9,10 @@
 #include <gqmm/gqmm.hpp>
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <random>
 #include <string>
@@ -139,6 +141,21 @@ inline void expect_within_bound(Lowered& lowered) {
     }
   }
 }
+
+/// A folder of this test's own, removed with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() : path_(std::filesystem::path(testing::TempDir()) / ("gqmm_api_" + std::to_string(getpid()))) {
+    std::filesystem::create_directory(path_);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  [[nodiscard]] std::filesystem::path file(const std::string& name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
 
 /// The call throws std::invalid_argument with this text.
 template <class Call>

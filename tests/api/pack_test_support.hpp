@@ -5,8 +5,8 @@
 
 #include "plan/packed.hpp"
 
-#include <unistd.h>
-#include <filesystem>
+#include <string>
+#include <vector>
 
 namespace gqmm::test {
 
@@ -44,20 +44,5 @@ inline std::string name_of_pack_case(const testing::TestParamInfo<PackCase>& inf
   return std::string(gqmm::name_of(info.param.format->mode)) + "_" + std::to_string(info.param.format->bits) + "bits_group" +
          std::to_string(info.param.group_size) + (info.param.transpose ? "_transpose" : "");
 }
-
-/// A path in a folder of this test's own, removed with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder() : path_(std::filesystem::path(testing::TempDir()) / ("gqmm_pack_" + std::to_string(getpid()))) {
-    std::filesystem::create_directory(path_);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  [[nodiscard]] std::filesystem::path file(const char* name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 }  // namespace gqmm::test
