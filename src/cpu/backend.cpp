@@ -14,7 +14,8 @@
 namespace gqmm::cpu {
 namespace {
 
-// Below so many multiply-adds a second thread costs more than it saves (waking it takes microseconds).
+// Below so many multiply-adds a second thread costs more than it saves: it takes microseconds to start one that spins, and these
+// take a Zen 4 core 13 µs in decode from DRAM (39 G/s, one row of bfloat16) and 5 µs in prefill (100 G/s).
 constexpr std::int64_t work_worth_a_thread = std::int64_t{1} << 19;
 // Items are long runs of strips, for linear prefetching, yet several per thread to even out.
 constexpr std::int64_t items_per_thread = 24;

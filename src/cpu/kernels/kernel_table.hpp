@@ -18,7 +18,10 @@ inline constexpr int panel_kinds = 4;
 inline constexpr int max_slices = 3;
 inline constexpr int max_tile_rows = 8;  // of any instruction set's GEMM tile
 inline constexpr int max_tile_strips = 3;
-inline constexpr int max_gemv_rows = 4;  // 1, 2 and 4; three rows run as four
+/// 1, 2 and 4; three rows run as four. AVX-512's 32 registers hold, in place, 4-bit codes: rows · slices integer sums + rows
+/// float sums + 16 transposed words + weights and mask. Four rows: 26, 30, 34 with 1, 2, 3 slices, of which the float sums, used
+/// once a group, may wait in memory. Eight would be 34, 42, 50; they take two passes over a strip that is in cache by then.
+inline constexpr int max_gemv_rows = 4;
 
 /// How scales and biases are stored.
 enum class ScaleType : std::uint8_t { float32, float16, bfloat16, e8m0, e4m3 };
