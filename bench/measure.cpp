@@ -168,7 +168,13 @@ Repetitions repeat(const Setup& setup, const Progress& progress) {
   return result;
 }
 
+Limit arithmetic_limit(const Case& settings) { return settings.is_integer() ? Limit::int8_dot : Limit::float32_fma; }
+
 }  // namespace
+
+Limit binding_limit(const Case& settings, double arithmetic, double memory) {
+  return settings.cached || settings.slices() * arithmetic > memory ? arithmetic_limit(settings) : Limit::dram_read;
+}
 
 Runner::Runner(MeasureOptions options, PeerOptions peers) : options_(std::move(options)), peer_options_(std::move(peers)) {
   omp_get_max_threads();  // OpenMP reads the thread's affinity once, and run() narrows it
@@ -199,11 +205,12 @@ CaseFigures Runner::run(const Case& settings, const std::vector<std::string>& wa
   PeerProcess peers(peer_options_, settings, wanted, options_.peer_seconds);
   figures.calls = warm_up(workload, options_.repetition_seconds, settings.threads);
 
-  const Limit arithmetic = settings.is_integer() ? Limit::int8_dot : Limit::float32_fma;
+  const Limit arithmetic = arithmetic_limit(settings);
   const auto limits = [&] { return Limits{machine.measure(arithmetic), machine.measure(Limit::dram_read)}; };
   const Limits now = limits();
-  const bool arithmetic_binds = settings.cached || settings.operations() / now.arithmetic > figures.bytes() / now.memory;
-  const Setup setup = {settings,     options_, workload, peers, limits, arithmetic_binds ? &Limits::arithmetic : &Limits::memory,
+  const Limit binding = binding_limit(settings, settings.operations() / now.arithmetic, figures.bytes() / now.memory);
+  const Setup setup = {settings,     options_, workload,
+                       peers,        limits,   binding == Limit::dram_read ? &Limits::memory : &Limits::arithmetic,
                        figures.calls};
   const Repetitions repetitions = repeat(setup, progress);
   const std::vector<Repetition>& counted = repetitions.counted();
@@ -218,9 +225,8 @@ CaseFigures Runner::run(const Case& settings, const std::vector<std::string>& wa
   figures.seconds = summarize(seconds);
   figures.arithmetic = figures_of(arithmetic, settings, counted, machine);
   figures.memory = figures_of(Limit::dram_read, settings, counted, machine);
-  // The limit whose larger part was reached: what was found above rests on one pass of the probes.
-  figures.binding =
-      settings.cached || figures.arithmetic.fraction.median > figures.memory.fraction.median ? arithmetic : Limit::dram_read;
+  // Again, from the medians: what was found above rests on one pass of the probes.
+  figures.binding = binding_limit(settings, figures.arithmetic.fraction.median, figures.memory.fraction.median);
   figures.error = workload.error(error_samples);
   for (std::size_t i = 0; i < peers.peers().size(); ++i) {
     figures.peers.push_back(figures_of(peers.peers()[i], i, counted));

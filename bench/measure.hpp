@@ -56,7 +56,7 @@ struct CaseFigures {
   Summary seconds;         ///< of one call
   LimitFigures arithmetic;
   LimitFigures memory;
-  Limit binding = Limit::int8_dot;  ///< whichever of the two was reached further
+  Limit binding = Limit::int8_dot;  ///< binding_limit() of the two
 
   [[nodiscard]] double rows_per_expert() const { return static_cast<double>(settings.pairs()) / experts_hit; }
   /// Codes, scales and biases of the experts hit: what a call must read at least.
@@ -64,6 +64,10 @@ struct CaseFigures {
   ErrorEstimate error;
   std::vector<PeerFigures> peers;
 };
+
+/// The limit that leaves the case less speed, from its shares of both at one speed. A case can reach 1 / slices() of the int8-dot
+/// peak and all of DRAM read, so its share of the peak counts slices() times. Weights in cache are never bound by memory.
+Limit binding_limit(const Case& settings, double arithmetic, double memory);
 
 /// Called with the fraction of the case that is done.
 using Progress = std::function<void(double)>;
