@@ -63,16 +63,24 @@ TextTable case_table(const Report& report) {
   return table;
 }
 
-/// The suite "limits" on one page: what each cell reaches of the limit that binds it, by rows per expert and by precision.
+/// The suite "limits" on one page: what each cell reaches of the limit that binds it, by rows per expert and by precision. With
+/// several instruction sets, each has rows of its own.
 TextTable limit_table(const Report& report) {
   TextTable table = {{"threads", "rows/expert", "experts hit"}, {true, true, true}, {}};
-  std::map<std::tuple<int, double, double>, std::map<std::string, std::string>> cells;
+  const bool several_isas = std::any_of(report.cases.begin(), report.cases.end(), [&](const CaseFigures& figures) {
+    return figures.settings.isa != report.cases.front().settings.isa;
+  });
+  if (several_isas) {
+    table.header.insert(table.header.begin(), "isa");
+    table.numeric.insert(table.numeric.begin(), false);
+  }
+  std::map<std::tuple<std::string, int, double, double>, std::map<std::string, std::string>> cells;
   for (const CaseFigures& figures : report.cases) {
     const Case& settings = figures.settings;
     const std::string column = fmt::format("{}, {} {}", settings.packed ? "packed" : "in place", gqmm::name_of(settings.dtype),
                                            gqmm::name_of(settings.precision));
     const LimitFigures& limit = figures.binding == Limit::dram_read ? figures.memory : figures.arithmetic;
-    cells[{settings.threads, figures.rows_per_expert(), figures.experts_hit}][column] =
+    cells[{settings.isa, settings.threads, figures.rows_per_expert(), figures.experts_hit}][column] =
         fmt::format("{:.3f} {}{}", limit.fraction.median, short_name(limit.limit), figures.repetitions == 0 ? " (!)" : "");
     if (std::find(table.header.begin(), table.header.end(), column) == table.header.end()) {
       table.header.push_back(column);
@@ -80,8 +88,11 @@ TextTable limit_table(const Report& report) {
     }
   }
   for (auto& [key, row] : cells) {
-    const auto [threads, rows, hit] = key;
+    const auto& [isa, threads, rows, hit] = key;
     Row texts = {fmt::format("{}", threads), fmt::format("{:.4g}", rows), fmt::format("{:.4g}", hit)};
+    if (several_isas) {
+      texts.insert(texts.begin(), isa);
+    }
     for (std::size_t column = texts.size(); column < table.header.size(); ++column) {
       const std::string& cell = row[table.header[column]];
       texts.push_back(cell.empty() ? "-" : cell);

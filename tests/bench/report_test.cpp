@@ -108,6 +108,22 @@ TEST(Report, TheLimitsSuiteHasATableOfFractionsByRowsAndPrecision) {
   }
 }
 
+TEST(Report, TheTableOfFractionsHasRowsForEachInstructionSet) {
+  Report report = example();
+  report.suite = "limits";
+  report.cases[1] = report.cases[0];
+  std::ostringstream one;
+  write(one, report, "markdown");
+  EXPECT_NE(one.str().find("\n| threads | rows/expert |"), std::string::npos) << one.str();
+  report.cases[1].settings.isa = "avx2";
+  report.cases[1].memory.fraction = summarize({0.5});
+  std::ostringstream two;
+  write(two, report, "markdown");
+  for (const char* part : {"| isa | threads |", "| avx2 | 1 | 2 | 32 | 0.500 DRAM |", "| scalar | 1 | 2 | 32 | 0.750 DRAM |"}) {
+    EXPECT_NE(two.str().find(part), std::string::npos) << '\'' << part << "' is not in\n" << two.str();
+  }
+}
+
 TEST(Report, WeightsInCacheHaveNoFractionOfDram) {
   Report report = example();
   report.cases[0].settings.cached = true;
