@@ -42,8 +42,6 @@ struct Repetition {
   std::vector<double> peers;  // seconds of one call each; 0: not measured in this repetition
 };
 
-double mean(double a, double b) { return (a + b) / 2; }
-
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 double process_seconds() {
@@ -86,8 +84,8 @@ LimitFigures figures_of(Limit limit, const Case& settings, const std::vector<Rep
   std::vector<double> rates;
   std::vector<double> fractions;
   for (const Repetition& repetition : repetitions) {
-    const double rate = memory ? mean(repetition.before.memory, repetition.after.memory)
-                               : mean(repetition.before.arithmetic, repetition.after.arithmetic);
+    const double rate = memory ? mean({repetition.before.memory, repetition.after.memory})
+                               : mean({repetition.before.arithmetic, repetition.after.arithmetic});
     const double work = memory ? settings.bytes_per_expert() * repetition.call.experts_hit : settings.operations();
     rates.push_back(rate);
     fractions.push_back(work / repetition.call.seconds / rate);
@@ -146,7 +144,7 @@ struct Setup {
 bool steady(const Repetition& repetition, const Setup& setup) {
   const double before = repetition.before.*setup.binding;
   const double after = repetition.after.*setup.binding;
-  return repetition.call.stolen <= most_stolen && std::fabs(after - before) <= setup.options.unsteady * mean(before, after);
+  return repetition.call.stolen <= most_stolen && std::fabs(after - before) <= setup.options.unsteady * mean({before, after});
 }
 
 /// Until as many are accepted as wanted, or three times as many have run.
@@ -217,12 +215,13 @@ CaseFigures Runner::run(const Case& settings, const std::vector<std::string>& wa
   figures.repetitions = static_cast<int>(repetitions.accepted.size());
   figures.rejected = static_cast<int>(repetitions.rejected.size());
   std::vector<double> seconds;
-  figures.experts_hit = 0;
+  std::vector<double> experts_hit;
   for (const Repetition& repetition : counted) {
     seconds.push_back(repetition.call.seconds);
-    figures.experts_hit += repetition.call.experts_hit / static_cast<double>(counted.size());
+    experts_hit.push_back(repetition.call.experts_hit);
   }
   figures.seconds = summarize(seconds);
+  figures.experts_hit = mean(experts_hit);
   figures.arithmetic = figures_of(arithmetic, settings, counted, machine);
   figures.memory = figures_of(Limit::dram_read, settings, counted, machine);
   // Again, from the medians: what was found above rests on one pass of the probes.

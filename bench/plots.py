@@ -45,6 +45,11 @@ def median(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 
+def rows(case: Case) -> float:
+    """Per expert, to three digits: cases that differ by less stand at one place. (Older files have 127.99999999999997 for 128.)"""
+    return float(f"{case['rows_per_expert']:.3g}")
+
+
 def layer(case: Case) -> tuple[Any, ...]:
     return case["shape"]["name"], case["mode"], case["bits"], case["group_size"], case["instruction_set"]
 
@@ -84,12 +89,12 @@ def title(case: Case) -> str:
     return f"{shape['name']}: {shape['experts']} experts, N {shape['N']}, K {shape['K']}, top {shape['top']}; {bits}"
 
 
-def draw_limits(axes: Axes, cases: list[Case], rows: list[float]) -> None:
+def draw_limits(axes: Axes, cases: list[Case], places: list[float]) -> None:
     """The roof of one dot product per weight and row, and what two and three of them leave of it."""
     peak = median(case["arithmetic"]["per_second"]["median"] for case in cases) / 1e9
     dram = median(case["memory"]["per_second"]["median"] for case in cases) / 1e9
     per_byte = median(case["operations"] / case["rows_per_expert"] / case["bytes"] for case in cases)
-    left, right = min(rows) / 1.4, max(rows) * 1.4
+    left, right = min(places) / 1.4, max(places) * 1.4
     for count in (1, 2, 3):
         ceiling = peak / count
         corner = ceiling / (per_byte * dram)
@@ -110,7 +115,7 @@ def draw_lines(axes: Axes, cases: list[Case]) -> None:
             points: dict[float, Case] = {}
             for case in sorted(cases, key=lambda case: case["experts_hit"]):
                 if case["packed"] == packed and slices(case) == count:
-                    points[round(case["rows_per_expert"], 2)] = case
+                    points[rows(case)] = case
             if points:
                 xs = sorted(points)
                 style = {"linestyle": "--", "markerfacecolor": "white"} if packed else {}
@@ -120,9 +125,9 @@ def draw_lines(axes: Axes, cases: list[Case]) -> None:
 
 def draw_peers(axes: Axes, cases: list[Case], numbers: dict[str, int]) -> None:
     for name, number in numbers.items():
-        points = [(case["rows_per_expert"], rate(case, peer["seconds"]["median"]))
+        points = [(rows(case), rate(case, peer["seconds"]["median"]))
                   for case in cases if case["experts_hit"] == max(other["experts_hit"] for other in cases
-                                                                  if other["rows_per_expert"] == case["rows_per_expert"])
+                                                                  if rows(other) == rows(case))
                   for peer in peers_of(case) if peer["name"] == name]  # fmt: skip
         if points:
             axes.plot(*zip(*points, strict=True), linestyle="none", marker=MARKERS[number % len(MARKERS)], markersize=6,
@@ -131,20 +136,20 @@ def draw_peers(axes: Axes, cases: list[Case], numbers: dict[str, int]) -> None:
 
 def roofline(document: dict[str, Any]) -> Figure | None:
     cases = chosen(drawable(document))
-    rows = sorted({case["rows_per_expert"] for case in cases})
-    if len(rows) < 2:
+    places = sorted({rows(case) for case in cases})
+    if len(places) < 2:
         return None
     teams = sorted({case["threads"] for case in cases})
     numbers = colours(cases)
     figure, panels = plt.subplots(1, len(teams), figsize=(1 + 5.2 * len(teams), 6.4), sharey=True, squeeze=False)
     for axes, threads in zip(panels[0], teams, strict=True):
         here = [case for case in cases if case["threads"] == threads]
-        draw_limits(axes, here, rows)
+        draw_limits(axes, here, places)
         draw_lines(axes, here)
         draw_peers(axes, here, numbers)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks([2**n for n in range(20) if min(rows) <= 2**n <= max(rows)])
+        axes.set_xticks([2**n for n in range(20) if min(places) <= 2**n <= max(places)])
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
         axes.grid(True, which="major", color="#e5e5e5", zorder=0)

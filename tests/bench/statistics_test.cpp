@@ -28,7 +28,17 @@ TEST(Statistics, OneValueIsAllOfIt) {
   EXPECT_EQ(summary.most, 7);
 }
 
-TEST(Statistics, NoValuesAreZero) { EXPECT_EQ(summarize({}).median, 0); }
+TEST(Statistics, NoValuesAreZero) {
+  EXPECT_EQ(summarize({}).median, 0);
+  EXPECT_EQ(mean({}), 0);
+}
+
+TEST(Statistics, TheMeanOfTheSameWholeNumberIsThatNumber) {
+  EXPECT_EQ(mean({1, 2, 6}), 3);
+  for (std::size_t count = 1; count <= 27; ++count) {  // as many repetitions as a case can have by default
+    EXPECT_EQ(mean(std::vector<double>(count, 128)), 128) << count << " values";
+  }
+}
 
 }  // namespace
 }  // namespace gqmm::bench

@@ -244,6 +244,25 @@ class TestPlots:
         assert before[1].startswith(b"\x89PNG")
         assert [path.read_bytes() for path in self.draw(tmp_path, limits_of(cases))] == before, "the same figures, another file"
 
+    def test_rounded_numbers_of_rows_are_one_place_with_its_tick(self) -> None:
+        pytest.importorskip("matplotlib")
+        plots = load("plots")
+        cases = [a_case(rows, 2, packed, []) for rows in (1, 32, 128) for packed in (False, True)]
+        cases[2]["rows_per_expert"] = 31.99
+        cases[4]["rows_per_expert"] = 127.99999999999997
+        cases[5]["rows_per_expert"] = 127.99999999999997
+        figure = plots.roofline(limits_of(cases))
+        assert figure is not None
+        assert list(figure.axes[0].get_xticks()) == [1, 2, 4, 8, 16, 32, 64, 128]
+        lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+        assert [list(line.get_xdata()) for line in lines] == [[1, 32, 128]] * 2
+
+    def test_one_number_of_rows_is_no_roofline(self) -> None:
+        pytest.importorskip("matplotlib")
+        cases = [a_case(32, 2, packed, []) for packed in (False, True)]
+        cases[0]["rows_per_expert"] = 31.999999999999993
+        assert load("plots").roofline(limits_of(cases)) is None
+
     def test_cases_without_an_accepted_repetition_are_not_drawn(self, tmp_path: Path) -> None:
         cases = [a_case(rows, 2, False, []) for rows in (1, 8)]
         cases[1]["repetitions"] = 0
