@@ -7,7 +7,7 @@ writes beside the file, as SVG and PNG, for every number of threads in it:
     …-roofline    rates over rows per expert, one line per precision, under the limits of the machine in that run; other libraries
                   as points
     …-peers       the rates of cases that other libraries were measured beside, as bars: of the fewest tokens, the most, and some
-                  in between
+                  in between; a library measured beside several such cases stands where it had most repetitions
 
 Needs matplotlib. Nothing is drawn that the file does not hold.
 """
@@ -29,8 +29,26 @@ from matplotlib.figure import Figure
 
 # By slices. Okabe and Ito's colours, which differ for everyone.
 PRECISIONS = {1: ("fast, 8-bit activations", "#009e73"), 2: ("bfloat16", "#0072b2"), 3: ("float32", "#d55e00")}
-PEERS = ("#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a800", "#8c564b", "#000000")
-MARKERS = "sDv^P*Xdph<"  # another number than of colours, so that a pair of both comes again only after 77 peers
+# Every program's colour and marker, in whatever file: those of the colours that are left, a library's two types in two shades.
+# ggml's formats of other than 4 bits, which no file has beside each other, differ by marker alone.
+PEERS = {
+    "mlx gather_qmm bfloat16": ("#cc79a7", "v"),
+    "mlx gather_qmm float32": ("#803e63", "^"),
+    "torch dense int8": ("#000000", "X"),
+    "torch dense bfloat16": ("#e69f00", "P"),
+    "torch dense float32": ("#8a5a00", "*"),
+    "torch experts bfloat16": ("#f0e442", "d"),
+    "torch experts float32": ("#9a8f00", "p"),
+    "ggml mul_mat_id q4_0": ("#56b4e9", "s"),
+    "ggml mul_mat_id q4_K": ("#b5dff7", "D"),
+    "ggml mul_mat_id q2_K": ("#999999", "<"),
+    "ggml mul_mat_id q3_K": ("#999999", ">"),
+    "ggml mul_mat_id q5_K": ("#999999", "h"),
+    "ggml mul_mat_id q6_K": ("#999999", "H"),
+    "ggml mul_mat_id q8_0": ("#999999", "8"),
+    "ggml mul_mat_id mxfp4": ("#999999", "o"),
+}
+OTHER_PEER = ("#666666", ".")
 LIMIT = "#555555"
 
 Case = dict[str, Any]
@@ -46,7 +64,7 @@ def median(values: Iterable[float]) -> float:
 
 
 def rows(case: Case) -> float:
-    """Per expert, to three digits: cases that differ by less stand at one place. (Older files have 127.99999999999997 for 128.)"""
+    """Per expert, to three digits: cases that differ by less stand at one place. Older files have 127.99999999999997 for 128."""
     return float(f"{case['rows_per_expert']:.3g}")
 
 
@@ -58,14 +76,14 @@ def slices(case: Case) -> int:
     return case["slices"]
 
 
-def peers_of(case: Case) -> list[dict[str, Any]]:
-    return [peer for peer in case["peers"] if "seconds" in peer and peer["repetitions"] > 0]
-
-
-def colours(cases: list[Case]) -> dict[str, int]:
-    """A number for each peer, the same in every panel."""
-    names = dict.fromkeys(peer["name"] for case in cases for peer in peers_of(case))
-    return {name: index for index, name in enumerate(sorted(names))}
+def peers_beside(cases: list[Case]) -> dict[str, dict[str, Any]]:
+    """Those measured beside any of the cases, by name, each where it has most accepted repetitions."""
+    best: dict[str, dict[str, Any]] = {}
+    for peer in (peer for case in cases for peer in case["peers"]):
+        least = best[peer["name"]]["repetitions"] if peer["name"] in best else 0
+        if "seconds" in peer and peer["repetitions"] > least:
+            best[peer["name"]] = peer
+    return dict(sorted(best.items()))
 
 
 def chosen(cases: list[Case]) -> list[Case]:
@@ -111,9 +129,9 @@ def draw_limits(axes: Axes, cases: list[Case], places: list[float]) -> None:
 def draw_lines(axes: Axes, cases: list[Case]) -> None:
     for packed in (False, True):
         for count, (name, colour) in PRECISIONS.items():
-            # Where two cases have as many rows, the one that hits more experts: a single token's call is short.
+            # Where two cases have as many rows, the one with more tokens: a single token's call is short.
             points: dict[float, Case] = {}
-            for case in sorted(cases, key=lambda case: case["experts_hit"]):
+            for case in sorted(cases, key=lambda case: case["tokens"]):
                 if case["packed"] == packed and slices(case) == count:
                     points[rows(case)] = case
             if points:
@@ -123,15 +141,17 @@ def draw_lines(axes: Axes, cases: list[Case]) -> None:
                           label=f"gqmm {name}, {'packed' if packed else 'in place'}", **style)  # fmt: skip
 
 
-def draw_peers(axes: Axes, cases: list[Case], numbers: dict[str, int]) -> None:
-    for name, number in numbers.items():
-        points = [(rows(case), rate(case, peer["seconds"]["median"]))
-                  for case in cases if case["experts_hit"] == max(other["experts_hit"] for other in cases
-                                                                  if rows(other) == rows(case))
-                  for peer in peers_of(case) if peer["name"] == name]  # fmt: skip
-        if points:
-            axes.plot(*zip(*points, strict=True), linestyle="none", marker=MARKERS[number % len(MARKERS)], markersize=6,
-                      color=PEERS[number % len(PEERS)], zorder=2, label=name)  # fmt: skip
+def draw_peers(axes: Axes, cases: list[Case]) -> None:
+    points: dict[str, list[tuple[float, float]]] = {}
+    for place in sorted({rows(case) for case in cases}):
+        there = [case for case in cases if rows(case) == place]
+        longest = [case for case in there if case["tokens"] == max(case["tokens"] for case in there)]
+        for name, peer in peers_beside(longest).items():
+            points.setdefault(name, []).append((place, rate(longest[0], peer["seconds"]["median"])))
+    for name, where in sorted(points.items()):
+        colour, marker = PEERS.get(name, OTHER_PEER)
+        axes.plot(*zip(*where, strict=True), linestyle="none", marker=marker, markersize=6.5, color=colour,
+                  markeredgecolor="#404040", markeredgewidth=0.5, zorder=2, label=name)  # fmt: skip
 
 
 def roofline(document: dict[str, Any]) -> Figure | None:
@@ -140,13 +160,12 @@ def roofline(document: dict[str, Any]) -> Figure | None:
     if len(places) < 2:
         return None
     teams = sorted({case["threads"] for case in cases})
-    numbers = colours(cases)
     figure, panels = plt.subplots(1, len(teams), figsize=(1 + 5.2 * len(teams), 6.4), sharey=True, squeeze=False)
     for axes, threads in zip(panels[0], teams, strict=True):
         here = [case for case in cases if case["threads"] == threads]
         draw_limits(axes, here, places)
         draw_lines(axes, here)
-        draw_peers(axes, here, numbers)
+        draw_peers(axes, here)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks([2**n for n in range(20) if min(places) <= 2**n <= max(places)])
@@ -163,43 +182,40 @@ def roofline(document: dict[str, Any]) -> Figure | None:
     return figure
 
 
-def bars_of(case: Case, cases: list[Case]) -> list[tuple[str, float, str]]:
-    """(label, rate, colour) of gqmm in place in every precision measured, then of the case's peers."""
-    same = [other for other in cases if other["tokens"] == case["tokens"] and other["threads"] == case["threads"]
-            and other["routing"] == case["routing"] and layer(other) == layer(case) and not other["packed"]]  # fmt: skip
+def bars_of(cases: list[Case]) -> list[tuple[str, float, str]]:
+    """(label, rate, colour) of gqmm in place in every precision measured, then of the peers."""
     bars = []
-    for other in sorted(same, key=slices):
-        name, colour = PRECISIONS[slices(other)]
-        bars.append((f"gqmm {name} (error {other['relative_error']:.0e})", rate(other), colour))
-    for peer in sorted(peers_of(case), key=lambda peer: peer["name"]):
+    for case in sorted(cases, key=slices):
+        if not case["packed"]:
+            name, colour = PRECISIONS[slices(case)]
+            bars.append((f"gqmm {name} (error {case['relative_error']:.0e})", rate(case), colour))
+    for name, peer in peers_beside(cases).items():
         error = f"error {peer['relative_error']:.0e}" if peer["relative_error"] > 0 else "exact"
-        bars.append((f"{peer['name']} ({error})", rate(case, peer["seconds"]["median"]), "#b0b0b0"))
+        bars.append((f"{name} ({error})", rate(cases[0], peer["seconds"]["median"]), PEERS.get(name, OTHER_PEER)[0]))
     return bars
 
 
 def peer_bars(document: dict[str, Any]) -> Figure | None:
-    cases = drawable(document)
-    # One panel per layer, tokens and threads: of several cases beside peers, the one with most of them.
-    panels: dict[tuple[Any, ...], Case] = {}
-    for case in sorted(cases, key=lambda case: len(peers_of(case))):
-        if peers_of(case):
-            panels[(layer(case), case["routing"], case["tokens"], case["threads"])] = case
+    # One panel for the cases of a layer, routing, tokens and threads, if there are peers beside any of them.
+    groups: dict[tuple[Any, ...], list[Case]] = {}
+    for case in drawable(document):
+        groups.setdefault((layer(case), case["routing"], case["tokens"], case["threads"]), []).append(case)
+    panels = [cases for cases in groups.values() if peers_beside(cases)]
     if not panels:
         return None
-    teams = len({case["threads"] for case in panels.values()})
-    tokens = sorted({case["tokens"] for case in panels.values()})
+    teams = len({cases[0]["threads"] for cases in panels})
+    tokens = sorted({cases[0]["tokens"] for cases in panels})
     shown = {tokens[0], tokens[len(tokens) // 2], tokens[-1]}
-    ordered = sorted(
-        (case for case in panels.values() if case["tokens"] in shown), key=lambda case: (case["tokens"], case["threads"])
-    )
-    lines = -(-len(ordered) // teams)
-    bars = [bars_of(case, cases) for case in ordered]
+    panels = sorted((cases for cases in panels if cases[0]["tokens"] in shown),
+                    key=lambda cases: (cases[0]["tokens"], cases[0]["threads"]))  # fmt: skip
+    lines = -(-len(panels) // teams)
+    bars = [bars_of(cases) for cases in panels]
     height = 1.2 + sum(0.75 + 0.21 * max(len(each) for each in bars[line * teams : (line + 1) * teams]) for line in range(lines))
     ratios = [3 + max(len(each) for each in bars[line * teams : (line + 1) * teams]) for line in range(lines)]
     figure, grid = plt.subplots(lines, teams, figsize=(6.2 * teams, height), squeeze=False, height_ratios=ratios)
-    for axes in grid.flat[len(ordered) :]:
+    for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    for axes, case, each in zip(grid.flat, ordered, bars, strict=False):
+    for axes, (case, *_), each in zip(grid.flat, panels, bars, strict=False):
         labels, rates, fills = zip(*each, strict=True)
         positions = range(len(each))
         axes.barh(positions, rates, color=fills, height=0.72)
@@ -210,11 +226,12 @@ def peer_bars(document: dict[str, Any]) -> Figure | None:
             axes.annotate(f"{value:,.0f}" if value >= 10 else f"{value:.2g}", (value, position), xytext=(3, 0),
                           textcoords="offset points", va="center", fontsize=8)  # fmt: skip
         threads = f"{case['threads']} thread{'s' if case['threads'] > 1 else ''}"
-        axes.set_title(f"T = {case['tokens']} ({case['rows_per_expert']:.3g} rows per expert), {threads}", fontsize=9, loc="left")
+        there = f"{rows(case):g} row{'' if rows(case) == 1 else 's'} per expert"
+        axes.set_title(f"T = {case['tokens']} ({there}), {threads}", fontsize=9, loc="left")
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("GOP/s (2 · rows · N · K / time)", fontsize=9)
-    figure.suptitle(f"{title(ordered[0])}\n{document['machine']['cpu']}", fontsize=10)
+    figure.suptitle(f"{title(panels[0][0])}\n{document['machine']['cpu']}", fontsize=10)
     figure.tight_layout()
     return figure
 

@@ -263,6 +263,34 @@ class TestPlots:
         cases[0]["rows_per_expert"] = 31.999999999999993
         assert load("plots").roofline(limits_of(cases)) is None
 
+    def test_peers_of_every_case_have_their_bar(self) -> None:
+        pytest.importorskip("matplotlib")
+
+        def peer(name: str, repetitions: int, seconds: float) -> dict[str, object]:
+            return {"name": name, "repetitions": repetitions, "seconds": {"median": seconds}, "relative_error": 0.03}
+
+        cases = [
+            a_case(8, 3, False, [peer("a", 2, 1.0), peer("b", 9, 1.0), {"name": "c", "skipped": "would take about 3 s"}]),
+            a_case(8, 2, False, [peer("a", 9, 0.5), peer("c", 1, 1.0), peer("d", 0, 1.0)]),
+            a_case(8, 2, True, [peer("a", 3, 2.0)]),
+        ]
+        figure = load("plots").peer_bars(limits_of(cases))
+        assert figure is not None
+        (axes,) = figure.axes
+        labels = [label.get_text().split(" (")[0] for label in axes.get_yticklabels()]
+        assert labels == ["gqmm bfloat16", "gqmm float32", "a", "b", "c"]
+        rates = [bar.get_width() * 1e9 / cases[0]["operations"] for bar in axes.patches]
+        assert rates[2:] == pytest.approx([2, 1, 1]), "each peer where it has most repetitions"
+
+    def test_every_program_has_its_own_colour_and_marker(self) -> None:
+        pytest.importorskip("matplotlib")
+        plots, peers = load("plots"), load("peers")
+        assert {f"ggml mul_mat_id {name}" for name in peers.Ggml.TYPES} < set(plots.PEERS)
+        assert len(set(plots.PEERS.values())) == len(plots.PEERS)
+        together = [colour for colour, _ in plots.PEERS.values() if colour != "#999999"]
+        together += [colour for _, colour in plots.PRECISIONS.values()]
+        assert len(set(together)) == len(together) == 12
+
     def test_cases_without_an_accepted_repetition_are_not_drawn(self, tmp_path: Path) -> None:
         cases = [a_case(rows, 2, False, []) for rows in (1, 8)]
         cases[1]["repetitions"] = 0
