@@ -312,6 +312,8 @@ void add_comparison_options(CLI::App& command, Arguments& arguments) {
 void add_command(CLI::App& program, int& exit_status) {
   const auto arguments = std::make_shared<Arguments>();
   CLI::App* command = program.add_subcommand("bench", "Measure gather_qmm as a fraction of what this machine can do");
+  // ./dev bench gives some options before those of its caller. Lists keep all of their values.
+  command->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_shape_options(*command, *arguments);
   add_suite_options(*command, *arguments);
   add_machine_options(*command, *arguments);

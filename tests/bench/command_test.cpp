@@ -85,6 +85,24 @@ TEST_F(Command, ACaseSlowerThanTheSavedFiguresIsExitStatusOne) {
   EXPECT_EQ(run("--compare " + saved + " --measured " + better), 0);
 }
 
+TEST_F(Command, OfAnOptionWithOneValueTheLastCountsAndListsAreJoined) {
+  const auto other = folder_ / "other";
+  run("--peers no/such/python --results " + folder_.string() +
+      " --repetitions 5 --tokens 1 --routing one --experts 4 --n 32 --k 128 " + "--threads 1 --pool 1 --peers none --results " +
+      other.string() + " --repetitions 1 --tokens 2 --routing uniform");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(other), {}), 2);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1) << "files where the first --results said";
+  for (const auto& entry : std::filesystem::directory_iterator(other)) {
+    if (entry.path().extension() == ".json") {
+      const auto document = nlohmann::json::parse(std::ifstream(entry.path()));
+      EXPECT_EQ(document.at("method").at("repetitions"), 1);
+      ASSERT_EQ(document.at("cases").size(), 2U);
+      EXPECT_EQ(document.at("cases").at(0).at("tokens"), 1);
+      EXPECT_EQ(document.at("cases").at(1).at("routing"), "uniform");
+    }
+  }
+}
+
 TEST_F(Command, FiguresOfAnotherMachineAreRefusedBeforeAnythingIsMeasured) {
   const std::string saved = (folder_ / "saved.json").string();
   std::ofstream(saved) << R"({"gqmm_bench": 1, "machine": {"cpu": "Other CPU", "processors": 1000}, "cases": []})";

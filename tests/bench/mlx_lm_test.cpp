@@ -46,6 +46,10 @@ TEST(MlxLmCommand, OptionsOfOtherBenchmarksAreRefused) {
   EXPECT_THROW(run("mixtral-8x7b mlx-lm"), CLI::ExcludesError);
 }
 
+TEST(MlxLmCommand, OfAnOptionWithOneValueTheLastCounts) {
+  EXPECT_NE(message_of("mlx-lm --python /bin/true --python no/such/python").find("no/such/python"), std::string::npos);
+}
+
 TEST(MlxLmCommand, APythonThatEndsIsAnError) { EXPECT_THROW(run("mlx-lm --python /bin/true"), std::runtime_error); }
 
 /// What the script would answer, of one case.
