@@ -8,6 +8,7 @@
 #include "plan.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "validators.hpp"
 
 #include <fmt/format.h>
 #include <gqmm/system.hpp>
@@ -221,11 +222,14 @@ Examples:
 void add_shape_options(CLI::App& command, Arguments& arguments) {
   command.add_option("what", arguments.what, "shapes by name, safetensors files or model folders");
   const std::string shape = "Shape";
-  command.add_option("--experts", arguments.experts, "number of experts E")->check(CLI::PositiveNumber)->group(shape);
-  command.add_option("--n", arguments.n, "outputs N of an expert")->check(CLI::PositiveNumber)->group(shape);
-  command.add_option("--k", arguments.k, "inputs K of an expert")->check(CLI::PositiveNumber)->group(shape);
-  command.add_option("--top", arguments.top, "experts per token")->check(CLI::PositiveNumber)->group(shape);
-  command.add_option("--tokens", arguments.tokens, "tokens T per call")->delimiter(',')->check(CLI::PositiveNumber)->group(shape);
+  command.add_option("--experts", arguments.experts, "number of experts E")->check(above_zero<std::int64_t>())->group(shape);
+  command.add_option("--n", arguments.n, "outputs N of an expert")->check(above_zero<std::int64_t>())->group(shape);
+  command.add_option("--k", arguments.k, "inputs K of an expert")->check(above_zero<std::int64_t>())->group(shape);
+  command.add_option("--top", arguments.top, "experts per token")->check(above_zero<std::int64_t>())->group(shape);
+  command.add_option("--tokens", arguments.tokens, "tokens T per call")
+      ->delimiter(',')
+      ->check(above_zero<std::int64_t>())
+      ->group(shape);
   command
       .add_option("--routing", arguments.routing,
                   "uniform, balanced (as many rows for every expert), learned (as uneven as a trained router), or one (all rows "
@@ -260,7 +264,7 @@ void add_machine_options(CLI::App& command, Arguments& arguments) {
   const std::string machine = "Machine";
   command.add_option("--threads", arguments.threads, "threads of a call")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero<int>())
       ->group(machine);
   command.add_option("--isa", arguments.isas, "instruction sets")->delimiter(',')->group(machine);
   command.add_option("--pages", arguments.pages, "of the weights: default, huge, small")->group(machine);
@@ -268,7 +272,7 @@ void add_machine_options(CLI::App& command, Arguments& arguments) {
       .add_option_function<std::size_t>(
           "--pool", [&arguments](std::size_t mebibytes) { arguments.measure.pool_bytes = mebibytes << 20; },
           "MiB of weights to rotate through, at least (eight times the last-level cache, so that they come from memory)")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero<int>())
       ->group(machine);
   command
       .add_option("--probes", arguments.measure.probe_set, "instructions whose peak is the limit, instead of the machine's best")
@@ -278,7 +282,7 @@ void add_machine_options(CLI::App& command, Arguments& arguments) {
 void add_method_options(CLI::App& command, Arguments& arguments) {
   const std::string method = "Method";
   command.add_option("--repetitions", arguments.measure.repetitions, "accepted repetitions per case")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero<int>())
       ->group(method)
       ->capture_default_str();
   command.add_option("--unsteady", arguments.unsteady, "difference of the limits around a repetition that rejects it")
@@ -287,7 +291,7 @@ void add_method_options(CLI::App& command, Arguments& arguments) {
   command.add_option("--peers", arguments.peers, "a Python interpreter with the peers, auto or none")->group(method);
   command.add_option("--with", arguments.with, "which peers, by the beginnings of their names")->delimiter(',')->group(method);
   command.add_option("--peer-seconds", arguments.measure.peer_seconds, "time for each peer per case")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero<double>())
       ->group(method)
       ->capture_default_str();
 }

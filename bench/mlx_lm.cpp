@@ -6,6 +6,7 @@
 #include "outputs.hpp"
 #include "peers.hpp"
 #include "progress.hpp"
+#include "validators.hpp"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -15,6 +16,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace gqmm::bench {
@@ -124,7 +126,10 @@ void run(const Arguments& arguments) {
 
 void add_options(CLI::App& command, Arguments& arguments) {
   const auto number = [&](const char* group, const char* name, auto& value, const char* text) {
-    command.add_option(name, value, text)->check(CLI::PositiveNumber)->group(group)->capture_default_str();
+    command.add_option(name, value, text)
+        ->check(above_zero<std::remove_cvref_t<decltype(value)>>())
+        ->group(group)
+        ->capture_default_str();
   };
   const char* const shape = "Shape";
   number(shape, "--tokens", arguments.tokens, "of the prompt");

@@ -1,4 +1,5 @@
 #include "bench/progress.hpp"
+#include "bench/validators.hpp"
 #include "cli/commands.hpp"
 #include "cli/expert_check.hpp"
 #include "cli/output.hpp"
@@ -160,7 +161,7 @@ void add_check_command(CLI::App& program, int& exit_status) {
   command->add_option("PATH", arguments->path, "A safetensors file, or the folder of a model")->required();
   command->add_flag("--all", arguments->all, "Every quantized tensor, not only those of experts");
   command->add_option("--samples", arguments->settings.samples, "Outputs compared per tensor and type")
-      ->check(CLI::PositiveNumber)
+      ->check(bench::above_zero<std::int64_t>())
       ->capture_default_str();
   command->add_option("--seed", arguments->settings.seed, "Of the activations and the outputs chosen")->capture_default_str();
   command
@@ -171,7 +172,7 @@ void add_check_command(CLI::App& program, int& exit_status) {
       ->default_str("default")
       ->type_name("PRECISION");
   command->add_option("--threads", arguments->settings.threads, "Threads; as many as available if not given")
-      ->check(CLI::PositiveNumber);
+      ->check(bench::above_zero<int>());
   add_format_option(*command, arguments->format);
   add_assumed_settings(*command, arguments->assumed);
   command->footer(

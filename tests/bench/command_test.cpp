@@ -31,6 +31,15 @@ class Command : public testing::Test {
     return exit_status;
   }
 
+  static std::string message_of(const std::string& arguments) {
+    try {
+      run(arguments);
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
   std::filesystem::path folder_;
 };
 
@@ -122,6 +131,24 @@ TEST_F(Command, TheNamesOfASuitesCasesAreListedAndNarrowed) {
   EXPECT_THROW(run("--suite limits --list --only no-such-case"), std::invalid_argument);
   EXPECT_THROW(run("--suite limits --tokens 3"), CLI::ExcludesError);
   EXPECT_THROW(run("--suite limits mixtral-8x7b"), CLI::ExcludesError);
+}
+
+TEST_F(Command, ANumberThatIsNotAllowedIsNamedWithWhatIs) {
+  for (const char* option : {"--tokens", "--threads", "--repetitions", "--experts", "--top", "--pool"}) {
+    for (const char* value : {"0", "abc", "1.5", "-3", "3x"}) {
+      EXPECT_EQ(message_of(std::string(option) + " " + value),
+                std::string(option) + ": '" + value + "' is not a whole number above 0");
+    }
+  }
+  EXPECT_EQ(message_of("--tokens 1,0"), "--tokens: '0' is not a whole number above 0");
+  EXPECT_EQ(message_of("--threads 3000000000"), "--threads: 3000000000 is too large; 2147483647 is the largest number allowed");
+  EXPECT_EQ(message_of("--tokens 99999999999999999999"),
+            "--tokens: 99999999999999999999 is too large; 9223372036854775807 is the largest number allowed");
+  for (const char* value : {"0", "-1", "inf", "nan", "soon"}) {
+    EXPECT_EQ(message_of(std::string("--peer-seconds ") + value),
+              std::string("--peer-seconds: '") + value + "' is not a number above 0");
+  }
+  EXPECT_EQ(message_of("mlx-lm --width 0"), "--width: '0' is not a whole number above 0");
 }
 
 TEST_F(Command, ContradictionsAreErrorsWithARemedy) {

@@ -131,7 +131,8 @@ TEST_F(Cli, WrongUsageIsStatusTwoAndOneLineOnStderr) {
   expect_error("inspect", "PATH is required; see `gqmm inspect --help`");
   expect_error("inspect x --format xml", "--format: xml not in {table,json,csv}");
   expect_error("inspect x --frobnicate", "--frobnicate");
-  expect_error("check x --samples 0", "--samples");
+  expect_error("check x --samples 0", "--samples: '0' is not a whole number above 0; see `gqmm check --help`");
+  expect_error("bench --tokens abc", "--tokens: 'abc' is not a whole number above 0; see `gqmm bench --help`");
   expect_error("check x --precision sloppy", "unknown precision \"sloppy\"; use one of \"default\", \"fast\", \"float32\"");
   expect_error("inspect x --mode q4_0", "unknown mode \"q4_0\"");
 }
