@@ -39,7 +39,7 @@ struct Arguments {
   std::int64_t k = 0;
   std::int64_t top = 0;
   std::vector<std::int64_t> tokens = {1, 8, 64, 512};
-  std::string mode = "affine";
+  std::optional<std::string> mode;
   std::optional<int> bits;
   std::optional<int> group_size;
   bool not_transposed = false;
@@ -69,9 +69,22 @@ std::vector<T> converted(const std::vector<std::string>& names, T (*convert)(std
   return values;
 }
 
+/// A checkpoint's layers. Options that would change their formats are errors.
+std::vector<CheckpointLayer> unchanged_layers(const std::string& path, const Arguments& arguments) {
+  std::vector<CheckpointLayer> layers = layers_of_checkpoint(path, arguments.top);
+  if (arguments.mode || arguments.bits || arguments.group_size) {
+    const CheckpointLayer& first = layers.front();
+    throw std::invalid_argument(
+        fmt::format("[bench] --mode, --bits and --group-size are for shapes; {} decides them itself ({} {}-bit in groups of {}): "
+                    "leave them out",
+                    path, gqmm::name_of(first.mode), first.bits, first.group_size));
+  }
+  return layers;
+}
+
 /// The layers that the positional arguments or --experts, --n, --k and --top name.
 std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
-  const Mode mode = mode_from_name(arguments.mode, "bench");
+  const Mode mode = mode_from_name(arguments.mode.value_or("affine"), "bench");
   const QuantizationSettings settings = resolve_settings("bench", mode, arguments.bits ? &*arguments.bits : nullptr,
                                                          arguments.group_size ? &*arguments.group_size : nullptr);
   const auto layer = [&](const LayerShape& shape) {
@@ -101,7 +114,7 @@ std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
   std::vector<CheckpointLayer> layers;
   for (const std::string& what : arguments.what) {
     if (fs::exists(what)) {
-      const auto found = layers_of_checkpoint(what, arguments.top);
+      const auto found = unchanged_layers(what, arguments);
       layers.insert(layers.end(), found.begin(), found.end());
     } else {
       layers.push_back(layer(shape_from_name(what)));

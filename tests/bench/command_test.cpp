@@ -151,6 +151,14 @@ TEST_F(Command, ANumberThatIsNotAllowedIsNamedWithWhatIs) {
   EXPECT_EQ(message_of("mlx-lm --width 0"), "--width: '0' is not a whole number above 0");
 }
 
+TEST_F(Command, ACheckpointDecidesItsFormat) {
+  for (const char* option : {"--mode mxfp4", "--bits 4", "--group-size 64"}) {
+    const std::string message = message_of(GQMM_TEST_MODEL " --list " + std::string(option));
+    EXPECT_NE(message.find("affine 4-bit in groups of 64"), std::string::npos) << option << ": " << message;
+  }
+  EXPECT_EQ(message_of(GQMM_TEST_MODEL " --list"), "no error");
+}
+
 TEST_F(Command, ContradictionsAreErrorsWithARemedy) {
   EXPECT_THROW(run("--experts 4 --n 32"), std::invalid_argument);
   EXPECT_THROW(run("--experts 4 --n 32 --k 64 --top 5"), std::invalid_argument);
