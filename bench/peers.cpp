@@ -68,21 +68,33 @@ PeerProcess::PeerProcess(const PeerOptions& options, const Case& settings, const
     return;
   }
   process_ = std::make_unique<ChildProcess>(std::vector<std::string>{options.python, "-c", std::string(peers_script)});
-  const json answer = ask({{"case", description_of(settings, wanted, seconds)}});
+  json answer;
+  try {
+    answer = ask({{"case", description_of(settings, wanted, seconds)}});
+  } catch (const std::runtime_error&) {
+    answer = {{"error", "the process ended without an answer"}};
+  }
+  if (answer.contains("error")) {  // other libraries that cannot be set up are reported, not fatal
+    const std::string why = answer.at("error");
+    peers_.push_back({"other libraries", "", "", fmt::format("not measured by {}: {}", options.python, why), 0});
+    return;
+  }
   for (const json& peer : answer.at("peers")) {
     peers_.push_back({peer.at("name"), peer.at("version"), peer.at("computes"), peer.at("skipped"), peer.at("error")});
   }
 }
 
-double PeerProcess::measure(const Peer& peer) { return ask({{"run", peer.name}}).at("seconds"); }
-
-json PeerProcess::ask(const json& request) {
-  process_->write_line(request.dump());
-  const json answer = json::parse(process_->read_line());
+double PeerProcess::measure(const Peer& peer) {
+  const json answer = ask({{"run", peer.name}});
   if (answer.contains("error")) {
     throw std::runtime_error(fmt::format("[bench] the peers' process says: {}", answer.at("error").get<std::string>()));
   }
-  return answer;
+  return answer.at("seconds");
+}
+
+json PeerProcess::ask(const json& request) {
+  process_->write_line(request.dump());
+  return json::parse(process_->read_line());
 }
 
 }  // namespace gqmm::bench

@@ -32,7 +32,8 @@ struct Peer {
 class PeerProcess {
  public:
   /// `wanted`: which peers, by the beginnings of their names; a peer whose first call shows that it would take longer than
-  /// `seconds` is skipped. Without an interpreter there are no peers.
+  /// `seconds` is skipped. Without an interpreter there are no peers; one that cannot set them up (it lacks NumPy) is a skipped
+  /// peer by itself.
   PeerProcess(const PeerOptions& options, const Case& settings, const std::vector<std::string>& wanted, double seconds);
 
   [[nodiscard]] const std::vector<Peer>& peers() const { return peers_; }

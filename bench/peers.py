@@ -8,6 +8,8 @@ Reads one JSON object per line from standard input and answers each with one on 
 or {"error": "..."}. Weights are random bits: none of these libraries' speed depends on them.
 """
 
+from __future__ import annotations  # of NumPy's types, which may be missing
+
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -21,7 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError as error:
+    np, numpy_error = None, f"{error}".splitlines()[0]
 
 REPETITION_SECONDS = 0.02
 
@@ -218,16 +223,7 @@ def torch_peers(case: Case) -> Iterator[Peer]:
 class Ggml:
     """What a product needs of the ggml library that llama-cpp-python carries, by its C interface."""
 
-    TYPES: ClassVar = {
-        "q4_0": 2,
-        "q8_0": 8,
-        "q2_K": 10,
-        "q3_K": 11,
-        "q4_K": 12,
-        "q5_K": 13,
-        "q6_K": 14,
-        "mxfp4": 39,
-    }  # enum ggml_type
+    TYPES: ClassVar = {"q4_0": 2, "q8_0": 8, "q2_K": 10, "q3_K": 11, "q4_K": 12, "q5_K": 13, "q6_K": 14, "mxfp4": 39}  # ggml_type
     FLOAT32, INT32 = 0, 26
 
     def __init__(self, threads: int) -> None:
@@ -466,6 +462,8 @@ def main() -> None:
         request = json.loads(line)
         try:
             if "case" in request:
+                if np is None:
+                    raise ImportError(numpy_error)
                 current = CasePeers(request["case"])
                 keys = ("name", "version", "computes", "error", "skipped")
                 answer: dict[str, Any] = {"peers": [{key: getattr(peer, key) for key in keys} for peer in current.peers]}

@@ -108,6 +108,14 @@ class TestPeers:
         assert 0 < peer.error < bound or peer.error == bound == 0
         assert measured.run(name) > 0
 
+    def test_a_python_without_numpy_says_what_it_lacks(self) -> None:
+        script = (ROOT / "bench" / "peers.py").read_text()
+        requests = json.dumps({"case": SETTINGS}) + "\n"
+        bare = [sys.executable, "-I", "-S", "-c", script]  # -S: no site-packages
+        result = subprocess.run(bare, check=True, capture_output=True, text=True, input=requests)
+        assert result.stderr == ""
+        assert json.loads(result.stdout) == {"error": "ImportError: No module named 'numpy'"}
+
     def test_a_peer_that_would_not_fit_in_memory_is_skipped(self) -> None:
         pytest.importorskip("mlx")
         measured = load("peers").CasePeers(SETTINGS | {"peers": ["mlx"], "experts": 2**40})
