@@ -168,10 +168,9 @@ Report measure(const Arguments& arguments, const std::vector<PlannedCase>& plann
   return report;
 }
 
-void write_outputs(const Arguments& arguments, const Report& report) {
-  const std::string suite = arguments.suite.empty() ? "cases" : arguments.suite;
-  write_outputs(arguments.outputs, fmt::format("{}-{}", suite, file_name_of(report.machine)),
-                [&](std::ostream& out, const std::string& format) { write(out, report, format); });
+/// The name of --results' files.
+std::string stem_of(const Arguments& arguments) {
+  return fmt::format("{}-{}", arguments.suite.empty() ? "cases" : arguments.suite, file_name_of(describe_machine()));
 }
 
 nlohmann::json figures_of(const Report& report) {
@@ -208,8 +207,10 @@ int run(Arguments arguments) {
   if (!arguments.compare.empty()) {  // an error now rather than after the measurements
     check_same_machine(before, figures_of({describe_machine(), {}, {}, {}, {}, {}}));
   }
+  check_outputs(arguments.outputs, stem_of(arguments));
   const Report report = measure(arguments, planned);
-  write_outputs(arguments, report);
+  write_outputs(arguments.outputs, stem_of(arguments),
+                [&](std::ostream& out, const std::string& format) { write(out, report, format); });
   return arguments.compare.empty() ? 0 : compare_with_saved(arguments, before, figures_of(report));
 }
 

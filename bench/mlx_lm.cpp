@@ -118,10 +118,11 @@ void run(const Arguments& arguments) {
         "gqmm with --python");
   }
   MlxLmReport report = {describe_machine(), command_line(), today(), settings_of(arguments), {}, {}};
+  const std::string stem = fmt::format("mlx-lm-{}", file_name_of(report.machine));
+  check_outputs(arguments.outputs, stem);
   report.figures = summarized(measure(python, report.settings));
   report.has_aims = arguments.layer == LayerSettings() && arguments.tokens == Arguments().tokens;
-  write_outputs(arguments.outputs, fmt::format("mlx-lm-{}", file_name_of(report.machine)),
-                [&](std::ostream& out, const std::string& format) { write(out, report, format); });
+  write_outputs(arguments.outputs, stem, [&](std::ostream& out, const std::string& format) { write(out, report, format); });
 }
 
 void add_options(CLI::App& command, Arguments& arguments) {

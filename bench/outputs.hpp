@@ -22,6 +22,10 @@ struct Outputs {
 /// --format, one of `formats`, --json, --markdown and --results.
 void add_output_options(CLI::App& command, Outputs& outputs, const std::vector<std::string>& formats);
 
+/// Throws std::runtime_error if a file that write_outputs would write cannot be: to be called before figures are measured for it.
+/// Makes their folders, and leaves files as they are.
+void check_outputs(const Outputs& outputs, const std::string& stem);
+
 /// Calls `write(stream, format)` for each place that is asked for. `stem` names the files of --results. Throws std::runtime_error
 /// if a file cannot be written.
 void write_outputs(const Outputs& outputs, const std::string& stem,

@@ -167,6 +167,23 @@ TEST_F(Command, APythonThatCannotSetUpThePeersIsANoteInTheReport) {
   }
 }
 
+TEST_F(Command, FilesThatCannotBeWrittenAreAnErrorBeforeAnythingIsMeasured) {
+  const std::string file = (folder_ / "file").string();
+  std::ofstream(file) << "kept";
+  const std::string slow = "deepseek-v3 --tokens 100000 ";
+  EXPECT_EQ(message_of(slow + "--json " + folder_.string()), "[bench] cannot write " + folder_.string() + ": Is a directory");
+  EXPECT_NE(message_of(slow + "--markdown " + file + "/a.md").find("cannot write " + file + "/a.md: "), std::string::npos);
+  EXPECT_NE(message_of(slow + "--results " + file).find("cannot write " + file + "/cases-"), std::string::npos);
+  EXPECT_NE(message_of("mlx-lm --python /bin/true --json " + file + "/a").find("cannot write"), std::string::npos);
+  // Nothing is left of the attempt where a later one fails.
+  const std::string fresh = (folder_ / "fresh").string();
+  EXPECT_NE(message_of(slow + "--json " + file + " --markdown " + fresh + " --results " + file), "no error");
+  EXPECT_FALSE(std::filesystem::exists(fresh));
+  std::string kept;
+  std::ifstream(file) >> kept;
+  EXPECT_EQ(kept, "kept");
+}
+
 TEST_F(Command, ACheckpointDecidesItsFormat) {
   for (const char* option : {"--mode mxfp4", "--bits 4", "--group-size 64"}) {
     const std::string message = message_of(GQMM_TEST_MODEL " --list " + std::string(option));
