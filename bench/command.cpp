@@ -186,6 +186,9 @@ int compare_with_saved(const Arguments& arguments, const nlohmann::json& before,
   const bool for_readers =
       !arguments.measured.empty() || arguments.outputs.format == "table" || arguments.outputs.format == "markdown";
   write_comparison(for_readers ? std::cout : std::cerr, comparison, arguments.outputs.format == "markdown");
+  if (comparison.count(Verdict::not_compared) == static_cast<int>(comparison.cases.size())) {
+    throw std::invalid_argument("[bench] no case could be compared with the saved figures; the lines above say why");
+  }
   return comparison.count(Verdict::slower) > 0 ? 1 : 0;
 }
 
@@ -205,7 +208,7 @@ int run(Arguments arguments) {
     return 0;
   }
   if (!arguments.compare.empty()) {  // an error now rather than after the measurements
-    check_same_machine(before, figures_of({describe_machine(), {}, {}, {}, {}, {}}));
+    check_comparable(before, figures_of({describe_machine(), {}, {}, {}, arguments.measure, {}}));
   }
   check_outputs(arguments.outputs, stem_of(arguments));
   const Report report = measure(arguments, planned);

@@ -10,12 +10,58 @@
 #include <charconv>
 #include <cmath>
 #include <ostream>
+#include <span>
 #include <stdexcept>
 
 namespace gqmm::bench {
 namespace {
 
 using nlohmann::json;
+
+/// What compare() reads of a file.
+struct Field {
+  const char* pointer;
+  bool (json::*has_type)() const;
+  const char* type;
+};
+constexpr Field machine_fields[] = {{"/machine/cpu", &json::is_string, "a text"},
+                                    {"/machine/processors", &json::is_number_integer, "a whole number"}};
+constexpr Field case_fields[] = {{"/name", &json::is_string, "a text"},
+                                 {"/repetitions", &json::is_number_integer, "a whole number"},
+                                 {"/bound_by", &json::is_string, "a text"},
+                                 {"/seconds/median", &json::is_number, "a number"},
+                                 {"/arithmetic/limit", &json::is_string, "a text"},
+                                 {"/arithmetic/measured_by", &json::is_string, "a text"},
+                                 {"/arithmetic/fraction/median", &json::is_number, "a number"},
+                                 {"/memory/limit", &json::is_string, "a text"},
+                                 {"/memory/measured_by", &json::is_string, "a text"},
+                                 {"/memory/fraction/median", &json::is_number, "a number"}};
+
+/// Null where there is nothing.
+json at_pointer(const json& document, const std::string& pointer) {
+  const json::json_pointer where(pointer);
+  return document.contains(where) ? document.at(where) : json();
+}
+
+void check_fields(const json& object, std::span<const Field> fields, const std::string& what) {
+  for (const Field& field : fields) {
+    const json value = at_pointer(object, field.pointer);
+    if (!(value.*field.has_type)()) {
+      const std::string found = value.is_null() ? "nothing" : value.is_structured() ? value.type_name() : value.dump();
+      throw std::invalid_argument(fmt::format("[bench] {}: {} where {} should be, at {}; the file is damaged, or of another gqmm",
+                                              what, found, field.type, field.pointer));
+    }
+  }
+}
+
+/// The setting of an option that changes what the limits are; empty for an older file, which does not say.
+std::string method_of(const json& document, const std::string& option) {
+  const json value = at_pointer(document, option == "--pool" ? "/method/pool_bytes" : "/method/weight_pages");
+  if (value.is_number()) {
+    return fmt::format("{} {}", option, value.get<double>() / 0x1p20);
+  }
+  return value.is_string() ? fmt::format("{} {}", option, value.get<std::string>()) : std::string();
+}
 
 const json* case_named(const json& document, const std::string& name) {
   for (const json& each : document.at("cases")) {
@@ -106,10 +152,15 @@ json read_figures(const std::filesystem::path& path) {
     throw std::invalid_argument(
         fmt::format("[bench] {} holds no figures of `gqmm bench`; make some with `gqmm bench --json FILE`", path.string()));
   }
+  check_fields(document, machine_fields, path.string());
+  for (const json& each : document["cases"]) {
+    const json name = at_pointer(each, "/name");
+    check_fields(each, case_fields, fmt::format("{}: case {}", path.string(), name.is_string() ? name.dump() : "without a name"));
+  }
   return document;
 }
 
-void check_same_machine(const json& before, const json& after) {
+void check_comparable(const json& before, const json& after) {
   const std::string then = description_of(before.at("machine"));
   const std::string now = description_of(after.at("machine"));
   if (then != now) {
@@ -117,10 +168,18 @@ void check_same_machine(const json& before, const json& after) {
         "[bench] the saved figures are of another machine, {}; this one is {}. Save some of this one with --json FILE", then,
         now));
   }
+  for (const char* option : {"--pages", "--pool"}) {
+    const std::string saved = method_of(before, option);
+    const std::string used = method_of(after, option);
+    if (saved != used && !saved.empty() && !used.empty()) {
+      throw std::invalid_argument(
+          fmt::format("[bench] the saved figures were made with {}, these with {}; measure both alike", saved, used));
+    }
+  }
 }
 
 Comparison compare(const json& before, const json& after, double tolerance) {
-  check_same_machine(before, after);
+  check_comparable(before, after);
   Comparison result;
   result.tolerance = tolerance;
   bool any = false;

@@ -36,16 +36,17 @@ struct Comparison {
   [[nodiscard]] int count(Verdict verdict) const;
 };
 
-/// A file of `gqmm bench --json`. Throws io::FileError for a file that cannot be read, std::invalid_argument for other JSON.
+/// A file of `gqmm bench --json`. Throws io::FileError for a file that cannot be read, std::invalid_argument, naming the file and
+/// the field, for JSON that lacks what compare() reads.
 nlohmann::json read_figures(const std::filesystem::path& path);
 
-/// Throws std::invalid_argument, naming both, if `before` was measured on another processor than `after`, or on another number of
-/// them: its fractions say nothing about this machine's.
-void check_same_machine(const nlohmann::json& before, const nlohmann::json& after);
+/// Throws std::invalid_argument, naming both, if `before` was measured on another processor than `after`, on another number of
+/// them, or with weights in other pages or a pool of another size: its fractions say nothing about these.
+void check_comparable(const nlohmann::json& before, const nlohmann::json& after);
 
 /// Compares fractions of the limit that binds, not times: a machine that is slower today is slower in both. A case is slower (or
 /// faster) if its fraction is by more than `tolerance` of the earlier one smaller (larger).
-/// Throws std::invalid_argument if the machines differ or no case is in both.
+/// Throws std::invalid_argument as check_comparable() does, and if no case is in both.
 Comparison compare(const nlohmann::json& before, const nlohmann::json& after, double tolerance);
 
 /// "5%" or "0.05". Throws std::invalid_argument, naming the option, for anything that is not between 0 and 1.

@@ -19,7 +19,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int error_samples = 256;
 constexpr double most_stolen = 0.05;
-constexpr std::size_t smallest_pool = std::size_t{256} << 20;
 
 /// Both limits of the machine at one moment.
 struct Limits {
@@ -170,15 +169,14 @@ Limit arithmetic_limit(const Case& settings) { return settings.is_integer() ? Li
 
 }  // namespace
 
+std::size_t default_pool_bytes() { return std::max(std::size_t{256} << 20, 8 * describe_machine().last_level_cache); }
+
 Limit binding_limit(const Case& settings, double arithmetic, double memory) {
   return settings.cached || settings.slices() * arithmetic > memory ? arithmetic_limit(settings) : Limit::dram_read;
 }
 
 Runner::Runner(MeasureOptions options, PeerOptions peers) : options_(std::move(options)), peer_options_(std::move(peers)) {
   omp_get_max_threads();  // OpenMP reads the thread's affinity once, and run() narrows it
-  if (options_.pool_bytes == 0) {
-    options_.pool_bytes = std::max(smallest_pool, 8 * describe_machine().last_level_cache);
-  }
 }
 
 Probes& Runner::probes(int threads) {

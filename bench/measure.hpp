@@ -16,6 +16,9 @@
 
 namespace gqmm::bench {
 
+/// Eight times the last-level cache, 256 MiB at least.
+std::size_t default_pool_bytes();
+
 struct MeasureOptions {
   int repetitions = 9;
   /// A repetition is as many calls as last this long.
@@ -25,8 +28,8 @@ struct MeasureOptions {
   double unsteady = 0.1;
   /// Time that each peer may take per case.
   double peer_seconds = 5;
-  /// Bytes of weights, at least, and of memory that the DRAM probe reads. 0: eight times the last-level cache.
-  std::size_t pool_bytes = 0;
+  /// Bytes of weights, at least, and of memory that the DRAM probe reads.
+  std::size_t pool_bytes = default_pool_bytes();
   Pages pages = Pages::standard;
   std::string probe_set;  // empty: the machine's best
 };

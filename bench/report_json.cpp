@@ -114,7 +114,8 @@ void write_json(std::ostream& out, const Report& report) {
                           {{"repetitions", report.options.repetitions},
                            {"repetition_seconds", report.options.repetition_seconds},
                            {"unsteady", report.options.unsteady},
-                           {"weight_pages", name_of(report.options.pages)}}},
+                           {"weight_pages", name_of(report.options.pages)},
+                           {"pool_bytes", report.options.pool_bytes}}},
                          {"cases", std::move(cases)}};
   out << document.dump(1) << '\n';
 }

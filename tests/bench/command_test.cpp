@@ -112,6 +112,18 @@ TEST_F(Command, OfAnOptionWithOneValueTheLastCountsAndListsAreJoined) {
   }
 }
 
+TEST_F(Command, ComparingNothingIsAnError) {
+  const std::string saved = (folder_ / "saved.json").string();
+  run("--experts 4 --n 32 --k 128 --tokens 1 --threads 1 --repetitions 1 --pool 1 --peers none --json " + saved);
+  nlohmann::json document = nlohmann::json::parse(std::ifstream(saved));
+  document.at("cases").at(0)["repetitions"] = 0;
+  std::ofstream(saved) << document;
+  EXPECT_NE(message_of("--compare " + saved + " --measured " + saved).find("no case could be compared"), std::string::npos);
+  EXPECT_NE(message_of("--tokens 1 --compare " + saved).find("--pool 1, these with --pool"), std::string::npos);
+  EXPECT_NE(message_of("--tokens 1 --pool 1 --pages huge --compare " + saved).find("--pages default, these with --pages huge"),
+            std::string::npos);
+}
+
 TEST_F(Command, FiguresOfAnotherMachineAreRefusedBeforeAnythingIsMeasured) {
   const std::string saved = (folder_ / "saved.json").string();
   std::ofstream(saved) << R"({"gqmm_bench": 1, "machine": {"cpu": "Other CPU", "processors": 1000}, "cases": []})";

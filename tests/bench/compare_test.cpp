@@ -90,6 +90,19 @@ TEST(Compare, AnotherMachineIsAnErrorThatNamesBoth) {
   EXPECT_NE(message_of([&] { compare(before, after, 0.05); }), "no error");
 }
 
+TEST(Compare, OtherPagesAndAnotherPoolAreErrorsThatNameBoth) {
+  json before = report_of({case_of("a", 0.4, 0.1)});
+  json after = before;
+  after["method"] = {{"weight_pages", "huge"}, {"pool_bytes", 64 << 20}};
+  EXPECT_EQ(message_of([&] { compare(before, after, 0.05); }), "no error") << "an older file does not say";
+  before["method"] = {{"weight_pages", "default"}, {"pool_bytes", 64 << 20}};
+  std::string message = message_of([&] { compare(before, after, 0.05); });
+  EXPECT_NE(message.find("with --pages default, these with --pages huge"), std::string::npos) << message;
+  before["method"] = {{"weight_pages", "huge"}, {"pool_bytes", 256 << 20}};
+  message = message_of([&] { compare(before, after, 0.05); });
+  EXPECT_NE(message.find("with --pool 256, these with --pool 64"), std::string::npos) << message;
+}
+
 TEST(Compare, ACaseWithoutASteadyRepetitionSaysNothing) {
   const json before = report_of({case_of("a", 0.4, 0.1)});
   json after = report_of({case_of("a", 0.2, 0.1)});
@@ -141,6 +154,27 @@ TEST(Compare, AFileWithoutFiguresIsAnErrorThatNamesIt) {
     std::ofstream(path) << text;
     EXPECT_NE(message_of([&] { read_figures(path); }).find(path.filename()), std::string::npos) << text;
   }
+  const json whole = report_of({case_of("a", 0.4, 0.1), case_of("b", 0.4, 0.1)});
+  std::ofstream(path) << whole;
+  EXPECT_EQ(read_figures(path), whole);
+  for (const char* pointer : {"/machine/cpu", "/machine/processors", "/cases/1", "/cases/1/name", "/cases/1/repetitions",
+                              "/cases/1/bound_by", "/cases/1/seconds", "/cases/1/memory", "/cases/1/memory/fraction/median",
+                              "/cases/1/memory/limit", "/cases/1/arithmetic/measured_by"}) {
+    for (const json& value : {json(), json::array({3}), json("?\"")}) {
+      json damaged = whole;
+      damaged.at(json::json_pointer(pointer)) = value;
+      std::ofstream(path) << damaged;
+      const std::string message = message_of([&] { read_figures(path); });
+      const bool fits = value.is_string() && whole.at(json::json_pointer(pointer)).is_string();
+      EXPECT_EQ(message.find(path.filename()) == std::string::npos, fits) << pointer << ' ' << value << ": " << message;
+    }
+  }
+  json damaged = whole;
+  damaged["cases"][1].erase("memory");
+  std::ofstream(path) << damaged;
+  EXPECT_EQ(message_of([&] { read_figures(path); }),
+            "[bench] " + path.string() +
+                ": case \"b\": nothing where a text should be, at /memory/limit; the file is damaged, or of another gqmm");
   std::filesystem::remove(path);
 }
 

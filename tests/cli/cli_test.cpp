@@ -120,6 +120,9 @@ TEST_F(Cli, BenchComparesSavedFiguresAndFailsWhereACaseIsSlower) {
   EXPECT_EQ(run("bench --compare new.json --measured old.json").status, 0);
   expect_error("bench --compare other.json --measured new.json", "another machine, Other CPU (2 processors)");
   expect_error("bench --compare missing.json --measured new.json", "missing.json");
+  std::ofstream(folder_.path() / "cut.json")
+      << R"({"gqmm_bench": 1, "machine": {"cpu": "x", "processors": 2}, "cases": [{"name": "a"}]})";
+  expect_error("bench --compare cut.json --measured new.json", "cut.json: case \"a\": nothing where a whole number should be");
   expect_error("bench --compare old.json --measured new.json --tolerance lots", "--tolerance = 'lots' is not a fraction");
 }
 
