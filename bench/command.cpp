@@ -158,8 +158,8 @@ Report measure(const Arguments& arguments, const std::vector<PlannedCase>& plann
   ProgressBar bar;
   for (std::size_t i = 0; i < planned.size(); ++i) {
     const auto& [settings, peers] = planned[i];
-    const auto show = [&](double done) {
-      bar.show((static_cast<double>(i) + done) / static_cast<double>(planned.size()), settings.name());
+    const auto show = [&, index = static_cast<double>(i)](const RepetitionCount& count) {
+      bar.show((index + count.done()) / static_cast<double>(planned.size()), count.note() + settings.name());
     };
     report.cases.push_back(runner.run(settings, peers, show));
   }

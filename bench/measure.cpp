@@ -146,21 +146,22 @@ bool steady(const Repetition& repetition, const Setup& setup) {
   return repetition.call.stolen <= most_stolen && std::fabs(after - before) <= setup.options.unsteady * mean({before, after});
 }
 
-/// Until as many are accepted as wanted, or three times as many have run.
 Repetitions repeat(const Setup& setup, const Progress& progress) {
-  const auto wanted = static_cast<std::size_t>(setup.options.repetitions);
+  RepetitionCount count = {setup.options.repetitions};
   Repetitions result;
   std::vector<double> peer_spent(setup.peers.peers().size(), 0.0);
   Limits before = setup.limits();
-  while (result.accepted.size() < wanted && result.accepted.size() + result.rejected.size() < 3 * wanted) {
+  while (!count.enough()) {
     Repetition repetition;
     repetition.before = before;
     repetition.call = run_calls(setup.workload, setup.calls, setup.settings.threads);
     repetition.after = setup.limits();
     repetition.peers = measure_peers(setup.peers, peer_spent, setup.options.peer_seconds, setup.settings.threads);
     before = setup.peers.peers().empty() ? repetition.after : setup.limits();
-    (steady(repetition, setup) ? result.accepted : result.rejected).push_back(std::move(repetition));
-    progress(static_cast<double>(result.accepted.size()) / setup.options.repetitions);
+    const bool accepted = steady(repetition, setup);
+    ++(accepted ? count.accepted : count.rejected);
+    (accepted ? result.accepted : result.rejected).push_back(std::move(repetition));
+    progress(count);
   }
   return result;
 }
@@ -168,6 +169,12 @@ Repetitions repeat(const Setup& setup, const Progress& progress) {
 Limit arithmetic_limit(const Case& settings) { return settings.is_integer() ? Limit::int8_dot : Limit::float32_fma; }
 
 }  // namespace
+
+double RepetitionCount::done() const {
+  return std::max(static_cast<double>(accepted) / wanted, static_cast<double>(accepted + rejected) / (3.0 * wanted));
+}
+
+std::string RepetitionCount::note() const { return rejected > 0 ? std::to_string(rejected) + " rejected  " : std::string(); }
 
 std::size_t default_pool_bytes() { return std::max(std::size_t{256} << 20, 8 * describe_machine().last_level_cache); }
 
@@ -188,7 +195,7 @@ Probes& Runner::probes(int threads) {
 }
 
 CaseFigures Runner::run(const Case& settings, const std::vector<std::string>& wanted, const Progress& progress) {
-  progress(0);
+  progress({options_.repetitions});
   const PinnedThread pinned(settings.threads == 1);
   set_instruction_set(settings.isa);
   Probes& machine = probes(settings.threads);

@@ -61,6 +61,8 @@ struct CaseFigures {
   LimitFigures memory;
   Limit binding = Limit::int8_dot;  ///< binding_limit() of the two
 
+  /// So few accepted that the machine was busy for most of the case.
+  [[nodiscard]] bool mostly_rejected() const { return rejected > repetitions; }
   [[nodiscard]] double rows_per_expert() const { return static_cast<double>(settings.pairs()) / experts_hit; }
   /// Codes, scales and biases of the experts hit: what a call must read at least.
   [[nodiscard]] double bytes() const { return settings.bytes_per_expert() * experts_hit; }
@@ -72,8 +74,21 @@ struct CaseFigures {
 /// peak and all of DRAM read, so its share of the peak counts slices() times. Weights in cache are never bound by memory.
 Limit binding_limit(const Case& settings, double arithmetic, double memory);
 
-/// Called with the fraction of the case that is done.
-using Progress = std::function<void(double)>;
+/// Repetitions of a case so far. It ends when as many as wanted are accepted, or three times as many have run.
+struct RepetitionCount {
+  int wanted = 0;
+  int accepted = 0;
+  int rejected = 0;
+
+  [[nodiscard]] bool enough() const { return accepted >= wanted || accepted + rejected >= 3 * wanted; }
+  /// From 0 to 1, by the accepted ones or by all, whichever is nearer to the end.
+  [[nodiscard]] double done() const;
+  /// "3 rejected  ", or nothing: for a progress bar, before the name, which a narrow terminal cuts off.
+  [[nodiscard]] std::string note() const;
+};
+
+/// Called before the first and after each repetition.
+using Progress = std::function<void(const RepetitionCount&)>;
 
 class Runner {
  public:

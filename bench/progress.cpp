@@ -10,20 +10,25 @@
 
 namespace gqmm::bench {
 
+std::string progress_line(double done, std::string_view text, std::size_t columns) {
+  constexpr std::size_t width = 24;
+  const double share = std::clamp(done, 0.0, 1.0);
+  const auto filled = static_cast<std::size_t>(share * width);
+  std::string line =
+      fmt::format("[{}{}] {:3.0f} %  {}", std::string(filled, '#'), std::string(width - filled, ' '), 100 * share, text);
+  line.resize(std::min(line.size(), columns));
+  return line;
+}
+
 ProgressBar::ProgressBar() : terminal_(isatty(STDERR_FILENO) != 0) {}
 
 void ProgressBar::show(double done, std::string_view text) {
   if (!terminal_) {
     return;
   }
-  constexpr std::size_t width = 24;
   winsize window = {};
   const std::size_t columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
-  const auto filled = static_cast<std::size_t>(std::clamp(done, 0.0, 1.0) * width);
-  std::string line =
-      fmt::format("[{}{}] {:3.0f} %  {}", std::string(filled, '#'), std::string(width - filled, ' '), 100 * done, text);
-  line.resize(std::min(line.size(), columns - 1));
-  std::fprintf(stderr, "\r\033[K%s", line.c_str());
+  std::fprintf(stderr, "\r\033[K%s", progress_line(done, text, columns - 1).c_str());
   std::fflush(stderr);
   shown_ = true;
 }

@@ -1,9 +1,14 @@
 // A bar on the terminal, while the standard error output is one.
 #pragma once
 
+#include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace gqmm::bench {
+
+/// "[######      ]  25 %  text", no longer than `columns`.
+std::string progress_line(double done, std::string_view text, std::size_t columns);
 
 class ProgressBar {
  public:

@@ -15,9 +15,14 @@
 namespace gqmm::bench {
 namespace {
 
+/// Behind figures that say less than they seem to; notes() explains it.
+std::string doubt(const CaseFigures& figures) {
+  return !figures.mostly_rejected() ? "" : figures.repetitions > 0 ? " (?)" : " (!)";
+}
+
 std::string rejected(const CaseFigures& figures) {
   const int all = figures.repetitions + figures.rejected;
-  return figures.rejected == 0 ? "0" : fmt::format("{} of {}{}", figures.rejected, all, figures.repetitions == 0 ? " (!)" : "");
+  return figures.rejected == 0 ? "0" : fmt::format("{} of {}{}", figures.rejected, all, doubt(figures));
 }
 
 std::string short_name(Limit limit) { return limit == Limit::int8_dot ? "int8" : limit == Limit::float32_fma ? "fma" : "DRAM"; }
@@ -52,13 +57,14 @@ TextTable case_table(const Report& report) {
   table.numeric = joined<bool>(settings_numeric, {true, true, true, true, true, true, false, true, true});
   for (const CaseFigures& figures : report.cases) {
     const double seconds = figures.seconds.median;
-    table.rows.push_back(joined<std::string>(
-        settings_cells(figures),
-        {duration(seconds), spread(figures.seconds), fmt::format("{:.4g}", figures.settings.operations() / seconds / 1e9),
-         fmt::format("{:.3f} {}", figures.arithmetic.fraction.median, short_name(figures.arithmetic.limit)),
-         fmt::format("{:.3g}", figures.bytes() / seconds / 1e9),
-         figures.settings.cached ? "cached" : fmt::format("{:.3f}", figures.memory.fraction.median), short_name(figures.binding),
-         fmt::format("{:.0e}", figures.error.relative), rejected(figures)}));
+    table.rows.push_back(
+        joined<std::string>(settings_cells(figures),
+                            {duration(seconds) + doubt(figures), spread(figures.seconds),
+                             fmt::format("{:.4g}", figures.settings.operations() / seconds / 1e9),
+                             fmt::format("{:.3f} {}", figures.arithmetic.fraction.median, short_name(figures.arithmetic.limit)),
+                             fmt::format("{:.3g}", figures.bytes() / seconds / 1e9),
+                             figures.settings.cached ? "cached" : fmt::format("{:.3f}", figures.memory.fraction.median),
+                             short_name(figures.binding), fmt::format("{:.0e}", figures.error.relative), rejected(figures)}));
   }
   return table;
 }
@@ -81,7 +87,7 @@ TextTable limit_table(const Report& report) {
                                            gqmm::name_of(settings.precision));
     const LimitFigures& limit = figures.binding == Limit::dram_read ? figures.memory : figures.arithmetic;
     cells[{settings.isa, settings.threads, figures.rows_per_expert(), figures.experts_hit}][column] =
-        fmt::format("{:.3f} {}{}", limit.fraction.median, short_name(limit.limit), figures.repetitions == 0 ? " (!)" : "");
+        fmt::format("{:.3f} {}{}", limit.fraction.median, short_name(limit.limit), doubt(figures));
     if (std::find(table.header.begin(), table.header.end(), column) == table.header.end()) {
       table.header.push_back(column);
       table.numeric.push_back(true);
@@ -117,7 +123,7 @@ TextTable peer_table(const Report& report) {
         const double seconds = peer.seconds.median;
         table.rows.push_back(joined<std::string>(
             settings_cells(figures),
-            {duration(figures.seconds.median), peer.peer.name, duration(seconds),
+            {duration(figures.seconds.median) + doubt(figures), peer.peer.name, duration(seconds),
              fmt::format("{:.3g}", figures.settings.operations() / seconds / 1e9), fmt::format("{:.3g}", peer.ratio.median),
              spread(peer.ratio), fmt::format("{:.0e}", peer.peer.error)}));
       }
@@ -139,6 +145,21 @@ std::set<std::string> peer_notes(const Report& report) {
       }
     }
   }
+  return notes;
+}
+
+/// What the marks of doubt() say, then what the peers are.
+std::vector<std::string> notes(const Report& report) {
+  const auto any = [&](auto&& condition) { return std::any_of(report.cases.begin(), report.cases.end(), condition); };
+  std::vector<std::string> notes;
+  if (any([](const CaseFigures& figures) { return figures.mostly_rejected() && figures.repetitions > 0; })) {
+    notes.emplace_back("(?) The machine changed during most of the repetitions; the figures are of the few others.");
+  }
+  if (any([](const CaseFigures& figures) { return figures.mostly_rejected() && figures.repetitions == 0; })) {
+    notes.emplace_back("(!) The machine changed during every repetition; the figures mean little.");
+  }
+  const std::set<std::string> of_peers = peer_notes(report);
+  notes.insert(notes.end(), of_peers.begin(), of_peers.end());
   return notes;
 }
 
@@ -229,7 +250,7 @@ void write_table(std::ostream& out, const Report& report) {
     out << "\nPeers. " << common_to_peers << '\n';
     print_text(out, peers);
   }
-  for (const std::string& note : peer_notes(report)) {
+  for (const std::string& note : notes(report)) {
     out << note << '\n';
   }
 }
@@ -255,7 +276,7 @@ void write_markdown(std::ostream& out, const Report& report) {
     print_markdown(out, peers);
   }
   out << '\n';
-  for (const std::string& note : peer_notes(report)) {
+  for (const std::string& note : notes(report)) {
     out << "- " << note << '\n';
   }
 }

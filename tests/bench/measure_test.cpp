@@ -38,5 +38,27 @@ TEST(BindingLimit, WeightsInCacheAreNotBoundByMemory) {
   EXPECT_EQ(binding_limit(settings, 0.1, 7.0), Limit::int8_dot);
 }
 
+TEST(RepetitionCount, RejectedRepetitionsBringTheEndNearerToo) {
+  RepetitionCount count = {9};
+  EXPECT_EQ(count.done(), 0);
+  EXPECT_EQ(count.note(), "");
+  while (!count.enough()) {
+    const double before = count.done();
+    ++count.rejected;
+    EXPECT_GT(count.done(), before);
+  }
+  EXPECT_EQ(count.rejected, 27);
+  EXPECT_EQ(count.done(), 1);
+  EXPECT_EQ(count.note(), "27 rejected  ");
+}
+
+TEST(RepetitionCount, ACaseEndsWithAsManyAcceptedAsWanted) {
+  EXPECT_FALSE((RepetitionCount{9, 8, 18}.enough()));
+  EXPECT_TRUE((RepetitionCount{9, 8, 19}.enough()));
+  EXPECT_TRUE((RepetitionCount{9, 9, 0}.enough()));
+  EXPECT_EQ((RepetitionCount{9, 9, 0}.done()), 1);
+  EXPECT_DOUBLE_EQ((RepetitionCount{9, 3, 2}.done()), 1.0 / 3);
+}
+
 }  // namespace
 }  // namespace gqmm::bench

@@ -124,6 +124,26 @@ TEST(Report, TheTableOfFractionsHasRowsForEachInstructionSet) {
   }
 }
 
+TEST(Report, ACaseOfWhichMostRepetitionsWereRejectedIsMarked) {
+  Report report = example();
+  report.suite = "limits";
+  for (const char* format : {"table", "markdown"}) {
+    for (const int accepted : {5, 4, 0}) {
+      report.cases[0].repetitions = accepted;
+      report.cases[0].rejected = 9 - accepted;
+      const std::string mark = accepted == 5 ? "" : accepted > 0 ? " (?)" : " (!)";
+      std::ostringstream out;
+      write(out, report, format);
+      const std::string text = out.str();
+      for (const std::string part : {"2.00 ms", "0.750 DRAM", accepted == 5 ? "4 of 9" : accepted == 4 ? "5 of 9" : "9 of 9"}) {
+        EXPECT_NE(text.find(part + mark), std::string::npos) << format << " lacks '" << part + mark << "':\n" << text;
+      }
+      EXPECT_EQ(text.find("(?) The machine changed") != std::string::npos, accepted == 4) << text;
+      EXPECT_EQ(text.find("(!) The machine changed") != std::string::npos, accepted == 0) << text;
+    }
+  }
+}
+
 TEST(Report, WeightsInCacheHaveNoFractionOfDram) {
   Report report = example();
   report.cases[0].settings.cached = true;
