@@ -36,6 +36,7 @@ const LayerShape& shape_from_name(std::string_view name) {
 std::string_view name_of(Routing routing) {
   switch (routing) {
     case Routing::balanced: return "balanced";
+    case Routing::half: return "half";
     case Routing::learned: return "learned";
     case Routing::one: return "one";
     case Routing::uniform: break;
@@ -44,12 +45,13 @@ std::string_view name_of(Routing routing) {
 }
 
 Routing routing_from_name(std::string_view name) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::one}) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::half, Routing::one}) {
     if (name == name_of(routing)) {
       return routing;
     }
   }
-  throw std::invalid_argument(fmt::format("[bench] routing = '{}' is unknown; use uniform, balanced, learned or one", name));
+  throw std::invalid_argument(
+      fmt::format("[bench] routing = '{}' is unknown; use uniform, balanced, learned, half or one", name));
 }
 
 Dtype float_type_from_name(std::string_view name) {

@@ -33,6 +33,7 @@ enum class Routing {
   uniform,   ///< every token draws its experts at random, as a layer without preferences would
   balanced,  ///< every expert gets the same number of rows (± 1)
   learned,   ///< tokens prefer some experts as much as a trained model's router does (routing.hpp)
+  half,      ///< one expert gets half of all rows, the others share the rest as with uniform
   one,       ///< one expert gets all rows
 };
 

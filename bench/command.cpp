@@ -46,7 +46,7 @@ struct Arguments {
   std::vector<std::string> dtypes = {"bfloat16"};
   std::vector<std::string> precisions = {"default"};
   bool packed = false;
-  std::string routing = "uniform";
+  std::vector<std::string> routings = {"uniform"};
   std::vector<int> threads;
   std::vector<std::string> isas;
   std::string peers = "auto";
@@ -134,7 +134,7 @@ std::vector<PlannedCase> grid_cases(const Arguments& arguments, const std::vecto
   grid.isas = isas;
   grid.transpose = !arguments.not_transposed;
   grid.packed = arguments.packed;
-  grid.routing = routing_from_name(arguments.routing);
+  grid.routings = converted(arguments.routings, routing_from_name);
   std::vector<PlannedCase> planned;
   for (const Case& settings : cases_of(grid)) {
     planned.push_back({settings, arguments.with});
@@ -227,6 +227,7 @@ Examples:
   gqmm bench                                           Qwen3-30B-A3B's gate projection at 1, 8, 64, 512 tokens
   gqmm bench gpt-oss-20b --mode mxfp4 --tokens 1,32    another shape and format
   gqmm bench path/to/model --dtype float32 --threads 1 the expert layers of a checkpoint
+  gqmm bench --tokens 512 --routing uniform half       what it costs that one expert gets half of all rows
   gqmm bench --experts 64 --n 1408 --k 2048 --top 6    a shape without a name
   gqmm bench --suite report --results bench/results    the figures of the documentation
   gqmm bench --suite limits --threads 1 --only packed  what the kernels reach of the machine, 1 to 128 rows per expert
@@ -248,9 +249,10 @@ void add_shape_options(CLI::App& command, Arguments& arguments) {
       ->check(above_zero<std::int64_t>())
       ->group(shape);
   command
-      .add_option("--routing", arguments.routing,
-                  "uniform, balanced (as many rows for every expert), learned (as uneven as a trained router), or one (all rows "
-                  "to one expert)")
+      .add_option("--routing", arguments.routings,
+                  "uniform, balanced (as many rows for every expert), learned (as uneven as a trained router), half (half of all "
+                  "rows to one expert), or one (all rows to one expert)")
+      ->delimiter(',')
       ->group(shape);
 
   const std::string types = "Types";

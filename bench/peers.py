@@ -91,6 +91,8 @@ class Case:
             experts = np.full(pairs, self.random.integers(self.experts))
         elif self.routing == "uniform":
             experts = np.concatenate([self.random.permutation(self.experts)[: self.top] for _ in range(tokens)])
+        elif self.routing == "half":
+            experts = self.route_half(pairs)
         elif self.routing == "learned":
             names = self.random.permutation(self.experts)
             experts = np.concatenate([names[self.prefer()] for _ in range(tokens)])
@@ -98,6 +100,15 @@ class Case:
             decks = [self.random.permutation(self.experts) for _ in range(-(-pairs // self.experts))]
             experts = np.concatenate(decks)[:pairs]
         return experts.reshape(tokens, self.top).astype(np.uint32)
+
+    def route_half(self, pairs: int) -> np.ndarray:
+        """Every second pair to one expert, the others to different ones of the rest within a token."""
+        popular, *others = self.random.permutation(self.experts)
+        experts = np.full(pairs, popular)
+        for first in range(0, pairs if others else 0, self.top):
+            odd = experts[first + 1 - first % 2 : first + self.top : 2]
+            odd[:] = self.random.permutation(others)[: len(odd)]
+        return experts
 
     def prefer(self) -> np.ndarray:
         """One token's experts, each as likely as its popularity says (bench/rotation.hpp)."""

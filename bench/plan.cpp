@@ -85,8 +85,10 @@ std::vector<Case> cases_of(const CaseGrid& grid) {
         for (const Dtype dtype : grid.dtypes) {
           for (const Precision precision : grid.precisions) {
             for (const std::int64_t tokens : grid.tokens) {
-              cases.push_back({layer.shape, tokens, layer.mode, layer.bits, layer.group_size, grid.transpose, dtype, precision,
-                               grid.packed, grid.routing, threads, isa});
+              for (const Routing routing : grid.routings) {
+                cases.push_back({layer.shape, tokens, layer.mode, layer.bits, layer.group_size, grid.transpose, dtype, precision,
+                                 grid.packed, routing, threads, isa});
+              }
             }
           }
         }

@@ -49,6 +49,7 @@ Rotation::Hit Rotation::next(std::span<std::uint32_t> experts) {
     case Routing::uniform: hit = draw_uniform(experts); break;
     case Routing::learned: hit = draw_learned(experts); break;
     case Routing::balanced: hit = draw_balanced(experts); break;
+    case Routing::half: hit = draw_half(experts); break;
     case Routing::one: std::fill(experts.begin(), experts.end(), 0U); break;
   }
   if (position_ + static_cast<std::size_t>(hit) > deck_.size()) {
@@ -72,6 +73,24 @@ std::int64_t Rotation::draw_uniform(std::span<std::uint32_t> roles) {
     std::uniform_int_distribution<std::size_t> any(drawn, cards_.size() - 1);
     std::swap(cards_[drawn], cards_[any(random_)]);
     roles[pair] = numbers.of(cards_[drawn]);
+  }
+  return numbers.count();
+}
+
+/// Every second pair has the first card's expert. Those between are different ones of the others within a token.
+std::int64_t Rotation::draw_half(std::span<std::uint32_t> roles) {
+  Roles numbers(deck_.size());
+  const auto top = static_cast<std::size_t>(case_.shape.top);
+  std::size_t drawn = 0;  // of the token: cards 1 to `drawn`
+  for (std::size_t pair = 0; pair < roles.size(); ++pair) {
+    drawn = pair % top == 0 ? 0 : drawn;
+    std::size_t card = 0;
+    if (pair % 2 == 1 && cards_.size() > 1) {
+      card = ++drawn;
+      std::uniform_int_distribution<std::size_t> any(card, cards_.size() - 1);
+      std::swap(cards_[card], cards_[any(random_)]);
+    }
+    roles[pair] = numbers.of(cards_[card]);
   }
   return numbers.count();
 }

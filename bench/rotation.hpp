@@ -29,6 +29,7 @@ class Rotation {
 
  private:
   std::int64_t draw_uniform(std::span<std::uint32_t> roles);
+  std::int64_t draw_half(std::span<std::uint32_t> roles);
   std::int64_t draw_learned(std::span<std::uint32_t> roles);
   std::int64_t draw_balanced(std::span<std::uint32_t> roles);
   void deal(std::span<std::uint32_t> token, std::size_t& position);

@@ -93,7 +93,7 @@ std::vector<PlannedCase> format_suite() {
 
 std::vector<PlannedCase> shape_suite() {
   std::vector<PlannedCase> cases;
-  for (const Routing routing : {Routing::uniform, Routing::learned, Routing::one}) {
+  for (const Routing routing : {Routing::uniform, Routing::learned, Routing::half, Routing::one}) {
     for (const LayerShape& shape : known_shapes()) {
       for (const std::int64_t tokens : {1, 4, 8, 64, 512, 2048}) {
         cases.push_back({case_of(shape, tokens, routing, two_slices), {}});

@@ -97,17 +97,18 @@ TEST_F(Command, ACaseSlowerThanTheSavedFiguresIsExitStatusOne) {
 TEST_F(Command, OfAnOptionWithOneValueTheLastCountsAndListsAreJoined) {
   const auto other = folder_ / "other";
   run("--peers no/such/python --results " + folder_.string() +
-      " --repetitions 5 --tokens 1 --routing one --experts 4 --n 32 --k 128 " + "--threads 1 --pool 1 --peers none --results " +
-      other.string() + " --repetitions 1 --tokens 2 --routing uniform");
+      " --repetitions 5 --tokens 1 --pages huge --experts 4 --n 32 --k 128 " + "--threads 1 --pool 1 --peers none --results " +
+      other.string() + " --repetitions 1 --tokens 2 --pages small");
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(other), {}), 2);
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1) << "files where the first --results said";
   for (const auto& entry : std::filesystem::directory_iterator(other)) {
     if (entry.path().extension() == ".json") {
       const auto document = nlohmann::json::parse(std::ifstream(entry.path()));
       EXPECT_EQ(document.at("method").at("repetitions"), 1);
+      EXPECT_EQ(document.at("method").at("weight_pages"), "small");
       ASSERT_EQ(document.at("cases").size(), 2U);
       EXPECT_EQ(document.at("cases").at(0).at("tokens"), 1);
-      EXPECT_EQ(document.at("cases").at(1).at("routing"), "uniform");
+      EXPECT_EQ(document.at("cases").at(1).at("tokens"), 2);
     }
   }
 }
@@ -202,6 +203,15 @@ TEST_F(Command, ACheckpointDecidesItsFormat) {
     EXPECT_NE(message.find("affine 4-bit in groups of 64"), std::string::npos) << option << ": " << message;
   }
   EXPECT_EQ(message_of(GQMM_TEST_MODEL " --list"), "no error");
+}
+
+TEST_F(Command, RoutingsAreMeasuredSideBySide) {
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(run("qwen3-30b-a3b/gate --tokens 512 --routing uniform half --threads 2 --isa scalar --list"), 0);
+  EXPECT_EQ(testing::internal::GetCapturedStdout(),
+            "qwen3-30b-a3b/gate T=512 affine 4-bit g64 bfloat16 default in place uniform scalar 2 threads\n"
+            "qwen3-30b-a3b/gate T=512 affine 4-bit g64 bfloat16 default in place half scalar 2 threads\n");
+  EXPECT_NE(message_of("--routing uniform,most").find("use uniform, balanced, learned, half or one"), std::string::npos);
 }
 
 TEST_F(Command, ContradictionsAreErrorsWithARemedy) {

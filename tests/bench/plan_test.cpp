@@ -78,7 +78,7 @@ TEST(Plan, TheShapesSuiteHasEveryShapeInEveryRouting) {
   for (const PlannedCase& planned : suite_on_two_cores("shapes")) {
     cells.emplace(planned.settings.shape.name, planned.settings.tokens, planned.settings.routing);
   }
-  EXPECT_EQ(cells.size(), known_shapes().size() * 6 * 3);
+  EXPECT_EQ(cells.size(), known_shapes().size() * 6 * 4);
 }
 
 TEST(Plan, TheExpertsSuiteReadsTheSameBytesOfManyExpertsAndOfFew) {

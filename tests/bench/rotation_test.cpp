@@ -8,6 +8,7 @@
 #include <cmath>
 #include <map>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace gqmm::bench {
@@ -60,7 +61,7 @@ TEST(Rotation, NoTokenHasAnExpertTwice) {
 }
 
 TEST(Rotation, TheNumberOfExpertsHitIsCounted) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::one}) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::half, Routing::one}) {
     for (const std::int64_t tokens : {1, 3, 8, 40}) {
       const Case settings = case_of(24, 5, tokens, routing);
       Rotation rotation(settings, 2);
@@ -74,7 +75,7 @@ TEST(Rotation, TheNumberOfExpertsHitIsCounted) {
 }
 
 TEST(Rotation, AnExpertIsHitAgainOnlyAfterTheOthersOfItsCopy) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::one}) {
+  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::half, Routing::one}) {
     const Case settings = case_of(16, 2, 2, routing);
     Rotation rotation(settings, 2);
     auto experts = buffer_for(settings);
@@ -119,6 +120,40 @@ TEST(Rotation, UniformRoutingHitsAsManyExpertsAsIndependentTokensWould) {
   // The number hit varies by less than it would if experts were independent: variance < 128 · p · (1 − p) < 31. Five standard
   // errors of the mean.
   EXPECT_NEAR(sum / calls, expected, 5 * std::sqrt(31.0 / calls));
+}
+
+TEST(Rotation, HalfRoutingGivesOneExpertHalfOfTheRowsAndATokenNoOtherTwice) {
+  for (const auto& [experts, top] : {std::pair{10, 4}, {10, 5}, {5, 5}, {3, 1}, {2, 2}, {1, 1}}) {
+    const Case settings = case_of(experts, top, 301, Routing::half);
+    Rotation rotation(settings, 2);
+    auto drawn = buffer_for(settings);
+    for (int call = 0; call < 3; ++call) {
+      rotation.next(drawn);
+      const std::uint32_t popular = drawn[0];
+      const auto rows = std::count(drawn.begin(), drawn.end(), popular);
+      EXPECT_EQ(rows, experts == 1 ? settings.pairs() : (settings.pairs() + 1) / 2) << experts << " experts, top " << top;
+      for (auto token = drawn.begin(); token != drawn.end(); token += top) {
+        std::set<std::uint32_t> distinct(token, token + top);
+        distinct.erase(popular);
+        ASSERT_EQ(static_cast<std::ptrdiff_t>(distinct.size()), top - std::count(token, token + top, popular));
+      }
+    }
+  }
+}
+
+// The popular expert, and of the E − 1 others all but (1 − t/(E − 1))^T, where T tokens have t of them each.
+TEST(Rotation, HalfRoutingHitsAsManyOfTheOthersAsIndependentTokensWould) {
+  const Case settings = case_of(128, 8, 8, Routing::half);
+  Rotation rotation(settings, 2);
+  auto experts = buffer_for(settings);
+  constexpr int calls = 2000;
+  double sum = 0;
+  for (int call = 0; call < calls; ++call) {
+    sum += static_cast<double>(rotation.next(experts).experts);
+  }
+  const double missed = std::pow(1 - 4.0 / 127, 8);
+  // As above, the variance is below that of independent experts.
+  EXPECT_NEAR(sum / calls, 1 + 127 * (1 - missed), 5 * std::sqrt(127 * missed * (1 - missed) / calls));
 }
 
 // With the shares p of learned_popularity, T tokens leave Σ (1 − p)^T of the experts without a row.

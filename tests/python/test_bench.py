@@ -65,6 +65,17 @@ class TestRouting:
             assert len(set(token)) == 2
             assert max(token) < 8
 
+    @pytest.mark.parametrize(("experts", "top"), [(8, 2), (8, 5), (5, 5), (3, 1), (1, 1)])
+    def test_half_routing_gives_one_expert_half_of_the_rows(self, experts: int, top: int) -> None:
+        case = load("peers").Case(SETTINGS | {"routing": "half", "experts": experts, "top": top})
+        routed = case.route(101)
+        popular = routed[0, 0]
+        assert np.sum(routed == popular) == (101 * top if experts == 1 else (101 * top + 1) // 2)
+        for token in routed:
+            others = token[token != popular]
+            assert len(set(others)) == len(others)
+        assert set(routed.ravel()) == set(range(experts))
+
     def test_learned_routing_prefers_experts_as_much_as_it_is_told(self) -> None:
         popularity = np.array([0.9, 0.5, 0.3, 0.1, 0.1, 0.1, 0, 0])
         case = load("peers").Case(SETTINGS | {"routing": "learned", "popularity": popularity})
