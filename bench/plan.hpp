@@ -58,7 +58,7 @@ struct SuiteSettings {
 /// "report": the figures that the documentation quotes.
 /// "limits": 1 to 128 rows for every expert, in place and packed, in 2, 3 and 1 slices, beside other libraries.
 /// "shapes": every shape that has a name, 1 to 2,048 tokens, uniform, learned, half-to-one and all-to-one routing.
-/// "formats": every weight format, prefill and decode.
+/// "formats": every weight format, and 4-bit affine not transposed, prefill and decode.
 /// "small": calls so small that only what surrounds the product costs.
 /// "experts": as many experts hit of 128 and of 16,384.
 /// Throws std::invalid_argument for another name.

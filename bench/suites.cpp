@@ -87,6 +87,9 @@ std::vector<PlannedCase> format_suite() {
         cases.push_back({settings, {}});
       }
     }
+    Case not_transposed = case_of(gate(), tokens, Routing::uniform, two_slices);
+    not_transposed.transpose = false;
+    cases.push_back({not_transposed, {}});
   }
   return cases;
 }

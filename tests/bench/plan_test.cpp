@@ -57,6 +57,14 @@ TEST(Plan, ASuiteRunsOnTheThreadsAndInstructionSetsThatAreGiven) {
   EXPECT_EQ(only(cases, {"3 threads", "avx2"}).size(), cases.size() / 4);
 }
 
+TEST(Plan, TheFormatsSuiteHasAProductThatIsNotTransposed) {
+  const auto cases = only(suite_on_two_cores("formats"), {"affine 4-bit g64 not transposed"});
+  ASSERT_EQ(cases.size(), 2U);  // prefill and decode
+  for (const PlannedCase& planned : cases) {
+    EXPECT_FALSE(planned.settings.transpose);
+  }
+}
+
 TEST(Plan, TheLimitsSuiteHasEveryNumberOfRowsInEveryPrecisionPackedAndInPlace) {
   std::set<std::tuple<std::int64_t, int, bool>> cells;
   for (const PlannedCase& planned : suite_on_two_cores("limits")) {
