@@ -155,6 +155,7 @@ Report measure(const Arguments& arguments, const std::vector<PlannedCase>& plann
   const std::string isa(active_instruction_set());
   Runner runner(arguments.measure, {find_python(arguments.peers, "--peers")});
   Report report = {describe_machine(), arguments.suite, command_line(), today(), arguments.measure, {}};
+  report.machine.library_revision = arguments.outputs.revision;
   ProgressBar bar;
   for (std::size_t i = 0; i < planned.size(); ++i) {
     const auto& [settings, peers] = planned[i];

@@ -18,6 +18,7 @@ struct Machine {
   std::vector<std::string> instruction_sets;  // the library's, supported here
   std::string compiler;                       // of the library
   std::string library_version;
+  std::string library_revision;  // of its sources, which only its builder knows; empty: not known
 };
 
 Machine describe_machine();

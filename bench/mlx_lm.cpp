@@ -118,6 +118,7 @@ void run(const Arguments& arguments) {
         "gqmm with --python");
   }
   MlxLmReport report = {describe_machine(), command_line(), today(), settings_of(arguments), {}, {}};
+  report.machine.library_revision = arguments.outputs.revision;
   const std::string stem = fmt::format("mlx-lm-{}", file_name_of(report.machine));
   check_outputs(arguments.outputs, stem);
   report.figures = summarized(measure(python, report.settings));

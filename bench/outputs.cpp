@@ -61,6 +61,8 @@ void add_output_options(CLI::App& command, Outputs& outputs, const std::vector<s
   command.add_option("--json", outputs.json, "write the figures to this file too")->group(output);
   command.add_option("--markdown", outputs.markdown, "write the tables to this file too")->group(output);
   command.add_option("--results", outputs.results, "write both into this folder, named after suite and machine")->group(output);
+  command.add_option("--revision", outputs.revision, "of gqmm's sources, for the report; ./dev bench gives the commit")
+      ->group(output);
 }
 
 void check_outputs(const Outputs& outputs, const std::string& stem) {

@@ -17,9 +17,10 @@ struct Outputs {
   std::string json;
   std::string markdown;
   std::string results;
+  std::string revision;  ///< of the library's sources, as reports name it
 };
 
-/// --format, one of `formats`, --json, --markdown and --results.
+/// --format, one of `formats`, --json, --markdown, --results and --revision.
 void add_output_options(CLI::App& command, Outputs& outputs, const std::vector<std::string>& formats);
 
 /// Throws std::runtime_error if a file that write_outputs would write cannot be: to be called before figures are measured for it.

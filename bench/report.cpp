@@ -226,10 +226,10 @@ std::string machine_line(const Machine& machine) {
     sets += (sets.empty() ? "" : " ") + set;
   }
   return fmt::format(
-      "{}; {} processors, {:.0f} MiB last-level cache, {:.0f} GiB memory, {}, transparent huge pages {}; gqmm {} ({}), {}",
+      "{}; {} processors, {:.0f} MiB last-level cache, {:.0f} GiB memory, {}, transparent huge pages {}; gqmm {}{} ({}), {}",
       machine.cpu, machine.processors, static_cast<double>(machine.last_level_cache) / 0x1p20,
-      static_cast<double>(machine.memory) / 0x1p30, machine.kernel, machine.huge_pages, machine.library_version, sets,
-      machine.compiler);
+      static_cast<double>(machine.memory) / 0x1p30, machine.kernel, machine.huge_pages, machine.library_version,
+      machine.library_revision.empty() ? "" : ", revision " + machine.library_revision, sets, machine.compiler);
 }
 
 void write_table(std::ostream& out, const Report& report) {

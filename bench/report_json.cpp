@@ -97,7 +97,8 @@ json to_json(const Machine& machine) {
           {"transparent_huge_pages", machine.huge_pages},
           {"instruction_sets", machine.instruction_sets},
           {"compiler", machine.compiler},
-          {"gqmm_version", machine.library_version}};
+          {"gqmm_version", machine.library_version},
+          {"gqmm_revision", machine.library_revision}};
 }
 
 void write_json(std::ostream& out, const Report& report) {

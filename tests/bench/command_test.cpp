@@ -45,7 +45,7 @@ class Command : public testing::Test {
 
 TEST_F(Command, MeasuresEveryCombinationAndWritesBothFiles) {
   const std::string small =
-      "--experts 4 --n 32 --k 128 --top 2 --tokens 1,3 --dtype float16,float32 --threads 1 --repetitions 1 ";
+      "--experts 4 --n 32 --k 128 --top 2 --tokens 1,3 --dtype float16,float32 --threads 1 --repetitions 1 --revision abc ";
   run(small + "--pool 1 --peers none --results " + folder_.string());
   int json_files = 0;
   int markdown_files = 0;
@@ -57,6 +57,7 @@ TEST_F(Command, MeasuresEveryCombinationAndWritesBothFiles) {
       ++json_files;
       std::ifstream file(entry.path());
       const auto document = nlohmann::json::parse(file);
+      EXPECT_EQ(document.at("machine").at("gqmm_revision"), "abc");
       ASSERT_EQ(document.at("cases").size(), 4U);
       for (const auto& figures : document.at("cases")) {
         EXPECT_GT(figures.at("seconds").at("median"), 0);

@@ -55,6 +55,21 @@ TEST(Report, JsonHoldsTheFiguresInSiUnits) {
   EXPECT_EQ(figures.at("peers").at(1).at("skipped"), "not installed");
 }
 
+TEST(Report, TheRevisionStandsBesideTheVersionIfItIsKnown) {
+  Report report = example();
+  report.machine.library_version = "1.2.3";
+  std::ostringstream unknown;
+  write(unknown, report, "table");
+  EXPECT_NE(unknown.str().find("gqmm 1.2.3 ("), std::string::npos) << unknown.str();
+  report.machine.library_revision = "abc1234";
+  for (const char* format : {"table", "markdown", "json"}) {
+    std::ostringstream out;
+    write(out, report, format);
+    const char* const part = std::string(format) == "json" ? R"("gqmm_revision": "abc1234")" : "gqmm 1.2.3, revision abc1234 (";
+    EXPECT_NE(out.str().find(part), std::string::npos) << out.str();
+  }
+}
+
 TEST(Report, EveryCsvLineHasAllColumns) {
   std::istringstream lines(written("csv"));
   std::ptrdiff_t columns = 0;
