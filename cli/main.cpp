@@ -1,7 +1,7 @@
 // gqmm: what the library does, from a shell.
 //
-// Exit status: 0 success, 1 a check failed or a case of the benchmark became slower, 2 wrong usage or input, figures of which none
-// could be compared, or output that could not be written.
+// Exit status: 0 success, 1 a check failed or a case of the benchmark became slower, 2 wrong usage or input, figures of which no
+// case could be compared, or output that could not be written.
 #include "bench/bench.hpp"
 #include "cli/commands.hpp"
 
