@@ -76,7 +76,9 @@ array with_contiguous_rows(const array& a, std::span<const std::int64_t> used) {
     const auto position = static_cast<std::size_t>(offset / matrix_bytes);
     if (!filled[position]) {
       filled[position] = true;
-      copy_matrix(matrix_of(from, index), memory.mutable_bytes() + offset, to_row_stride);
+      StridedMatrix matrix = matrix_of(from, index);
+      matrix.rows = rows;  // one, if all are the same
+      copy_matrix(matrix, memory.mutable_bytes() + offset, to_row_stride);
     }
   }
   return copy;

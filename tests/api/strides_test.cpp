@@ -234,6 +234,17 @@ TEST(ContiguousRows, RepeatedMatricesAreStoredOnce) {
   EXPECT_EQ(std::vector<float>(copy.data<float>(), copy.data<float>() + 4), (std::vector<float>{1, 3, 2, 4}));
 }
 
+TEST(ContiguousRows, EqualRowsAreStoredOnce) {
+  const array row = floats({4}, {1, 2, 3, 4});
+  const std::int64_t count = std::int64_t{1} << 33;
+  const array same = array::borrow(row.bytes(), {1, count, 2}, Dtype::float32, {16, 0, 8}, row.owner());
+  const std::vector<std::int64_t> used = {0};
+  const array copy = with_contiguous_rows(same, used);
+  EXPECT_EQ(copy.shape(), same.shape());
+  EXPECT_EQ(copy.strides(), (Strides{8, 0, 4}));
+  EXPECT_EQ(std::vector<float>(copy.data<float>(), copy.data<float>() + 2), (std::vector<float>{1, 3}));
+}
+
 TEST(ContiguousRows, LargeMatricesAreCopiedWhole) {
   Generator random(1);
   const array a = random.normal({2, 70, 45});  // more than two tiles both ways, with remainders
