@@ -104,11 +104,10 @@ TEST_F(CgroupThreads, DoNotDependOnGroupsOfOtherControllers) {
 }
 
 TEST_F(CgroupThreads, AreUnlimitedByFilesThatMakeNoSense) {
-  for (const std::string& groups :
-       {"0::/job\n", "::\n", "", "0::job\n", "0:/job\n", "nothing\n:\n\n", "0::/\n0::\n", "0:://\n"}) {
+  for (const char* groups : {"0::/job\n", "::\n", "", "0::job\n", "0:/job\n", "nothing\n:\n\n", "0::/\n0::\n", "0:://\n"}) {
     write_groups(groups);
-    for (const std::string& text : {"", "\n", "100000", "one two", "-1 100000", "0 100000", "100000 0", "100000 -5", "1e30 1",
-                                    "99999999999999999999 1", "nan 1", "max max"}) {
+    for (const char* text : {"", "\n", "100000", "one two", "-1 100000", "0 100000", "100000 0", "100000 -5", "1e30 1",
+                             "99999999999999999999 1", "nan 1", "max max"}) {
       write_max("/job", text);
       EXPECT_EQ(threads(), std::nullopt) << groups << text;
     }
