@@ -14,7 +14,8 @@ std::int64_t threads_worth(double multiply_adds);
 /// Runs work(i) for i = 0 … count − 1, each thread a contiguous share, on up to `threads` threads, the caller's included.
 void share_out(std::int64_t count, int threads, const std::function<void(std::int64_t i)>& work);
 
-/// Writes problem.y. Expects a valid problem; throws std::bad_alloc only.
+/// Writes problem.y. Expects a valid problem; throws std::bad_alloc, or std::length_error where the
+/// call is cut into 2^31 items or more.
 void run(const Problem& problem);
 
 }  // namespace gqmm::cpu

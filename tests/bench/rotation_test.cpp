@@ -26,6 +26,19 @@ std::vector<std::uint32_t> buffer_for(const Case& settings) {
   return std::vector<std::uint32_t>(static_cast<std::size_t>(settings.pairs()));
 }
 
+constexpr int mean_calls = 2000;
+
+/// Experts that a call hits, the mean of mean_calls.
+double mean_hit(const Case& settings) {
+  Rotation rotation(settings, 2);
+  auto experts = buffer_for(settings);
+  double sum = 0;
+  for (int call = 0; call < mean_calls; ++call) {
+    sum += static_cast<double>(rotation.next(experts).experts);
+  }
+  return sum / mean_calls;
+}
+
 TEST(Rotation, BalancedRoutingGivesEveryExpertTheSameNumberOfRows) {
   for (const std::int64_t tokens : {16, 17, 512}) {
     const Case settings = case_of(10, 4, tokens, Routing::balanced);
@@ -109,17 +122,10 @@ TEST(Rotation, AllCopiesOfTheWeightsAreUsed) {
 // Of E experts, T tokens with t each leave (1 − t/E)^T of them without a row.
 TEST(Rotation, UniformRoutingHitsAsManyExpertsAsIndependentTokensWould) {
   const Case settings = case_of(128, 8, 8, Routing::uniform);
-  Rotation rotation(settings, 2);
-  auto experts = buffer_for(settings);
-  constexpr int calls = 2000;
-  double sum = 0;
-  for (int call = 0; call < calls; ++call) {
-    sum += static_cast<double>(rotation.next(experts).experts);
-  }
   const double expected = 128 * (1 - std::pow(1 - 8.0 / 128, 8));
   // The number hit varies by less than it would if experts were independent: variance < 128 · p · (1 − p) < 31. Five standard
   // errors of the mean.
-  EXPECT_NEAR(sum / calls, expected, 5 * std::sqrt(31.0 / calls));
+  EXPECT_NEAR(mean_hit(settings), expected, 5 * std::sqrt(31.0 / mean_calls));
 }
 
 TEST(Rotation, HalfRoutingGivesOneExpertHalfOfTheRowsAndATokenNoOtherTwice) {
@@ -144,28 +150,14 @@ TEST(Rotation, HalfRoutingGivesOneExpertHalfOfTheRowsAndATokenNoOtherTwice) {
 // The popular expert, and of the E − 1 others all but (1 − t/(E − 1))^T, where T tokens have t of them each.
 TEST(Rotation, HalfRoutingHitsAsManyOfTheOthersAsIndependentTokensWould) {
   const Case settings = case_of(128, 8, 8, Routing::half);
-  Rotation rotation(settings, 2);
-  auto experts = buffer_for(settings);
-  constexpr int calls = 2000;
-  double sum = 0;
-  for (int call = 0; call < calls; ++call) {
-    sum += static_cast<double>(rotation.next(experts).experts);
-  }
   const double missed = std::pow(1 - 4.0 / 127, 8);
   // As above, the variance is below that of independent experts.
-  EXPECT_NEAR(sum / calls, 1 + 127 * (1 - missed), 5 * std::sqrt(127 * missed * (1 - missed) / calls));
+  EXPECT_NEAR(mean_hit(settings), 1 + 127 * (1 - missed), 5 * std::sqrt(127 * missed * (1 - missed) / mean_calls));
 }
 
 // With the shares p of learned_popularity, T tokens leave Σ (1 − p)^T of the experts without a row.
 TEST(Rotation, LearnedRoutingHitsAsManyExpertsAsItsPopularityLeavesARow) {
   const Case settings = case_of(128, 8, 32, Routing::learned);
-  Rotation rotation(settings, 2);
-  auto experts = buffer_for(settings);
-  constexpr int calls = 1000;
-  double sum = 0;
-  for (int call = 0; call < calls; ++call) {
-    sum += static_cast<double>(rotation.next(experts).experts);
-  }
   double expected = 0;
   double variance = 0;  // if experts were independent: they vary less
   for (const double share : learned_popularity(128, 8)) {
@@ -173,7 +165,7 @@ TEST(Rotation, LearnedRoutingHitsAsManyExpertsAsItsPopularityLeavesARow) {
     expected += 1 - missed;
     variance += missed * (1 - missed);
   }
-  EXPECT_NEAR(sum / calls, expected, 5 * std::sqrt(variance / calls));
+  EXPECT_NEAR(mean_hit(settings), expected, 5 * std::sqrt(variance / mean_calls));
   const double uniform = 128 * (1 - std::pow(1 - 8.0 / 128, 32));
   EXPECT_LT(expected, 0.95 * uniform) << "no different from uniform routing";
 }
