@@ -100,6 +100,23 @@ array contiguous_copy(const array& a) {
   return lay_out(bytes, a.shape(), a.dtype(), Layout::contiguous, random);
 }
 
+// The same elements, rows a whole number of pages apart: all in one set of a first-level cache, which kernels treat differently.
+array with_rows_on_pages(const array& a) {
+  const array dense = contiguous_copy(a);
+  const std::int64_t row = a.dim(-1) * static_cast<std::int64_t>(size_of(a.dtype()));
+  const std::int64_t pitch = (row + 4095) / 4096 * 4096;
+  const std::int64_t rows = row == 0 ? 0 : dense.size() / a.dim(-1);
+  auto memory = std::make_shared<std::vector<std::byte>>(to_size(rows * pitch));
+  for (std::int64_t i = 0; i < rows; ++i) {
+    std::memcpy(memory->data() + i * pitch, dense.bytes() + i * row, to_size(row));
+  }
+  Strides strides = dense.strides();
+  for (std::size_t axis = 0; axis + 1 < strides.size(); ++axis) {
+    strides[axis] = strides[axis] / row * pitch;
+  }
+  return array::borrow(memory->data(), a.shape(), a.dtype(), strides, memory);
+}
+
 TEST(Bitwise, EveryInstructionSetGivesTheSameBits) {
   const std::vector<std::string> sets = supported_instruction_sets();
   for_each_problem(100000, 4000, [&](Case& problem) {
@@ -230,6 +247,14 @@ TEST(Bitwise, TheArrangementInMemoryChangesNothing) {
       }
     }
     EXPECT_TRUE(same_bits(call(dense), call_poisoned(strided))) << describe(problem.spec);
+  });
+}
+
+TEST(Bitwise, RowsOfWeightsWholePagesApartChangeNothing) {
+  for_each_problem(180000, 800, [](Case& problem) {
+    Operands spread = problem.operands;
+    spread.w = with_rows_on_pages(problem.operands.w);
+    EXPECT_TRUE(same_bits(call(problem.operands), call_poisoned(spread)));
   });
 }
 

@@ -127,7 +127,7 @@ void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0,
   using f32 = typename V::f32;
   constexpr int max_groups = 128 / Unit<V, F>::codes;  // a unit is no longer than a group
   alignas(64) float scales[max_groups * 2 * lanes];
-  pack_scales<V>(strip, k0 / group_size, count / group_size, value_unit<F>, scales, Prefetcher<V>(strip.scales));
+  pack_scales<V, F::scale_encoding>(strip, k0 / group_size, count / group_size, value_unit<F>, scales);
   const int units_per_group = group_size / Unit<V, F>::codes;
   const float* group = scales;
   int unit_of_group = 0;
@@ -143,7 +143,9 @@ void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0,
       group += 2 * lanes;
     }
   };
-  for_each_unit<V, F>(strip, k0 * F::bits / 32, (k0 + count) * F::bits / 32, dequantize_unit, [&ahead] { ahead.next(); });
+  const std::int64_t end = (k0 + count) * F::bits / 32;
+  typename Units<V, F>::Copy copy;
+  Units<V, F>(strip, k0 * F::bits / 32, end, copy).walk(end, dequantize_unit, [&ahead] { ahead.next(); });
 }
 
 template <class V, class F>

@@ -1,33 +1,31 @@
 // One strip of 16 outputs times one to four rows, straight from the weights as they lie in memory: the decode kernel. Its limit
 // is DRAM, so it reads every weight once and keeps the memory busy.
 //
-// The weights are transposed (16 rows × 16 words, 64 shuffles), not the sums: lane = output from the start, the cost is the same
-// for 1, 2 or 3 slices and is shared by the rows of x. Scales come through the same transpose, 16 rows × a line at a time.
-// Prefetches run linearly through the next strip.
+// The weights are transposed, not the sums: lane = output from the start, the cost is the same for 1, 2 or 3 slices and is shared
+// by the rows of x. Scales come through the same transpose, 16 rows × 16 bytes at a time. Prefetches run linearly through the
+// next strip.
 #pragma once
 
 #include "cpu/kernels/flush.hpp"
+#include "cpu/kernels/prefetch.hpp"
 #include "cpu/kernels/scales.hpp"
 #include "cpu/kernels/unpack.hpp"
 
 namespace gqmm::cpu {
 namespace {
 
-/// Groups whose scales are unpacked at a time, 4 KiB of L1; their words are whole blocks.
-template <class V, class F>
-inline constexpr int scale_groups = 32 / (block_words<V, F> / Unit<V, F>::words) * (block_words<V, F> / Unit<V, F>::words);
-
-/// Prefetches of codes while a unit is multiplied: half of the lines that it is made of; for_each_unit makes room for the others.
+/// Prefetches of codes while a unit is multiplied: half of the lines that it is made of; Units makes room for the others.
 template <class V, class F>
 inline constexpr int unit_prefetches = (Unit<V, F>::words + 1) / 2;
 
-/// All of them in a strip, those of pack_scales included.
+/// All of them in a strip.
 template <class V, class F>
 std::int64_t prefetches(const WeightStrip& strip) {
-  constexpr int units = block_words<V, F> / Unit<V, F>::words;
-  constexpr int loading = (block_words<V, F> + 1) / 2;
-  const std::int64_t blocks = (strip.words + block_words<V, F> - 1) / block_words<V, F>;
-  return blocks * (loading + units * unit_prefetches<V, F>)+prefetches_of(strip, strip.groups);
+  constexpr int words = Unit<V, F>::words;
+  constexpr int size = block_words<V, F>;
+  const std::int64_t units = strip.words / words;
+  const std::int64_t loading = strip.packed ? units * unit_prefetches<V, F> : (strip.words + size - 1) / size * (size / 2);
+  return loading + units * unit_prefetches<V, F>;
 }
 
 template <class V, class F, int slices, int rows>
@@ -57,7 +55,8 @@ std::uint32_t gemv(const GemvArguments& a) {
   SparsePrefetcher<V> biases_ahead(a.next.biases, a.after_next.biases, groups, a.prefetch_to_l2);
   std::uint32_t exceptional = 0;
 
-  alignas(64) float scales[scale_groups<V, F> * 2 * lanes];
+  constexpr std::int64_t few = few_groups<F>;
+  alignas(64) float scales[few * 2 * lanes];
   const float* scale_bias = scales;
   i32 sum[rows][slices * chains];
   int unit_of_group = 0;
@@ -108,13 +107,19 @@ std::uint32_t gemv(const GemvArguments& a) {
     }
   };
 
-  for (std::int64_t g = 0; g < groups; g += scale_groups<V, F>) {
-    const std::int64_t count = groups - g < scale_groups<V, F> ? groups - g : scale_groups<V, F>;
-    exceptional |= pack_scales<V>(a.weights, g, count, F::integer.unit, scales, codes_ahead);
-    codes_ahead.skip(prefetches_of(a.weights, count));
-    scale_bias = scales;
-    for_each_unit<V, F>(a.weights, g * words_per_group, (g + count) * words_per_group, multiply_unit,
-                        [&codes_ahead] { codes_ahead.next(); });
+  typename Units<V, F>::Copy copy;
+  Units<V, F> units(a.weights, 0, a.weights.words, copy);
+  for (std::int64_t g = 0; g < groups; g += few) {
+    const std::int64_t count = std::min(few, groups - g);
+    if (V::words_ahead > 0 && has_few_groups<F>(a.weights)) [[likely]] {
+      const std::int64_t from = std::min(g, groups - few);  // the last time, some of them again
+      exceptional |= pack_few_scales<V, F>(a.weights, from, scales);
+      scale_bias = scales + (g - from) * 2 * lanes;
+    } else {
+      exceptional |= pack_scales<V, F::scale_encoding>(a.weights, g, count, F::integer.unit, scales);
+      scale_bias = scales;
+    }
+    units.walk((g + count) * words_per_group, multiply_unit, [&codes_ahead] { codes_ahead.next(); });
   }
   for (int r = 0; r < rows; ++r) {
     V::store(a.c + r * a.c_stride, y[r]);

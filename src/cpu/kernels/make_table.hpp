@@ -35,7 +35,7 @@ constexpr FormatKernels make_format_kernels() {
     kernels.panel_is_raw = U::panel_is_raw;
     kernels.pack = pack_strip<V, F>;
     kernels.pack_scales = [](const WeightStrip& strip, std::int64_t g0, std::int64_t count, float* out) {
-      return pack_scales<V>(strip, g0, count, F::integer.unit, out, Prefetcher<V>(strip.scales));
+      return pack_scales<V, F::scale_encoding>(strip, g0, count, F::integer.unit, out);
     };
     for_each(Values<1, 2, 3>{}, [&]<int slices>() {
       for_each(Values<1, 2, 4>{}, [&]<int rows>() { kernels.gemv[slices - 1][rows - 1] = gemv<V, F, slices, rows>; });

@@ -1,7 +1,11 @@
 // Scales and biases of a strip, from how they are stored to [group][scale, bias][16 lanes] in float32.
 #pragma once
 
-#include "cpu/kernels/prefetch.hpp"
+#include "cpu/kernels/copy_rows.hpp"
+#include "cpu/kernels/unrolled.hpp"
+#include "formats/format.hpp"
+
+#include <algorithm>
 
 namespace gqmm::cpu {
 namespace {
@@ -52,112 +56,42 @@ typename V::f32 widen_part(typename V::i32 word) {
   }
 }
 
-/// One array of a strip: its scales or its biases.
-struct GroupArray {
-  const std::byte* base;
-  std::int64_t stride;  // in place: bytes between rows
-  int rows;             // in place: rows that exist
-  std::int64_t groups;  // of a row, from base on: more than are asked for may be read
-};
-
-/// Calls sink(g + part, f32) for every part of a word that holds elements of groups g, g + 1, …, as long as they are below
-/// `count`. Returns the bits of all of them ORed to `bits`.
-template <class V, ScaleType type, int part = 0, class Sink>
-[[gnu::always_inline]] inline typename V::i32 sink_word(typename V::i32 word, std::int64_t g, std::int64_t count,
-                                                        typename V::i32 bits, Sink sink) {
+/// One element of each of 16 rows, side by side.
+template <class V, ScaleType type>
+typename V::f32 load_packed_scales(const std::byte* at) {
   constexpr int size = bytes_of(type);
-  if constexpr (part * size < 4) {
-    if (g + part < count) {
-      bits = V::bit_or(bits, V::as_i32(sink(g + part, widen_part<V, type, part>(word))));
-      bits = sink_word<V, type, part + 1>(word, g, count, bits, sink);
-    }
-  }
-  return bits;
+  return widen_scale<V, type>(size == 4 ? V::load_words(at, 16) : size == 2 ? V::load_u16(at, 16) : V::load_u8(at, 16));
 }
 
-/// ORs sink(g, f32 of 16 rows) of elements [0, count) to `bits`, a value, not a capture: it must stay in a register. So must the
-/// prefetcher, which is handed back.
+/// What is read of a row at a time.
+inline constexpr int piece_bytes = 16;
+constexpr int groups_of_piece(ScaleType type) { return piece_bytes / bytes_of(type); }
+
+/// Calls sink(group, f32 of 16 rows) for the groups of a piece, whose first row is at `at`.
 template <class V, ScaleType type, class Sink>
-typename V::i32 for_each_in_place(const GroupArray& a, std::int64_t count, typename V::i32 bits, Sink sink,
-                                  Prefetcher<V>& prefetcher) {
-  constexpr int size = bytes_of(type);
-  constexpr int per_word = 4 / size;
-  constexpr std::int64_t per_block = 16 * per_word;
-  Prefetcher<V> ahead = prefetcher;
-  typename V::i32 block[16];
-  std::int64_t g = 0;
-  for (; a.rows == lanes && g < count && a.groups - g >= per_block; g += per_block) {
-#pragma GCC unroll 16
-    for (int n = 0; n < lanes; ++n) {
-      block[n] = V::load_words(a.base + n * a.stride + g * size, 16);
-    }
-    V::transpose(block);
-    const auto sink_block = [&](std::int64_t wanted) __attribute__((always_inline)) {
-#pragma GCC unroll 16
-      for (int word = 0; word < 16; ++word) {
-        bits = sink_word<V, type>(block[word], word * per_word, wanted, bits,
-                                  [g, sink](std::int64_t at, typename V::f32 value) { return sink(g + at, value); });
-        ahead.next();
-      }
-    };
-    if (count - g >= per_block) {
-      sink_block(per_block);
-    } else {
-      sink_block(count - g);
-    }
-  }
-  for (; g < count; g += per_block) {
-    const int left = static_cast<int>(count - g < per_block ? count - g : per_block);
-    for (int n = 0; n < lanes; ++n) {
-      block[n] = V::load_bytes(a.base + (n < a.rows ? n : a.rows - 1) * a.stride + g * size, left * size);
-    }
-    V::transpose(block);
-    for (int word = 0; word * per_word < left; ++word) {
-      bits = sink_word<V, type>(block[word], g + word * per_word, count, bits, sink);
-      ahead.next();
-    }
-  }
-  prefetcher = ahead;
-  return bits;
+[[gnu::always_inline]] inline void for_each_in_piece(const std::byte* at, std::int64_t stride, Sink sink) {
+  constexpr int per_word = 4 / bytes_of(type);
+  typename V::i32 words[4];
+  V::load_transposed(at, stride, words);
+  unrolled<4>([&]<int word>() __attribute__((always_inline)) {
+    unrolled<per_word>(
+        [&]<int part>() __attribute__((always_inline)) { sink(word * per_word + part, widen_part<V, type, part>(words[word])); });
+  });
 }
 
-template <class V, ScaleType type, class Sink>
-typename V::i32 for_each_packed(const GroupArray& a, std::int64_t count, typename V::i32 bits, Sink sink,
-                                Prefetcher<V>& prefetcher) {
-  constexpr int size = bytes_of(type);
-  constexpr int per_word = 4 / size;
-  Prefetcher<V> ahead = prefetcher;
-  for (std::int64_t g = 0; g < count; ++g) {
-    const std::byte* at = a.base + g * lanes * size;
-    bits = V::bit_or(bits, V::as_i32(sink(g, widen_scale<V, type>(size == 4   ? V::load_words(at, 16)
-                                                                  : size == 2 ? V::load_u16(at, 16)
-                                                                              : V::load_u8(at, 16)))));
-    if (g % per_word == 0) {
-      ahead.next();
+/// function.operator()<type>() for a type that is known at run time, one that such scales can have.
+template <ScaleEncoding encoding, class Function>
+[[gnu::always_inline]] inline void with_scale_type(ScaleType type, Function function) {
+  if constexpr (encoding == ScaleEncoding::e8m0) {
+    function.template operator()<ScaleType::e8m0>();
+  } else if constexpr (encoding == ScaleEncoding::e4m3) {
+    function.template operator()<ScaleType::e4m3>();
+  } else {
+    switch (type) {
+      case ScaleType::bfloat16: return function.template operator()<ScaleType::bfloat16>();
+      case ScaleType::float16: return function.template operator()<ScaleType::float16>();
+      default: return function.template operator()<ScaleType::float32>();
     }
-  }
-  prefetcher = ahead;
-  return bits;
-}
-
-/// Over groups [first, first + count) of an array whose type is known at run time. What is passed in memory is copied member by
-/// member: a wide load of what was just stored in parts waits until the stores have reached the cache.
-template <class V, class Sink>
-typename V::i32 for_each_group(ScaleType type, const GroupArray& whole, bool packed, std::int64_t first, std::int64_t count,
-                               typename V::i32 bits, Sink sink, Prefetcher<V>& ahead) {
-  GroupArray a = whole;
-  a.base += first * bytes_of(type) * (packed ? lanes : 1);
-  a.groups -= first;
-  const auto run = [&]<ScaleType known>() {
-    return packed ? for_each_packed<V, known>(a, count, bits, sink, ahead)
-                  : for_each_in_place<V, known>(a, count, bits, sink, ahead);
-  };
-  switch (type) {
-    case ScaleType::float32: return run.template operator()<ScaleType::float32>();
-    case ScaleType::float16: return run.template operator()<ScaleType::float16>();
-    case ScaleType::bfloat16: return run.template operator()<ScaleType::bfloat16>();
-    case ScaleType::e8m0: return run.template operator()<ScaleType::e8m0>();
-    default: return run.template operator()<ScaleType::e4m3>();
   }
 }
 
@@ -168,7 +102,7 @@ inline constexpr std::int32_t largest_ordinary_scale = (127 + 47) << 23;
 /// The lanes of vectors [0, count), in steps of `step`, that hold a magnitude of at least largest_ordinary_scale, an infinity or
 /// a NaN.
 template <class V>
-std::uint32_t lanes_not_ordinary(const float* vectors, std::int64_t count, int step) {
+[[gnu::noinline, gnu::cold]] std::uint32_t lanes_not_ordinary(const float* vectors, std::int64_t count, int step) {
   auto largest = V::broadcast(std::int32_t{0});
   for (std::int64_t i = 0; i < count; i += step) {
     largest = V::max(largest, V::bit_and(V::as_i32(V::load(vectors + i * lanes)), V::broadcast(0x7fffffff)));
@@ -176,36 +110,135 @@ std::uint32_t lanes_not_ordinary(const float* vectors, std::int64_t count, int s
   return V::mask_at_least(largest, largest_ordinary_scale);
 }
 
-/// How often pack_scales calls ahead.next(): once for each word of a row of scales and biases, about.
-constexpr std::int64_t prefetches_of(const WeightStrip& strip, std::int64_t groups) {
-  return groups * (bytes_of(strip.scale_type) + (strip.biases != nullptr ? bytes_of(strip.bias_type) : 0)) / 4;
+/// Where scales and biases of some groups go: out[group][scale, bias][16]. Without biases, their place stays as it is.
+template <class V>
+class ScalePanel {
+ public:
+  using f32 = typename V::f32;
+  /// Scales will be multiplied by `factor`.
+  ScalePanel(float* out, float factor) : out_(out), factor_(V::broadcast(factor)) {}
+
+  [[gnu::always_inline]] void put_scale(std::int64_t group, f32 scale) { put(2 * group, V::mul(scale, factor_)); }
+  [[gnu::always_inline]] void put_bias(std::int64_t group, f32 bias) { put(2 * group + 1, bias); }
+
+  /// The lanes that hold one too large, infinite or NaN, once all groups are here.
+  [[gnu::always_inline]] std::uint32_t exceptional_lanes(std::int64_t groups, bool has_biases) const {
+    // All magnitudes ORed are no less than the largest: usually that settles it.
+    if (V::mask_at_least(V::bit_and(bits_, V::broadcast(0x7fffffff)), largest_ordinary_scale) == 0) [[likely]] {
+      return 0;
+    }
+    return lanes_not_ordinary<V>(out_, 2 * groups, has_biases ? 1 : 2);
+  }
+
+ private:
+  [[gnu::always_inline]] void put(std::int64_t vector, f32 value) {
+    V::store(out_ + vector * lanes, value);
+    bits_ = V::bit_or(bits_, V::as_i32(value));
+  }
+
+  float* out_;
+  f32 factor_;
+  typename V::i32 bits_ = V::broadcast(std::int32_t{0});
+};
+
+/// Calls sink(group, f32 of 16 rows) for groups first + [0, count) of an array that begins at `base`.
+template <class V, ScaleType type, class Sink>
+[[gnu::always_inline]] inline void for_each_group(const WeightStrip& strip, const std::byte* base, std::int64_t stride,
+                                                  std::int64_t first, std::int64_t count, Sink sink) {
+  constexpr int size = bytes_of(type);
+  constexpr int piece = groups_of_piece(type);
+  if (strip.packed) {
+    for (std::int64_t g = 0; g < count; ++g) {
+      sink(g, load_packed_scales<V, type>(base + (first + g) * lanes * size));
+    }
+    return;
+  }
+  const bool has_pieces = strip.rows == lanes && strip.groups >= piece;
+  for (std::int64_t g = 0; g < count; g += piece) {
+    // The last piece of a row begins earlier than it would, where it lies within the row.
+    const std::int64_t from = has_pieces ? std::min(first + g, strip.groups - piece) : first + g;
+    alignas(piece_bytes) std::byte copy[lanes * piece_bytes];
+    if (!has_pieces) {
+      copy_rows<piece_bytes>(base + from * size, stride, strip.rows, (strip.groups - from) * size, copy);
+    }
+    for_each_in_piece<V, type>(has_pieces ? base + from * size : copy, has_pieces ? stride : piece_bytes,
+                               [&](int i, typename V::f32 value) __attribute__((always_inline)) {
+                                 const std::int64_t at = from + i - first;
+                                 if (at >= g && at < count) {
+                                   sink(at, value);
+                                 }
+                               });
+  }
 }
 
-/// scale' = (unit · factor) · scale → out[group][scale', bias][16]; without biases, their place stays as it is. Returns the lanes
-/// that hold one too large, infinite or NaN.
-template <class V>
+/// Scales, times unit and the strip's factor, and biases of groups [first, first + count) → out[group][scale, bias][16]; without
+/// biases, their place stays as it is. Returns ScalePanel::exceptional_lanes.
+template <class V, ScaleEncoding encoding>
 [[gnu::noinline]] std::uint32_t pack_scales(const WeightStrip& strip, std::int64_t first, std::int64_t count, float unit,
-                                            float* out, Prefetcher<V> ahead) {
+                                            float* out) {
   using f32 = typename V::f32;
-  // Captures scalars: they are passed in registers, which a vector captured would not be.
-  const auto store_scale = [out, factor = strip.scale_factor * unit](std::int64_t g, f32 scale) {
-    const f32 s = V::mul(scale, V::broadcast(factor));
-    V::store(out + g * 2 * lanes, s);
-    return s;
-  };
-  const auto store_bias = [out](std::int64_t g, f32 bias) {
-    V::store(out + g * 2 * lanes + lanes, bias);
-    return bias;
-  };
-  auto bits = for_each_group<V>(strip.scale_type, {strip.scales, strip.scale_stride, strip.rows, strip.groups}, strip.packed,
-                                first, count, V::broadcast(std::int32_t{0}), store_scale, ahead);
+  ScalePanel<V> panel(out, strip.scale_factor * unit);
+  with_scale_type<encoding>(strip.scale_type, [&]<ScaleType type>() __attribute__((always_inline)) {
+    for_each_group<V, type>(strip, strip.scales, strip.scale_stride, first, count,
+                            [&](std::int64_t g, f32 scale) __attribute__((always_inline)) { panel.put_scale(g, scale); });
+  });
   if (strip.biases != nullptr) {
-    bits = for_each_group<V>(strip.bias_type, {strip.biases, strip.bias_stride, strip.rows, strip.groups}, strip.packed, first,
-                             count, bits, store_bias, ahead);
+    with_scale_type<encoding>(strip.bias_type, [&]<ScaleType type>() __attribute__((always_inline)) {
+      for_each_group<V, type>(strip, strip.biases, strip.bias_stride, first, count,
+                              [&](std::int64_t g, f32 bias) __attribute__((always_inline)) { panel.put_bias(g, bias); });
+    });
   }
-  // All magnitudes ORed are no less than the largest: usually that settles it.
-  const bool settled = V::mask_at_least(V::bit_and(bits, V::broadcast(0x7fffffff)), largest_ordinary_scale) == 0;
-  return settled ? 0 : lanes_not_ordinary<V>(out, 2 * count, strip.biases != nullptr ? 1 : 2);
+  return panel.exceptional_lanes(count, strip.biases != nullptr);
+}
+
+/// Groups that pack_few_scales packs: whole pieces of every type, and their words are whole blocks.
+template <class F>
+inline constexpr int few_groups = F::scale_encoding == ScaleEncoding::floating ? 8 : 16;
+
+/// Whether a strip has what pack_few_scales reads.
+template <class F>
+bool has_few_groups(const WeightStrip& strip) {
+  return (strip.packed || strip.rows == lanes) && strip.groups >= few_groups<F> &&
+         (!F::has_biases || strip.bias_type == strip.scale_type);
+}
+
+/// for_each_group for few_groups of a strip that has them.
+template <class V, class F, ScaleType type, class Sink>
+[[gnu::always_inline]] inline void for_each_of_few(const WeightStrip& strip, const std::byte* base, std::int64_t stride,
+                                                   std::int64_t first, Sink sink) {
+  constexpr int size = bytes_of(type);
+  constexpr int piece = groups_of_piece(type);
+  static_assert(few_groups<F> % piece == 0);
+  const std::byte* at = base + first * size * (strip.packed ? lanes : 1);
+  if (strip.packed) {
+#pragma GCC unroll 1
+    for (int g = 0; g < few_groups<F>; ++g) {
+      sink(g, load_packed_scales<V, type>(at + g * lanes * size));
+    }
+  } else {
+#pragma GCC unroll 1
+    for (int g = 0; g < few_groups<F>; g += piece) {
+      for_each_in_piece<V, type>(at + g * size, stride,
+                                 [&](int i, typename V::f32 value) __attribute__((always_inline)) { sink(g + i, value); });
+    }
+  }
+}
+
+/// pack_scales for few_groups from `first` on. Inlined between the dot products of the decode kernel, its loads and shuffles run
+/// beside them; a call for all groups of a strip takes twice the time.
+template <class V, class F>
+[[gnu::always_inline]] inline std::uint32_t pack_few_scales(const WeightStrip& strip, std::int64_t first, float* out) {
+  using f32 = typename V::f32;
+  ScalePanel<V> panel(out, strip.scale_factor * F::integer.unit);
+  with_scale_type<F::scale_encoding>(strip.scale_type, [&]<ScaleType type>() __attribute__((always_inline)) {
+    for_each_of_few<V, F, type>(strip, strip.scales, strip.scale_stride, first,
+                                [&](int g, f32 scale) __attribute__((always_inline)) { panel.put_scale(g, scale); });
+    if constexpr (F::has_biases) {
+      for_each_of_few<V, F, type>(strip, strip.biases, strip.bias_stride, first,
+                                  [&](int g, f32 bias) __attribute__((always_inline)) { panel.put_bias(g, bias); });
+    }
+  });
+  return panel.exceptional_lanes(few_groups<F>, F::has_biases);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // From the words of 16 rows to bytes that dot products take.
 //
-// Loading a line of each of 16 rows and transposing gives vectors w[j] whose lane n is word j of row n. A unit is the fewest
-// codes that fill whole words and lie in one group (32, or 16 for groups of 16): `words` vectors. Codes then become
+// Four words of each of 16 rows, transposed, are vectors w[j] whose lane n is word j of row n. A unit is the fewest codes that
+// fill whole words and lie in one group (32, or 16 for groups of 16): `words` vectors. Codes then become
 //
 //     nibbles   lane n of line i holds codes 8i … 8i+7 of the unit, 4 bits each    (formats of at most 4 bits)
 //     bytes     lane n of line i holds 4 codes, 8 bits each                        (the others, and those with a table)
@@ -10,20 +10,15 @@
 // same order ("even_odd").
 #pragma once
 
-#include "cpu/kernels/kernel_table.hpp"
+#include "cpu/kernels/copy_rows.hpp"
+#include "cpu/kernels/unrolled.hpp"
 #include "formats/format.hpp"
 
-#include <utility>
+#include <algorithm>
+#include <numeric>
 
 namespace gqmm::cpu {
 namespace {
-
-/// function.operator()<0>() … <n − 1>().
-template <int n, class Function>
-[[gnu::always_inline]] inline void unrolled(Function function) {
-  [&]<int... i>(std::integer_sequence<int, i...>)
-      __attribute__((always_inline)) { (function.template operator()<i>(), ...); }(std::make_integer_sequence<int, n>{});
-}
 
 /// mask, once every `pitch` bits.
 constexpr std::int32_t repeat(std::uint64_t mask, int pitch) {
@@ -172,68 +167,155 @@ struct Unit {
   }
 };
 
-/// The most words, up to 16, that are whole units: what one transpose yields.
+/// The fewest words that are whole units and whole loads of four.
 template <class V, class F>
-inline constexpr int block_words = 16 / Unit<V, F>::words * Unit<V, F>::words;
-/// Narrower codes have too many units to a block for unrolling to pay.
-template <class V, class F>
-inline constexpr int max_unrolled_units = Unit<V, F>::picks_bits ? 8 : 5;
+inline constexpr int block_words = std::lcm(Unit<V, F>::words, 4);
 
-/// Calls each(U::words vectors) for every unit in words [first, end) of a strip, in order. Lane n is row n; rows that do not
-/// exist repeat the last one. between() is called between the loads, for about every second word: there is room for a prefetch.
-template <class V, class F, class Each, class Between>
-[[gnu::always_inline]] inline void for_each_unit(const WeightStrip& strip, std::int64_t first, std::int64_t end, Each each,
-                                                 Between between) {
-  using U = Unit<V, F>;
+/// Blocks of words of 16 rows, one after the other. Rows are read where they lie, 16 bytes at a time, four times from each line,
+/// for which all 16 lines must stay in L1. Where they cannot, or a strip has fewer rows or words, a line of each is copied first.
+template <class V, class F>
+class RowBlocks {
+ public:
   using i32 = typename V::i32;
-  constexpr int block_size = block_words<V, F>;
-  constexpr int units = block_size / U::words;
-  for (std::int64_t word = first; word < end; word += block_size) {
-    const int count = end - word < block_size ? static_cast<int>(end - word) : block_size;
-    const std::byte* lines = strip.codes + word * 64;
-    alignas(64) std::byte transposed[16 * 64];
-    if (!strip.packed) {
-      const std::byte* row = strip.codes + word * 4;
-      i32 block[16];
-      if (strip.rows == lanes && strip.words - word >= 16 && count == block_size) {
-#pragma GCC unroll 16
-        for (int n = 0; n < lanes; ++n) {
-          block[n] = V::load_words(row + n * strip.row_stride, 16);
-          if (n % 2 == 0 && n < block_size) {
-            between();
-          }
-        }
-        V::transpose(block);
-        if constexpr (units <= max_unrolled_units<V, F>) {  // the transposed words stay in registers
-#pragma GCC unroll 8
-          for (int unit = 0; unit < units; ++unit) {
-            each(block + unit * U::words);
-          }
-          continue;
-        }
-      } else {
-        for (int n = 0; n < lanes; ++n) {
-          block[n] = V::load_words(row + (n < strip.rows ? n : strip.rows - 1) * strip.row_stride, count);
-        }
-        V::transpose(block);
-      }
-      for (int j = 0; j < 16; ++j) {
-        V::store_words(transposed + j * 64, block[j], 16);
-      }
-      lines = transposed;
+  static constexpr int size = block_words<V, F>;
+  static constexpr int copied = size < 16 ? 16 / size * size : size;
+
+  /// Memory for the copies. Outside of the object, whose members then stay in registers.
+  struct alignas(64) Copy {
+    std::byte bytes[lanes * copied * 4];
+  };
+
+  RowBlocks(const WeightStrip& strip, std::int64_t first, std::int64_t end, Copy& copy)
+      : at_(strip.codes + first * 4),
+        stride_(strip.row_stride),
+        row_stride_(strip.row_stride),
+        rows_(strip.rows),
+        copy_(copy.bytes) {
+    const bool stays_in_l1 = row_stride_ % one_set != 0;
+    const std::int64_t in_place = rows_ == lanes && stays_in_l1 ? (end - first) / size * size : 0;
+    until_ = row_ = at_ + in_place * 4;
+    words_left_ = end - first - in_place;
+  }
+
+  /// Call it once for every block. between() is called once for every second word.
+  template <class Between>
+  [[gnu::always_inline]] void next(i32 (&block)[size], Between between) {
+    if (at_ == until_) [[unlikely]] {
+      copy();
     }
-    for (int at = 0; at < count; at += U::words) {
-      i32 unit[U::words];
-      for (int j = 0; j < U::words; ++j) {
-        unit[j] = V::load_words(lines + (at + j) * 64, 16);
+    unrolled<size / 4>([&]<int load>() __attribute__((always_inline)) {
+      i32 words[4];
+      V::load_transposed(at_ + 16 * load, stride_, words);
+      for (int j = 0; j < 4; ++j) {
+        block[4 * load + j] = words[j];
+      }
+      between();
+      between();
+    });
+    at_ += size * 4;
+  }
+
+ private:
+  /// Rows a multiple of this apart lie in the same set of L1: 64 sets of a line on most processors, 8 or 12 ways.
+  static constexpr std::int64_t one_set = 4096;
+
+  [[gnu::always_inline]] void copy() {
+    if (V::words_ahead > 0 && copied == 16 && words_left_ >= copied && rows_ == lanes) {
+#pragma GCC unroll 16
+      for (int n = 0; n < lanes; ++n) {
+        V::store_words(copy_ + n * 64, V::load_words(row_ + n * row_stride_, 16), 16);
+      }
+    } else {
+      copy_rows<copied * 4>(row_, row_stride_, rows_, std::min<std::int64_t>(copied, words_left_) * 4, copy_);
+    }
+    row_ += copied * 4;
+    words_left_ -= copied;
+    at_ = copy_;
+    stride_ = copied * 4;
+    until_ = copy_ + copied * 4;
+  }
+
+  const std::byte* at_;
+  std::int64_t stride_;
+  const std::byte* until_;  // where something must be copied
+  const std::byte* row_;    // of which `words_left_` are to be copied
+  std::int64_t row_stride_;
+  int rows_;
+  std::int64_t words_left_;
+  std::byte* copy_;
+};
+
+/// Walks through the units in words [first, end) of a strip, in order. Lane n is row n; rows that do not exist repeat the last.
+template <class V, class F>
+class Units {
+ public:
+  using i32 = typename V::i32;
+  using Copy = typename RowBlocks<V, F>::Copy;
+
+  Units(const WeightStrip& strip, std::int64_t first, std::int64_t end, Copy& copy)
+      : packed_(strip.packed ? strip.codes + first * 64 : nullptr), at_(first), end_(end), blocks_(strip, first, end, copy) {}
+
+  /// Calls each(U::words vectors) for every unit up to word `until`, which ends a block or the walk. between() is called for
+  /// about every second word: there is room for a prefetch.
+  template <class Each, class Between>
+  [[gnu::always_inline]] void walk(std::int64_t until, Each each, Between between) {
+    if (packed_ != nullptr) {
+      walk_packed(until, each, between);
+      return;
+    }
+    if (ahead && !begun_) {
+      blocks_.next(block_, between);
+      begun_ = true;
+    }
+    for (; at_ < until; at_ += size) {
+      i32 next[size];
+      if constexpr (!ahead) {
+        blocks_.next(block_, between);
+      } else if (at_ + size < end_) {
+        blocks_.next(next, between);
+      } else {
+        std::copy_n(block_, size, next);
+      }
+      unrolled<size / words>([&]<int unit>() __attribute__((always_inline)) {
+        if (at_ + unit * words < end_) {
+          each(block_ + unit * words);
+        }
+      });
+      if constexpr (ahead) {
+        std::copy_n(next, size, block_);
+      }
+    }
+  }
+
+ private:
+  static constexpr int words = Unit<V, F>::words;
+  static constexpr int size = block_words<V, F>;
+  /// Load the next block before the units of this one are used: the shuffles of one and the arithmetic of the other then run side
+  /// by side. Takes registers for two blocks.
+  static constexpr bool ahead = size <= V::words_ahead;
+
+  template <class Each, class Between>
+  [[gnu::always_inline]] void walk_packed(std::int64_t until, Each each, Between between) {
+    for (; at_ < until; at_ += words) {
+      i32 unit[words];
+      for (int j = 0; j < words; ++j) {
+        unit[j] = V::load_words(packed_ + j * 64, 16);
         if (j % 2 == 0) {
           between();
         }
       }
+      packed_ += words * 64;
       each(unit);
     }
   }
-}
+
+  const std::byte* packed_;
+  std::int64_t at_;
+  std::int64_t end_;
+  RowBlocks<V, F> blocks_;
+  bool begun_ = false;
+  i32 block_[size];
+};
 
 template <class V, class F>
 void pack_strip(const WeightStrip& strip, std::int64_t k0, std::int64_t count, std::byte* panel) {
@@ -247,7 +329,9 @@ void pack_strip(const WeightStrip& strip, std::int64_t k0, std::int64_t count, s
       panel += 64;
     }
   };
-  for_each_unit<V, F>(strip, k0 * F::bits / 32, (k0 + count) * F::bits / 32, pack_unit, [] {});
+  const std::int64_t end = (k0 + count) * F::bits / 32;
+  typename Units<V, F>::Copy copy;
+  Units<V, F>(strip, k0 * F::bits / 32, end, copy).walk(end, pack_unit, [] {});
 }
 
 }  // namespace

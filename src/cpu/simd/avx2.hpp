@@ -30,6 +30,7 @@ struct Avx2 {
   static constexpr TileSize float_tile = {5, 1};
   static constexpr bool wide_dot_differs = true;
   static constexpr bool picks_bits = false;
+  static constexpr int words_ahead = 4;
 
   template <class Function>
   static i32 each(i32 a, i32 b, Function function) {
@@ -67,7 +68,31 @@ struct Avx2 {
     const __m128i bytes = n >= 16 ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)) : _mm256_castsi256_si128(partial(p, n));
     return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
   }
-  static i32 load_bytes(const std::byte* p, int n) { return load_bytes_by_copy<Avx2>(p, n); }
+  // Rows n and n + 4 of eight to the halves of a register, then two rounds of shuffles within halves.
+  static void load_transposed8(const std::byte* p, std::int64_t stride, __m256i (&words)[4]) {
+    __m256i row[4];
+    for (int n = 0; n < 4; ++n) {
+      const auto half = [&](int r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + r * stride)); };
+      row[n] = _mm256_inserti128_si256(_mm256_castsi128_si256(half(n)), half(n + 4), 1);
+    }
+    const __m256i low01 = _mm256_unpacklo_epi32(row[0], row[1]);
+    const __m256i high01 = _mm256_unpackhi_epi32(row[0], row[1]);
+    const __m256i low23 = _mm256_unpacklo_epi32(row[2], row[3]);
+    const __m256i high23 = _mm256_unpackhi_epi32(row[2], row[3]);
+    words[0] = _mm256_unpacklo_epi64(low01, low23);
+    words[1] = _mm256_unpackhi_epi64(low01, low23);
+    words[2] = _mm256_unpacklo_epi64(high01, high23);
+    words[3] = _mm256_unpackhi_epi64(high01, high23);
+  }
+  static void load_transposed(const std::byte* p, std::int64_t stride, i32 (&words)[4]) {
+    __m256i lo[4];
+    __m256i hi[4];
+    load_transposed8(p, stride, lo);
+    load_transposed8(p + 8 * stride, stride, hi);
+    for (int j = 0; j < 4; ++j) {
+      words[j] = {lo[j], hi[j]};
+    }
+  }
   static void store_words(std::byte* p, i32 a, int n) {
     int* words = reinterpret_cast<int*>(p);
     if (n >= 16) {
@@ -174,42 +199,6 @@ struct Avx2 {
   static i32 lookup(const std::uint8_t (&table)[16], i32 nibbles) {
     const __m256i entries = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
     return {_mm256_shuffle_epi8(entries, nibbles.lo), _mm256_shuffle_epi8(entries, nibbles.hi)};
-  }
-
-  // 8 × 8 words, three rounds of shuffles.
-  static void transpose8(__m256i (&a)[8]) {
-    __m256i t[8];
-    for (int i = 0; i < 4; ++i) {
-      t[2 * i] = _mm256_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
-      t[2 * i + 1] = _mm256_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
-    }
-    for (int i = 0; i < 2; ++i) {
-      a[4 * i] = _mm256_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-      a[4 * i + 1] = _mm256_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-      a[4 * i + 2] = _mm256_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-      a[4 * i + 3] = _mm256_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    for (int i = 0; i < 4; ++i) {
-      t[i] = _mm256_permute2x128_si256(a[i], a[4 + i], 0x20);
-      t[4 + i] = _mm256_permute2x128_si256(a[i], a[4 + i], 0x31);
-    }
-    for (int i = 0; i < 8; ++i) {
-      a[i] = t[i];
-    }
-  }
-  static void transpose(i32 (&a)[16]) {
-    __m256i corner[2][2][8];  // [rows 0-7, 8-15][columns 0-7, 8-15]
-    for (int r = 0; r < 16; ++r) {
-      corner[r / 8][0][r % 8] = a[r].lo;
-      corner[r / 8][1][r % 8] = a[r].hi;
-    }
-    for (auto& half : corner) {
-      transpose8(half[0]);
-      transpose8(half[1]);
-    }
-    for (int c = 0; c < 16; ++c) {
-      a[c] = {corner[0][c / 8][c % 8], corner[1][c / 8][c % 8]};
-    }
   }
 
   template <bool EvenOdd>

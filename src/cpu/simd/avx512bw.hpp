@@ -24,6 +24,7 @@ struct Avx512Bw {
   static constexpr TileSize float_tile = {8, 3};
   static constexpr bool wide_dot_differs = true;
   static constexpr bool picks_bits = false;
+  static constexpr int words_ahead = 8;
 
   static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1U << n) - 1U); }
 
@@ -32,8 +33,24 @@ struct Avx512Bw {
   static i32 load_words(const std::byte* p, int n) { return _mm512_maskz_loadu_epi32(first(n), p); }
   static i32 load_u16(const std::byte* p, int n) { return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p)); }
   static i32 load_u8(const std::byte* p, int n) { return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
-  static i32 load_bytes(const std::byte* p, int n) {
-    return _mm512_maskz_loadu_epi8(n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1, p);
+  // Rows n, n + 4, n + 8, n + 12 to the quarters of a register, then two rounds of shuffles within quarters. Of the first step
+  // two thirds are on half registers, which cost half; quarters that change places once all rows are loaded would cost more.
+  static void load_transposed(const std::byte* p, std::int64_t stride, i32 (&words)[4]) {
+    i32 row[4];
+    for (int n = 0; n < 4; ++n) {
+      const auto quarter = [&](int r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + r * stride)); };
+      const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(n)), quarter(n + 4), 1);
+      const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(n + 8)), quarter(n + 12), 1);
+      row[n] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    }
+    const i32 low01 = _mm512_unpacklo_epi32(row[0], row[1]);
+    const i32 high01 = _mm512_unpackhi_epi32(row[0], row[1]);
+    const i32 low23 = _mm512_unpacklo_epi32(row[2], row[3]);
+    const i32 high23 = _mm512_unpackhi_epi32(row[2], row[3]);
+    words[0] = _mm512_unpacklo_epi64(low01, low23);
+    words[1] = _mm512_unpackhi_epi64(low01, low23);
+    words[2] = _mm512_unpacklo_epi64(high01, high23);
+    words[3] = _mm512_unpackhi_epi64(high01, high23);
   }
   static void store_words(std::byte* p, i32 a, int n) { _mm512_mask_storeu_epi32(p, first(n), a); }
   static void store_u16(std::byte* p, i32 a, int n) { _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtepi32_epi16(a)); }
@@ -98,33 +115,6 @@ struct Avx512Bw {
   static i32 lookup(const std::uint8_t (&table)[16], i32 nibbles) {
     const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), nibbles);
-  }
-
-  // 16 × 16 words in four rounds of 16 shuffles: pairs of rows, pairs of pairs, 128-bit quarters, halves.
-  static void transpose(i32 (&a)[16]) {
-    i32 t[16];
-    for (int i = 0; i < 8; ++i) {
-      t[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
-      t[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; ++i) {
-      a[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-      a[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-      a[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-      a[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    for (int i = 0; i < 4; ++i) {
-      t[i] = _mm512_shuffle_i32x4(a[i], a[4 + i], 0x88);
-      t[4 + i] = _mm512_shuffle_i32x4(a[i], a[4 + i], 0xdd);
-      t[8 + i] = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0x88);
-      t[12 + i] = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0xdd);
-    }
-    for (int i = 0; i < 4; ++i) {
-      a[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-      a[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-      a[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
-      a[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
-    }
   }
 
   template <bool EvenOdd>

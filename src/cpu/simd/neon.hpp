@@ -28,6 +28,7 @@ struct Neon {
   static constexpr TileSize float_tile = {6, 1};
   static constexpr bool wide_dot_differs = true;
   static constexpr bool picks_bits = false;
+  static constexpr int words_ahead = 8;
 
   template <class To, class Function, class... From>
   static To each(Function function, const From&... a) {
@@ -77,7 +78,24 @@ struct Neon {
   static i32 load_words(const std::byte* p, int n) { return load_first<4>(p, n, load_all_words); }
   static i32 load_u16(const std::byte* p, int n) { return load_first<2>(p, n, load_all_halves); }
   static i32 load_u8(const std::byte* p, int n) { return load_first<1>(p, n, load_all_bytes); }
-  static i32 load_bytes(const std::byte* p, int n) { return load_bytes_by_copy<Neon>(p, n); }
+  static void load_transposed(const std::byte* p, std::int64_t stride, i32 (&words)[4]) {
+    const auto pairs = [](int32x4_t x, int32x4_t y) { return vreinterpretq_s64_s32(vtrn1q_s32(x, y)); };
+    const auto odd_pairs = [](int32x4_t x, int32x4_t y) { return vreinterpretq_s64_s32(vtrn2q_s32(x, y)); };
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      int32x4_t row[4];
+      for (int n = 0; n < 4; ++n) {
+        row[n] = vreinterpretq_s32_u8(vld1q_u8(address(p + (4 * quarter + n) * stride)));
+      }
+      const int64x2_t even01 = pairs(row[0], row[1]);
+      const int64x2_t even23 = pairs(row[2], row[3]);
+      const int64x2_t odd01 = odd_pairs(row[0], row[1]);
+      const int64x2_t odd23 = odd_pairs(row[2], row[3]);
+      words[0].q[quarter] = vreinterpretq_s32_s64(vtrn1q_s64(even01, even23));
+      words[1].q[quarter] = vreinterpretq_s32_s64(vtrn1q_s64(odd01, odd23));
+      words[2].q[quarter] = vreinterpretq_s32_s64(vtrn2q_s64(even01, even23));
+      words[3].q[quarter] = vreinterpretq_s32_s64(vtrn2q_s64(odd01, odd23));
+    }
+  }
   static void store_words(std::byte* p, i32 a, int n) {
     if (n < lanes) {
       __builtin_memcpy(p, &a, static_cast<std::size_t>(n > 0 ? 4 * n : 0));
@@ -199,34 +217,6 @@ struct Neon {
   static i32 lookup(const std::uint8_t (&table)[16], i32 nibbles) {
     const uint8x16_t entries = vld1q_u8(table);
     return each<i32>([entries](auto x) { return words(vqtbl1q_u8(entries, bytes(x))); }, nibbles);
-  }
-
-  // 16 × 16 words as 4 × 4 blocks, which change places across the diagonal.
-  struct Block {
-    int32x4_t row[4];
-  };
-  static Block transposed_block(const i32 (&a)[16], int r, int c) {
-    const auto pairs = [](int32x4_t x, int32x4_t y) { return vreinterpretq_s64_s32(vtrn1q_s32(x, y)); };
-    const auto odd_pairs = [](int32x4_t x, int32x4_t y) { return vreinterpretq_s64_s32(vtrn2q_s32(x, y)); };
-    const i32* const row = a + 4 * r;
-    const int64x2_t even01 = pairs(row[0].q[c], row[1].q[c]);
-    const int64x2_t even23 = pairs(row[2].q[c], row[3].q[c]);
-    const int64x2_t odd01 = odd_pairs(row[0].q[c], row[1].q[c]);
-    const int64x2_t odd23 = odd_pairs(row[2].q[c], row[3].q[c]);
-    return {{vreinterpretq_s32_s64(vtrn1q_s64(even01, even23)), vreinterpretq_s32_s64(vtrn1q_s64(odd01, odd23)),
-             vreinterpretq_s32_s64(vtrn2q_s64(even01, even23)), vreinterpretq_s32_s64(vtrn2q_s64(odd01, odd23))}};
-  }
-  static void transpose(i32 (&a)[16]) {
-    for (int r = 0; r < 4; ++r) {
-      for (int c = 0; c <= r; ++c) {
-        const Block below = transposed_block(a, r, c);
-        const Block above = transposed_block(a, c, r);
-        for (int i = 0; i < 4; ++i) {
-          a[4 * c + i].q[r] = below.row[i];
-          a[4 * r + i].q[c] = above.row[i];
-        }
-      }
-    }
   }
 
   template <bool EvenOdd>

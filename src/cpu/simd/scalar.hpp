@@ -1,4 +1,5 @@
-// Plain C++ for any CPU: 16 lanes in an array. It is what the other vocabularies must agree with, bit for bit.
+// Plain C++ for any CPU: 16 lanes in an array. It is what the other vocabularies must agree with, bit for bit. Operands come by
+// reference: compilers would not leave out the copies.
 #pragma once
 
 #include "cpu/simd/vocabulary.hpp"
@@ -22,6 +23,7 @@ struct Scalar {
   static constexpr TileSize float_tile = {1, 1};
   static constexpr bool wide_dot_differs = false;
   static constexpr bool picks_bits = false;
+  static constexpr int words_ahead = 0;
 
   /// One function per operation: inlined, the kernels' unrolled loops would be 16 times as long, and GCC takes minutes over them.
   template <class To, class Function>
@@ -52,13 +54,24 @@ struct Scalar {
     std::memcpy(&a, p, sizeof a);
     return a;
   }
-  static void store(float* p, f32 a) { std::memcpy(p, &a, sizeof a); }
+  static void store(float* p, const f32& a) { std::memcpy(p, &a, sizeof a); }
   static i32 load_words(const std::byte* p, int n) { return load_elements<std::uint32_t>(p, n); }
   static i32 load_u16(const std::byte* p, int n) { return load_elements<std::uint16_t>(p, n); }
   static i32 load_u8(const std::byte* p, int n) { return load_elements<std::uint8_t>(p, n); }
-  static i32 load_bytes(const std::byte* p, int n) { return load_bytes_by_copy<Scalar>(p, n); }
-  static void store_words(std::byte* p, i32 a, int n) { std::memcpy(p, &a, 4 * static_cast<std::size_t>(n < lanes ? n : lanes)); }
-  static void store_u16(std::byte* p, i32 a, int n) {
+  /// Inlined, the lanes of all four would become variables of their own.
+  [[gnu::noinline]] static void load_transposed(const std::byte* p, std::int64_t stride, i32 (&words)[4]) {
+    for (int n = 0; n < lanes; ++n) {
+      std::int32_t row[4];
+      std::memcpy(row, p + n * stride, sizeof row);
+      for (int j = 0; j < 4; ++j) {
+        words[j].lane[n] = row[j];
+      }
+    }
+  }
+  static void store_words(std::byte* p, const i32& a, int n) {
+    std::memcpy(p, &a, 4 * static_cast<std::size_t>(n < lanes ? n : lanes));
+  }
+  static void store_u16(std::byte* p, const i32& a, int n) {
     for (int l = 0; l < lanes && l < n; ++l) {
       const auto half = static_cast<std::uint16_t>(a.lane[l]);
       std::memcpy(p + 2 * l, &half, sizeof half);
@@ -73,93 +86,93 @@ struct Scalar {
   static void prefetch(const std::byte*) {}
   static void prefetch_l2(const std::byte*) {}
 
-  static f32 add(f32 a, f32 b) {
+  static f32 add(const f32& a, const f32& b) {
     return make<f32>([&](int l) { return a.lane[l] + b.lane[l]; });
   }
-  static f32 sub(f32 a, f32 b) {
+  static f32 sub(const f32& a, const f32& b) {
     return make<f32>([&](int l) { return a.lane[l] - b.lane[l]; });
   }
-  static f32 mul(f32 a, f32 b) {
+  static f32 mul(const f32& a, const f32& b) {
     return make<f32>([&](int l) { return a.lane[l] * b.lane[l]; });
   }
-  static f32 fma(f32 a, f32 b, f32 c) {
+  static f32 fma(const f32& a, const f32& b, const f32& c) {
     return make<f32>([&](int l) { return std::fma(a.lane[l], b.lane[l], c.lane[l]); });
   }
-  static f32 canonical(f32 a) {
+  static f32 canonical(const f32& a) {
     return make<f32>([&](int l) { return std::isnan(a.lane[l]) ? std::bit_cast<float>(0x7fc00000) : a.lane[l]; });
   }
 
-  static f32 as_f32(i32 a) { return std::bit_cast<f32>(a); }
-  static i32 as_i32(f32 a) { return std::bit_cast<i32>(a); }
-  static f32 to_f32(i32 a) {
+  static f32 as_f32(const i32& a) { return std::bit_cast<f32>(a); }
+  static i32 as_i32(const f32& a) { return std::bit_cast<i32>(a); }
+  static f32 to_f32(const i32& a) {
     return make<f32>([&](int l) { return static_cast<float>(a.lane[l]); });
   }
-  static i32 round_i32(f32 a) {
+  static i32 round_i32(const f32& a) {
     return make<i32>([&](int l) { return static_cast<std::int32_t>(std::lrint(a.lane[l])); });
   }
-  static f32 from_f16(i32 a) {
+  static f32 from_f16(const i32& a) {
     return make<f32>([&](int l) { return float_from_float16(static_cast<std::uint16_t>(a.lane[l])); });
   }
-  static i32 to_f16(f32 a) {
+  static i32 to_f16(const f32& a) {
     return make<i32>([&](int l) { return std::int32_t{float16_from_float(a.lane[l])}; });
   }
 
-  static i32 add(i32 a, i32 b) {
+  static i32 add(const i32& a, const i32& b) {
     return make<i32>([&](int l) { return wrap(bits(a.lane[l]) + bits(b.lane[l])); });
   }
-  static i32 sub(i32 a, i32 b) {
+  static i32 sub(const i32& a, const i32& b) {
     return make<i32>([&](int l) { return wrap(bits(a.lane[l]) - bits(b.lane[l])); });
   }
-  static i32 bit_and(i32 a, i32 b) {
+  static i32 bit_and(const i32& a, const i32& b) {
     return make<i32>([&](int l) { return a.lane[l] & b.lane[l]; });
   }
-  static i32 bit_or(i32 a, i32 b) {
+  static i32 bit_or(const i32& a, const i32& b) {
     return make<i32>([&](int l) { return a.lane[l] | b.lane[l]; });
   }
-  static i32 max(i32 a, i32 b) {
+  static i32 max(const i32& a, const i32& b) {
     return make<i32>([&](int l) { return a.lane[l] > b.lane[l] ? a.lane[l] : b.lane[l]; });
   }
   template <int N>
-  static i32 shift_left(i32 a) {
+  static i32 shift_left(const i32& a) {
     return make<i32>([&](int l) { return wrap(bits(a.lane[l]) << N); });
   }
   template <int N>
-  static i32 shift_right(i32 a) {
+  static i32 shift_right(const i32& a) {
     return make<i32>([&](int l) { return wrap(bits(a.lane[l]) >> N); });
   }
   template <int N>
-  static i32 shift_right_arithmetic(i32 a) {
+  static i32 shift_right_arithmetic(const i32& a) {
     return make<i32>([&](int l) { return a.lane[l] >> N; });
   }
   template <int N>
-  static i32 funnel_right(i32 low, i32 high) {
+  static i32 funnel_right(const i32& low, const i32& high) {
     return bit_or(shift_right<N>(low), shift_left<32 - N>(high));
   }
-  static std::int32_t reduce_max(i32 a) {
+  static std::int32_t reduce_max(const i32& a) {
     std::int32_t largest = a.lane[0];
     for (const std::int32_t lane : a.lane) {
       largest = lane > largest ? lane : largest;
     }
     return largest;
   }
-  static std::int32_t reduce_add(i32 a) {
+  static std::int32_t reduce_add(const i32& a) {
     std::uint32_t sum = 0;
     for (const std::int32_t lane : a.lane) {
       sum += bits(lane);
     }
     return wrap(sum);
   }
-  static std::uint32_t mask_at_least(i32 a, std::int32_t bound) {
+  static std::uint32_t mask_at_least(const i32& a, std::int32_t bound) {
     std::uint32_t mask = 0;
     for (int l = 0; l < lanes; ++l) {
       mask |= (a.lane[l] >= bound ? 1U : 0U) << l;
     }
     return mask;
   }
-  static int count_at_least(i32 a, std::int32_t bound) { return __builtin_popcount(mask_at_least(a, bound)); }
+  static int count_at_least(const i32& a, std::int32_t bound) { return __builtin_popcount(mask_at_least(a, bound)); }
 
   template <int max_u>
-  static i32 dot(i32 acc_s32, i32 w_u8, i32 x_s8) {
+  static i32 dot(const i32& acc_s32, const i32& w_u8, const i32& x_s8) {
     return make<i32>([&](int l) {
       std::int32_t sum = acc_s32.lane[l];
       for (int byte = 0; byte < 4; ++byte) {
@@ -170,7 +183,7 @@ struct Scalar {
       return sum;
     });
   }
-  static i32 lookup(const std::uint8_t (&table)[16], i32 nibbles) {
+  static i32 lookup(const std::uint8_t (&table)[16], const i32& nibbles) {
     return make<i32>([&](int l) {
       std::uint32_t word = 0;
       for (int byte = 0; byte < 4; ++byte) {
@@ -179,17 +192,8 @@ struct Scalar {
       return wrap(word);
     });
   }
-  static void transpose(i32 (&a)[16]) {
-    for (int r = 0; r < 16; ++r) {
-      for (int c = 0; c < r; ++c) {
-        const std::int32_t below = a[r].lane[c];
-        a[r].lane[c] = a[c].lane[r];
-        a[c].lane[r] = below;
-      }
-    }
-  }
   template <bool EvenOdd>
-  static void pack_bytes(i32 a, std::int32_t* words) {
+  static void pack_bytes(const i32& a, std::int32_t* words) {
     for (int word = 0; word < 4; ++word) {
       std::uint32_t packed = 0;
       for (int byte = 0; byte < 4; ++byte) {

@@ -21,25 +21,17 @@ struct TileSize {
   int nv;  // strips of 16 outputs
 };
 
-/// load_bytes for vocabularies that cannot mask bytes.
 template <class V>
-auto load_bytes_by_copy(const std::byte* p, int n) {
-  if (n % 4 == 0) {
-    return V::load_words(p, n / 4);
-  }
-  std::byte copy[4 * lanes] = {};
-  __builtin_memcpy(copy, p, static_cast<std::size_t>(n));
-  return V::load_words(copy, lanes);
-}
-
-template <class V>
-concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::i32 (&block)[16], float* floats, float scalar,
-                              const std::byte* bytes, std::byte* out, int n, std::int32_t word, const std::uint8_t (&table)[16]) {
+concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::i32 (&words)[4], float* floats, float scalar,
+                              const std::byte* bytes, std::byte* out, int n, std::int32_t word, const std::uint8_t (&table)[16],
+                              std::int64_t stride) {
   // Tiles of the GEMM for 1, 2, 3 slices, and of the float GEMM.
   { V::gemm_tile[0] } -> std::convertible_to<TileSize>;
   { V::float_tile } -> std::convertible_to<TileSize>;
   /// Whether dot<255> is other code than dot<127>.
   { V::wide_dot_differs } -> std::convertible_to<bool>;
+  /// Words of 16 rows that registers hold beside the sums and words of a decode kernel: loaded ahead of their use.
+  { V::words_ahead } -> std::convertible_to<int>;
   /// Whether there is pick_bits<first, pitch>(i): byte j of a lane becomes the lane's 8 bits from first + j · pitch on, of which
   /// those beyond its ends may be anything.
   { V::picks_bits } -> std::convertible_to<bool>;
@@ -50,7 +42,8 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::load_words(bytes, n) } -> std::same_as<typename V::i32>;
   { V::load_u16(bytes, n) } -> std::same_as<typename V::i32>;
   { V::load_u8(bytes, n) } -> std::same_as<typename V::i32>;
-  { V::load_bytes(bytes, n) } -> std::same_as<typename V::i32>;  // 4 to a lane, n ≤ 64
+  /// Four words of each of 16 rows, `stride` bytes apart: words[j] lane n is word j of row n.
+  { V::load_transposed(bytes, stride, words) };
   { V::store_words(out, i, n) };
   { V::store_u16(out, i, n) };  // the low halves of the lanes
   { V::broadcast(scalar) } -> std::same_as<typename V::f32>;
@@ -93,8 +86,6 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::template dot<127>(i, i, i) } -> std::same_as<typename V::i32>;
   /// table[nibble] for every byte of the argument, all of which are < 16.
   { V::lookup(table, i) } -> std::same_as<typename V::i32>;
-  /// block[r] lane c becomes block[c] lane r.
-  { V::transpose(block) };
   /// The low byte of each lane in four words: in order, or (EvenOdd) per 8 lanes the even ones, then the odd ones.
   { V::template pack_bytes<true>(i, &word) };
   /// 16 consecutive Bits-bit codes of a little-endian bit stream that starts at a byte; reads 2·Bits bytes.
