@@ -13,6 +13,10 @@ find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 
+# fmt's headers; what they declare is in the library (src/fmt.cpp).
+add_library(gqmm_fmt INTERFACE)
+target_include_directories(gqmm_fmt SYSTEM INTERFACE $<TARGET_PROPERTY:fmt::fmt-header-only,INTERFACE_INCLUDE_DIRECTORIES>)
+
 # Warnings are errors for this project's own targets. -ffp-contract=off because bitwise equality of the kernels needs every fma to be
 # written out (docs/numerics.md).
 function(gqmm_compile_options target)
