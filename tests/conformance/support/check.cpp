@@ -98,7 +98,9 @@ array call_poisoned(const Operands& operands, const PackedWeights* packed) {
   const Lowered lowered = lower(operands);
   const Shape& shape = lowered.result.shape();
   const Dtype dtype = lowered.result.dtype();
-  const std::size_t bytes = static_cast<std::size_t>(lowered.result.size()) * size_of(dtype);
+  const std::int64_t size = lowered.result.size();  // counted anew each time it is asked for
+  const std::size_t itemsize = size_of(dtype);
+  const std::size_t bytes = static_cast<std::size_t>(size) * itemsize;
   const std::shared_ptr<std::byte> memory = guarded_memory(guard_bytes + bytes, Edge::upper);
   std::fill_n(memory.get(), guard_bytes, guard);
 
@@ -113,8 +115,8 @@ array call_poisoned(const Operands& operands, const PackedWeights* packed) {
   EXPECT_EQ(y.bytes(), memory.get() + guard_bytes) << "the result is the memory given as out";
   EXPECT_TRUE(std::all_of(memory.get(), memory.get() + guard_bytes, [](std::byte b) { return b == guard; }))
       << "bytes before the result were written";
-  for (std::int64_t i = 0; i < y.size(); ++i) {
-    if (is_poison(y.bytes() + static_cast<std::size_t>(i) * size_of(dtype), size_of(dtype))) {
+  for (std::int64_t i = 0; i < size; ++i) {
+    if (is_poison(y.bytes() + static_cast<std::size_t>(i) * itemsize, itemsize)) {
       ADD_FAILURE() << "output " << coordinate(y, i) << " was not written";
       break;
     }
