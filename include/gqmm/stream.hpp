@@ -17,7 +17,8 @@ struct Device {
 struct Stream {
   Device device = {};
   /// Threads of a call, the caller's included. 0: as many as the machine grants this process, that is the smallest of the
-  /// affinity mask, the cgroup's CPU quota and OMP_NUM_THREADS (see gqmm::available_threads).
+  /// affinity mask, the cgroup's CPU quota and OMP_NUM_THREADS (see gqmm::available_threads). Inside an OpenMP parallel region
+  /// of the caller's a call has one thread, unless the caller has enabled nested regions (omp_set_max_active_levels).
   int threads = 0;
 };
 

@@ -9,6 +9,8 @@
 
 #include <gqmm/system.hpp>
 
+#include <omp.h>
+
 #include <algorithm>
 
 namespace gqmm::cpu {
@@ -26,12 +28,9 @@ constexpr std::int64_t panels_per_item = 4;
 // Rows that share a packed panel: packing costs as much as about 5 rows of one slice.
 constexpr std::int64_t rows_per_item = 256;
 
-/// As many as are wanted and the work is worth.
-int thread_count(const Problem& problem) {
-  const int wanted = problem.threads > 0 ? problem.threads : available_threads();
-  const double work = static_cast<double>(problem.rhs.size()) * static_cast<double>(problem.M) * static_cast<double>(problem.N) *
-                      static_cast<double>(problem.K);
-  return static_cast<int>(std::min(std::int64_t{wanted}, threads_worth(work)));
+/// The threads of a call that names none. Those of a team within the caller's may be fewer: OMP_NUM_THREADS=4,2.
+int default_threads() {
+  return omp_in_parallel() != 0 ? std::min(available_threads(), omp_get_max_threads()) : available_threads();
 }
 
 Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const Routing& routing, std::int64_t strips,
@@ -55,7 +54,15 @@ std::int64_t threads_worth(double multiply_adds) {
   return static_cast<std::int64_t>(std::min(multiply_adds / static_cast<double>(work_worth_a_thread), 1e6)) + 1;
 }
 
-void share_out(std::int64_t count, int threads, const std::function<void(std::int64_t i)>& work) {
+int threads_of(const Problem& problem) {
+  const int wanted = team_size(problem.threads > 0 ? problem.threads : default_threads());
+  const double work = static_cast<double>(problem.rhs.size()) * static_cast<double>(problem.M) * static_cast<double>(problem.N) *
+                      static_cast<double>(problem.K);
+  return static_cast<int>(std::min(std::int64_t{wanted}, threads_worth(work)));
+}
+
+void share_out(std::int64_t count, int wanted_threads, const std::function<void(std::int64_t i)>& work) {
+  const int threads = team_size(wanted_threads);
   WorkShares shares(count, threads, [](std::int64_t) { return 1; });
   run_phases(threads, [&](int thread) { shares.drain(thread, [&](std::int64_t i, std::int64_t) { work(i); }); }, [](int) {});
 }
@@ -70,7 +77,7 @@ void run(const Problem& problem) {
   const Weights weights(problem, kernels);
   const std::int64_t experts = problem.packed != nullptr ? problem.packed->experts : problem.w.count();
   const Routing routing = route(problem.rhs, experts, problem.sorted);
-  const int wanted_threads = thread_count(problem);
+  const int wanted_threads = threads_of(problem);
   const std::vector<Item> items = make_items(routing, problem.M, weights.strips(),
                                              choose_tiling(problem, kernels, routing, weights.strips(), wanted_threads));
   Activations activations(problem, kernels, integers, even_odd);

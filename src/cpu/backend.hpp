@@ -11,11 +11,14 @@ namespace gqmm::cpu {
 /// The most threads that so many multiply-adds are worth: waking one more would cost more than it saves.
 std::int64_t threads_worth(double multiply_adds);
 
-/// Runs work(i) for i = 0 … count − 1, each thread a contiguous share, on up to `threads` threads, the caller's included.
-void share_out(std::int64_t count, int threads, const std::function<void(std::int64_t i)>& work);
+/// The threads that run() is planned for: as many as are wanted, OpenMP would give here, and the work is worth.
+int threads_of(const Problem& problem);
 
-/// Writes problem.y. Expects a valid problem; throws std::bad_alloc, or std::length_error where the
-/// call is cut into 2^31 items or more.
+/// Runs work(i) for i = 0 … count − 1, each thread a contiguous share, on up to `wanted_threads` threads, the caller's included.
+void share_out(std::int64_t count, int wanted_threads, const std::function<void(std::int64_t i)>& work);
+
+/// Writes problem.y. Expects a valid problem; throws std::bad_alloc, or std::length_error where the call is cut into 2^31 items
+/// or more.
 void run(const Problem& problem);
 
 }  // namespace gqmm::cpu

@@ -5,16 +5,25 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <exception>
 #include <mutex>
 
 namespace gqmm::cpu {
 
+/// How many of `wanted` threads OpenMP would give to a team that starts here. Within a parallel region of the caller's that is
+/// one, unless the caller has enabled nested regions. Calls are planned for so many: of a thread that does not come, another
+/// would walk through the share backwards.
+inline int team_size(int wanted) {
+  const bool alone = omp_get_active_level() >= omp_get_max_active_levels();
+  return alone ? 1 : std::min(wanted, omp_get_thread_limit());
+}
+
 /// Runs phase one, then, when every thread has finished it, phase two, on up to `threads` threads, the caller's included; both
-/// take the thread's number. Inside a caller's own parallel region there is no new team. Rethrows the first exception.
+/// take the thread's number. Rethrows the first exception.
 template <class One, class Two>
 void run_phases(int threads, One one, Two two) {
-  if (threads <= 1 || omp_in_parallel() != 0) {
+  if (threads <= 1) {
     const FloatEnvironment environment;
     one(0);
     two(0);

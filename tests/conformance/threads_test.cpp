@@ -2,6 +2,7 @@
 // sanitizer runs this suite.
 #include "conformance/support/check.hpp"
 #include "conformance/support/problems.hpp"
+#include "cpu/backend.hpp"
 #include "formats/registry.hpp"
 #include "plan/packed.hpp"
 
@@ -15,6 +16,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -135,10 +137,21 @@ TEST(Threads, QuestionsAboutTheSystemMayBeAskedFromAnyThread) {
   EXPECT_EQ(wrong, 0);
 }
 
+/// Levels of parallel regions inside one another that OpenMP grants more than one thread, for a scope.
+class ActiveLevels {
+ public:
+  explicit ActiveLevels(int levels) : saved_(omp_get_max_active_levels()) { omp_set_max_active_levels(levels); }
+  ~ActiveLevels() { omp_set_max_active_levels(saved_); }
+  ActiveLevels(const ActiveLevels&) = delete;
+  ActiveLevels& operator=(const ActiveLevels&) = delete;
+
+ private:
+  int saved_;
+};
+
 TEST(Threads, InsideACallersParallelRegionNoTeamIsStarted) {
   const std::vector<Expected> problems = problems_with_results(formats().size());
-  const int levels = omp_get_max_active_levels();
-  omp_set_max_active_levels(4);  // the runtime would allow nested teams
+  const ActiveLevels one(1);
   constexpr int team = 3;
   int before = 0;
   int most = 0;
@@ -156,9 +169,64 @@ TEST(Threads, InsideACallersParallelRegionNoTeamIsStarted) {
       most = std::max(most, process_threads());
     }
   }
-  omp_set_max_active_levels(levels);
   EXPECT_EQ(wrong, 0);
   EXPECT_EQ(most, before) << "threads of the process inside the region, after calls that asked for 4";
+}
+
+/// What a call inside a parallel region is planned for, and the order in which share_out, alone, would walk through eight pieces.
+struct Planned {
+  int threads = 0;
+  std::vector<std::int64_t> order;
+};
+
+Planned planned_in_a_region(const Problem& problem, int team) {
+  Planned planned;
+#pragma omp parallel num_threads(team)
+  {
+#pragma omp master
+    {
+      planned.threads = cpu::threads_of(problem);
+      std::mutex mutex;
+      cpu::share_out(8, 4, [&](std::int64_t i) {
+        const std::lock_guard lock(mutex);
+        planned.order.push_back(i);
+      });
+    }
+  }
+  return planned;
+}
+
+TEST(Threads, InsideACallersParallelRegionACallIsPlannedForTheThreadsThatOpenMpWouldGiveIt) {
+  Operands operands = make_operands(spec_number(0));
+  operands.options.stream.threads = 4;
+  Lowered lowered = lower(operands);
+  lowered.problem.K = 1 << 20;  // worth many threads; nothing is computed
+  const std::vector<std::int64_t> forwards = {0, 1, 2, 3, 4, 5, 6, 7};
+  {
+    const ActiveLevels one(1);
+    const Planned alone = planned_in_a_region(lowered.problem, 2);
+    EXPECT_EQ(alone.threads, 1);
+    EXPECT_EQ(alone.order, forwards);
+    EXPECT_EQ(planned_in_a_region(lowered.problem, 1).threads, 4) << "a region of one thread is not active";
+    EXPECT_EQ(cpu::threads_of(lowered.problem), 4);
+  }
+  const ActiveLevels nested(2);
+  EXPECT_EQ(planned_in_a_region(lowered.problem, 2).threads, 4);
+}
+
+TEST(Threads, InsideARegionOfACallerWhoEnablesNestingResultsAreTheSame) {
+  const std::vector<Expected> problems = problems_with_results(formats().size());
+  const ActiveLevels nested(2);
+  int wrong = 0;
+#pragma omp parallel num_threads(2) reduction(+ : wrong)
+  {
+    for (const Expected& problem : problems) {
+      Operands operands = problem.operands;
+      operands.options.stream.threads = 3;
+      wrong += same_bits(problem.y, call(operands)) ? 0 : 1;
+    }
+  }
+  EXPECT_EQ(wrong, 0);
 }
 
 // The work of a call spreads over as many threads as its stream says, not one more.
