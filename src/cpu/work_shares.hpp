@@ -1,6 +1,8 @@
 // A call's work, shared out among the threads of a team: contiguous shares, then stealing.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -67,8 +69,10 @@ template <class Cost>
 WorkShares::WorkShares(std::int64_t count, int shares, Cost cost)
     : several_(shares > 1 ? static_cast<std::size_t>(shares) : 0),
       shares_(shares > 1 ? std::span<Share>(several_) : std::span<Share>(&only_, 1)) {
-  if (count > std::numeric_limits<std::int32_t>::max()) {
-    throw std::length_error("more than 2^31 - 1 pieces of work in one call; use several");
+  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  if (count > most) {
+    throw std::length_error(
+        fmt::format("[gqmm] a call of {} pieces of work, and {} are the most; split it into calls of fewer rows", count, most));
   }
   std::int64_t total = 0;
   for (std::int64_t i = 0; i < count; ++i) {
