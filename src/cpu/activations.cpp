@@ -52,15 +52,15 @@ Activations::Activations(const Problem& problem, const KernelTable& kernels, boo
   const std::int64_t rows = count();
   if (!sliced_) {
     floats_stride_ = spread_stride(problem.K);
-    floats_ = word_scratch.take<float>(static_cast<std::size_t>(rows * floats_stride_));
+    floats_ = word_scratch.take<float>(rows, floats_stride_);
     return;
   }
   groups_ = problem.K / problem.group_size;
   words_stride_ = spread_stride(problem.K / 4 * problem.slices);
   group_scales_ = x_scales_of_group(problem.slices, problem.format->has_biases);
   scales_stride_ = groups_ * group_scales_;
-  words_ = word_scratch.take<std::int32_t>(static_cast<std::size_t>(rows * words_stride_));
-  scales_ = scale_scratch.take<float>(static_cast<std::size_t>(rows * scales_stride_));
+  words_ = word_scratch.take<std::int32_t>(rows, words_stride_);
+  scales_ = scale_scratch.take<float>(rows, scales_stride_);
   exceptional_.resize(static_cast<std::size_t>(rows * groups_));
   any_exceptional_.resize(static_cast<std::size_t>(rows));
 }

@@ -95,13 +95,12 @@ bool has_integer_path(const Problem& problem) {
 void Product::run(const Item& item, const Item* next) const {
   scratch.x_rows.resize(static_cast<std::size_t>(item.rows));
   scratch.exceptional_lanes.assign(static_cast<std::size_t>(item.strips), 0);
-  const Block block = {
-      .item = item,
-      .c_stride = item.strips * lanes,
-      // GEMV kernels write four rows for three.
-      .c = scratch.c.take<float>(static_cast<std::size_t>((item.rows + max_gemv_rows - 1) * item.strips * lanes)),
-      .x_rows = scratch.x_rows,
-      .exceptional_lanes = scratch.exceptional_lanes};
+  const Block block = {.item = item,
+                       .c_stride = item.strips * lanes,
+                       // GEMV kernels write four rows for three.
+                       .c = scratch.c.take<float>(item.rows + max_gemv_rows - 1, item.strips * lanes),
+                       .x_rows = scratch.x_rows,
+                       .exceptional_lanes = scratch.exceptional_lanes};
   for (std::int64_t r = 0; r < item.rows; ++r) {
     const std::int64_t row = item.first_row + r;
     const std::int64_t pair = routing_.order[static_cast<std::size_t>(row / problem_.M)];
@@ -200,8 +199,8 @@ void Product::multiply_panel(const Block& block, std::int64_t first, std::int64_
   arguments.group_size = group_size;
   arguments.c_stride = block.c_stride;
   const bool ready = problem_.packed != nullptr && format.panel_is_raw;
-  std::byte* panel = ready ? nullptr : scratch.codes.take<std::byte>(static_cast<std::size_t>(strips * arguments.strip_codes));
-  float* scales = scratch.scales.take<float>(static_cast<std::size_t>(strips * arguments.strip_scales));
+  std::byte* panel = ready ? nullptr : scratch.codes.take<std::byte>(strips, arguments.strip_codes);
+  float* scales = scratch.scales.take<float>(strips, arguments.strip_scales);
   for (std::int64_t s = 0; s < strips; ++s) {
     const WeightStrip strip = weights_.strip(item.expert, item.first_strip + first + s);
     if (!ready) {
@@ -260,7 +259,7 @@ void Product::add_exceptional_groups(const Block& block) const {
   const std::int64_t group_size = problem_.group_size;
   const std::int64_t strip_panel = group_size * lanes;
   const std::int64_t panel_strips = kernels_.float_tile.nv;
-  float* panel = scratch.floats.take<float>(static_cast<std::size_t>(panel_strips * strip_panel));
+  float* panel = scratch.floats.take<float>(panel_strips, strip_panel);
   std::vector<float> values(candidates.size() * static_cast<std::size_t>(group_size));
   std::vector<const float*> x;
   std::vector<float*> c;
@@ -300,7 +299,7 @@ void Product::redo_exceptional_outputs(const Block& block) const {
     if (mask == 0) {
       continue;
     }
-    float* panel = scratch.floats.take<float>(float_block * lanes);
+    float* panel = scratch.floats.take<float>(float_block, lanes);
     values.resize(rows * float_block);
     sums.assign(rows * lanes, 0.0F);
     for (std::int64_t k0 = 0; k0 < problem_.K; k0 += float_block) {
@@ -328,7 +327,7 @@ void Product::float_product(const Block& block) const {
   std::fill_n(block.c, item.rows * block.c_stride, 0.0F);
   const std::int64_t strip_panel = float_block * lanes;
   const std::int64_t panel_strips = kernels_.float_tile.nv;
-  float* panel = scratch.floats.take<float>(static_cast<std::size_t>(panel_strips * strip_panel));
+  float* panel = scratch.floats.take<float>(panel_strips, strip_panel);
   std::vector<const float*> x(static_cast<std::size_t>(item.rows));
   std::vector<float*> c(static_cast<std::size_t>(item.rows));
   for (std::int64_t r = 0; r < item.rows; ++r) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 
 namespace gqmm::cpu {
@@ -14,9 +15,13 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
+  /// Room for `rows` times `per_row` elements. Throws std::bad_alloc, also for more bytes than can be counted.
   template <class T>
-  T* take(std::size_t count) {
-    const std::size_t bytes = count * sizeof(T);
+  T* take(std::int64_t rows, std::int64_t per_row = 1) {
+    std::size_t bytes = 0;
+    if (__builtin_mul_overflow(rows, per_row, &bytes) || __builtin_mul_overflow(bytes, sizeof(T), &bytes)) {
+      throw std::bad_array_new_length();
+    }
     if (bytes > size_) {
       free();
       data_ = ::operator new(bytes, alignment);

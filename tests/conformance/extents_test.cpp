@@ -2,6 +2,7 @@
 #include "conformance/support/check.hpp"
 #include "conformance/support/guarded_memory.hpp"
 #include "conformance/support/problems.hpp"
+#include "cpu/scratch.hpp"
 #include "formats/registry.hpp"
 
 #include <sys/mman.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -189,6 +191,16 @@ TEST(Extents, AMatrixOfMoreThan2To31WeightsIsReadToItsEnd) {
   }
   const auto nonzero = std::count_if(y.data<float>(), y.data<float>() + N, [](float value) { return value != 0; });
   EXPECT_EQ(nonzero, static_cast<std::ptrdiff_t>(std::size(written)));
+}
+
+// Rows of x that lie in the same memory may be more than their slices have addresses.
+TEST(Extents, ScratchMemoryOfMoreBytesThanCanBeCountedIsRefused) {
+  cpu::Scratch scratch;
+  constexpr std::int64_t large = std::int64_t{1} << 31;
+  EXPECT_THROW((void)scratch.take<float>(large, large), std::bad_alloc);      // 2^64 bytes
+  EXPECT_THROW((void)scratch.take<float>(2 * large, large), std::bad_alloc);  // 2^63 elements
+  EXPECT_THROW((void)scratch.take<float>(2 * large, 2 * large), std::bad_alloc);
+  EXPECT_NE(scratch.take<float>(2, 3), nullptr);
 }
 
 TEST(Extents, MoreThan32768RowsOfOneMatrixAreRight) {
