@@ -79,8 +79,9 @@ int threads_by_cgroup(const std::string& file_system) {
 
 int threads_by_environment() {
   const char* text = std::getenv("OMP_NUM_THREADS");
-  const int threads = text == nullptr ? 0 : std::atoi(text);  // "4,2" names nested levels: the first counts
-  return threads > 0 ? threads : no_limit;
+  const std::int64_t threads =
+      text == nullptr ? 0 : std::strtoll(text, nullptr, 10);  // "4,2" names nested levels: the first counts
+  return threads > 0 ? static_cast<int>(std::min<std::int64_t>(threads, no_limit)) : no_limit;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <gqmm/system.hpp>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -132,6 +133,22 @@ TEST(ThreadLimits, AreAllKeptByAvailableThreads) {
   EXPECT_LE(available_threads(), limits.affinity);
   EXPECT_LE(available_threads(), limits.cgroup.value_or(available_threads()));
   EXPECT_LE(available_threads(), limits.environment.value_or(available_threads()));
+}
+
+TEST(ThreadLimits, OfTheEnvironmentAreAnyPositiveNumber) {
+  const char* const given = std::getenv("OMP_NUM_THREADS");
+  const std::optional<std::string> saved = given == nullptr ? std::nullopt : std::optional<std::string>(given);
+  for (const auto& [text, expected] : {std::pair<const char*, std::optional<int>>{"3", 3},
+                                       {" 4,2", 4},
+                                       {"0", std::nullopt},
+                                       {"-1", std::nullopt},
+                                       {"many", std::nullopt},
+                                       {"4294967297", std::nullopt},  // 2^32 + 1: more than any machine has, not one
+                                       {"99999999999999999999", std::nullopt}}) {
+    setenv("OMP_NUM_THREADS", text, 1);
+    EXPECT_EQ(thread_limits().environment, expected) << text;
+  }
+  saved ? setenv("OMP_NUM_THREADS", saved->c_str(), 1) : unsetenv("OMP_NUM_THREADS");
 }
 
 }  // namespace
