@@ -210,8 +210,15 @@ std::vector<std::string> limit_lines(const Report& report) {
   return lines;
 }
 
-std::string csv_cell(const std::string& text) {
-  return text.find_first_of(",\"\n") == std::string::npos ? text : fmt::format("\"{}\"", text);
+/// RFC 4180: quotes within quotes are doubled.
+std::string csv_cell(std::string text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) {
+    return text;
+  }
+  for (std::size_t at = 0; (at = text.find('"', at)) != std::string::npos; at += 2) {
+    text.insert(at, 1, '"');
+  }
+  return fmt::format("\"{}\"", text);
 }
 
 }  // namespace

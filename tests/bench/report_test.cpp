@@ -82,6 +82,17 @@ TEST(Report, EveryCsvLineHasAllColumns) {
   EXPECT_EQ(count, 1 + 2 * 2);
 }
 
+// A case is named after the folder of its checkpoint, which may have any name.
+TEST(Report, CsvDoublesQuotesInNames) {
+  Report report = example();
+  report.cases.resize(1);
+  report.cases.front().settings.shape.name = R"(my "best", model/gate)";
+  report.cases.front().peers.clear();
+  std::ostringstream out;
+  write(out, report, "csv");
+  EXPECT_NE(out.str().find("\n\"my \"\"best\"\", model/gate T=8 "), std::string::npos) << out.str();
+}
+
 TEST(Report, EveryMarkdownRowHasTheColumnsOfItsTable) {
   std::istringstream lines(written("markdown"));
   std::ptrdiff_t columns = 0;
