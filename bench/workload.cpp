@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <stdexcept>
 #include <utility>
@@ -65,26 +66,31 @@ void fill_scales(std::byte* scales, std::byte* biases, std::int64_t count, const
   }
 }
 
-/// Copies of the weights that fill the pool; one where they are to stay in cache.
+/// Copies of the weights that fill the pool; one where they are to stay in cache. Throws std::invalid_argument if the case needs
+/// more memory than there is. Counted in double: numbers from a command line may multiply to more than 64 bits.
 int copies_for(const Case& settings, std::size_t pool_bytes) {
   const double copy_bytes = settings.bytes_per_expert() * static_cast<double>(settings.shape.experts);
-  return settings.cached ? 1 : std::max(1, static_cast<int>(std::ceil(static_cast<double>(pool_bytes) / copy_bytes)));
+  const double copies = settings.cached ? 1 : std::max(1.0, std::ceil(static_cast<double>(pool_bytes) / copy_bytes));
+  const double tokens = static_cast<double>(settings.tokens);
+  const double top = static_cast<double>(settings.shape.top);
+  const double x_values = tokens * (settings.shape.row_per_pair ? top : 1) * static_cast<double>(settings.shape.K);
+  const double y_values = tokens * top * static_cast<double>(settings.shape.N);
+  // While weights are packed, the original of one copy is there as well.
+  const double needed =
+      copy_bytes * (copies + (settings.packed ? 1 : 0)) + (x_values + y_values) * static_cast<double>(size_of(settings.dtype));
+  const double available = 0.8 * static_cast<double>(available_memory());
+  if (needed > available) {
+    throw std::invalid_argument(
+        fmt::format("[bench] '{}' needs {:.1f} GB of memory and {:.1f} GB are free; use fewer experts or tokens", settings.name(),
+                    needed / 1e9, available / 1e9));
+  }
+  return static_cast<int>(std::min<double>(copies, std::numeric_limits<int>::max()));
 }
 
 }  // namespace
 
 Workload::Workload(const Case& settings, std::size_t pool_bytes, Pages pages)
     : case_(settings), rotation_(settings, copies_for(settings, pool_bytes)) {
-  const double copy_bytes = case_.bytes_per_expert() * static_cast<double>(case_.shape.experts);
-  const double result_bytes = static_cast<double>(case_.pairs() * case_.shape.N) * static_cast<double>(size_of(case_.dtype));
-  // While weights are packed, the original of one copy is there as well.
-  const double needed = copy_bytes * (rotation_.copies() + (case_.packed ? 1 : 0)) + result_bytes;
-  const double available = 0.8 * static_cast<double>(available_memory());
-  if (needed > available) {
-    throw std::invalid_argument(
-        fmt::format("[bench] '{}' needs {:.1f} GB of memory and {:.1f} GB are free; use fewer experts or tokens", case_.name(),
-                    needed / 1e9, available / 1e9));
-  }
   make_activations();
   for (int copy = 0; copy < rotation_.copies(); ++copy) {
     copies_.push_back(make_weights(case_, static_cast<std::uint64_t>(copy) + 1, pages));

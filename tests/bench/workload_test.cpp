@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <gqmm/system.hpp>
 
+#include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -43,6 +45,18 @@ TEST(Workload, TheTimedCallsComputeTheProductInEveryFormat) {
     settings.group_size = format.group_size;
     expect_results_within_the_bound(settings);
   }
+}
+
+TEST(Workload, SizesThatMultiplyToMoreThan64BitsAreMoreThanTheMemory) {
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t LayerShape::* const extent : {&LayerShape::experts, &LayerShape::N, &LayerShape::K}) {
+    Case settings = small_case();
+    settings.shape.*extent = most;
+    EXPECT_THROW(Workload(settings, 1, Pages::standard), std::invalid_argument);
+  }
+  Case settings = small_case();
+  settings.tokens = most;
+  EXPECT_THROW(Workload(settings, 1, Pages::standard), std::invalid_argument);
 }
 
 TEST(Workload, TheTimedCallsComputeTheProductInEveryType) {
