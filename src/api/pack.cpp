@@ -19,8 +19,6 @@ constexpr std::string_view op = "pack";
 // Below so many bytes, which take a thread some 100 µs, another one is not worth waking.
 constexpr std::int64_t bytes_worth_a_thread = 256 * 1024;
 
-std::int64_t strips_of(std::int64_t rows) { return rows / strip_width + (rows % strip_width != 0 ? 1 : 0); }
-
 std::int64_t bytes_of(const array& a) { return a.size() * static_cast<std::int64_t>(size_of(a.dtype())); }
 
 /// (…, rows, cols) to (experts, strips, cols, 16): element [row, col] becomes [row / 16, col, row % 16]. Each thread writes one
@@ -107,7 +105,6 @@ PackedWeights pack(const array& w, const array& scales, const PackOptions& optio
   data->shape.push_back(options.transpose ? extents.N : extents.K);
   data->shape.push_back(options.transpose ? extents.K : extents.N);
   data->experts = checked_count(op, "w", leading);
-  data->scale_dtype = scales.dtype();
   const int threads = options.stream.threads > 0 ? options.stream.threads : available_threads();
   data->codes = rearrange(w, options.transpose, data->experts, threads);
   data->scales = rearrange(scales, options.transpose, data->experts, threads);

@@ -37,7 +37,7 @@ float load_stored(const std::byte* address, ScaleType type) {
 }  // namespace
 
 Weights::Weights(const Problem& problem, const KernelTable& kernels)
-    : problem_(problem), kernels_(kernels), strips_((problem.N + lanes - 1) / lanes) {
+    : problem_(problem), kernels_(kernels), strips_(strips_of(problem.N)) {
   if (problem.format == nullptr) {
     return;
   }

@@ -44,8 +44,7 @@ std::vector<Part> parts_of(const Data& data, bool has_global_scale, std::string_
     fail(origin, "rows of {} do not hold a whole number of groups of {}", row, data.group_size);
   }
   const auto shaped = [&](std::int64_t cols) {
-    return data.transpose ? Shape{data.experts, rows / strip_width + (rows % strip_width != 0 ? 1 : 0), cols, strip_width}
-                          : Shape{data.experts, rows, cols};
+    return data.transpose ? Shape{data.experts, strips_of(rows), cols, strip_width} : Shape{data.experts, rows, cols};
   };
   const std::int64_t groups = row / data.group_size;
   const std::int64_t words = checked_product(origin, "words in a row", groups, data.group_size * format.bits / 32);
@@ -185,7 +184,6 @@ PackedWeights io::packed_weights_of(const SafetensorsFile& file, std::string_vie
     if (data->global_scale.size() != 0 && data->format->mode != Mode::nvfp4) {
       throw FileError(origin, fmt::format("mode \"{}\" has no global_scale", name_of(data->format->mode)));
     }
-    data->scale_dtype = data->scales.dtype();
     return PackedWeights(std::move(data));
   } catch (const std::invalid_argument& error) {  // settings that contradict each other
     throw FileError(error.what());

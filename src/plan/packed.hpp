@@ -12,12 +12,14 @@
 
 #include <gqmm/packed_weights.hpp>
 
-#include <cstddef>
-#include <memory>
+#include <cstdint>
 
 namespace gqmm {
 
 inline constexpr std::int64_t strip_width = 16;
+
+/// Strips of so many rows, the last one perhaps partial.
+inline std::int64_t strips_of(std::int64_t rows) { return rows / strip_width + (rows % strip_width != 0 ? 1 : 0); }
 
 struct PackedWeights::Data {
   const Format* format = nullptr;
@@ -25,7 +27,6 @@ struct PackedWeights::Data {
   bool transpose = true;
   Shape shape;  // dequantized
   std::int64_t experts = 0;
-  Dtype scale_dtype = Dtype::float32;
   array codes;         // uint32 (experts, strips, words, 16), or (experts, K, words)
   array scales;        // (experts, strips, groups, 16), or (experts, K, groups)
   array biases;        // likewise; empty without biases
