@@ -25,6 +25,7 @@ using Data = PackedWeights::Data;
 
 constexpr std::string_view version_key = "gqmm.packed_weights";
 constexpr std::string_view version = "1";
+constexpr std::string_view pack_again = "the file is damaged: pack the weights and save them again";
 
 /// The arrays of a file, each of one type among those named.
 struct Part {
@@ -41,7 +42,7 @@ std::vector<Part> parts_of(const Data& data, bool has_global_scale, std::string_
   const std::int64_t rows = data.shape[data.shape.size() - 2];
   const std::int64_t row = data.shape.back();
   if (row % data.group_size != 0) {
-    fail(origin, "rows of {} do not hold a whole number of groups of {}", row, data.group_size);
+    fail(origin, "rows of {} do not hold a whole number of groups of {}; {}", row, data.group_size, pack_again);
   }
   const auto shaped = [&](std::int64_t cols) {
     return data.transpose ? Shape{data.experts, strips_of(rows), cols, strip_width} : Shape{data.experts, rows, cols};
@@ -68,14 +69,14 @@ class MetadataReader {
   [[nodiscard]] std::string_view text(std::string_view key) const {
     const auto found = metadata_.find(key);
     if (found == metadata_.end()) {
-      throw FileError(origin_, fmt::format("its metadata have no {}", key));
+      throw FileError(origin_, fmt::format("its metadata have no {}; {}", key, pack_again));
     }
     return found->second;
   }
   [[nodiscard]] int integer(std::string_view key) const {
     const std::int64_t value = number(key, text(key));
     if (value > 1'000'000) {
-      throw FileError(origin_, fmt::format("{} = {} is out of range", key, value));
+      throw FileError(origin_, fmt::format("{} = {} is out of range; {}", key, value, pack_again));
     }
     return static_cast<int>(value);
   }
@@ -97,7 +98,7 @@ class MetadataReader {
     std::int64_t value = -1;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
     if (error != std::errc() || end != digits.data() + digits.size() || value < 0) {
-      throw FileError(origin_, fmt::format("{} = {} is not what it should be", key, io::in_quotes(text(key))));
+      throw FileError(origin_, fmt::format("{} = {} is not what it should be; {}", key, io::in_quotes(text(key)), pack_again));
     }
     return value;
   }
@@ -126,7 +127,11 @@ Data read_settings(const io::SafetensorsFile& file, std::string_view origin) {
   data.transpose = metadata.integer("transpose") != 0;
   data.shape = metadata.shape("shape");
   if (data.shape.size() < 2) {
-    throw FileError(origin, fmt::format("shape {} has fewer than two dimensions", to_string(data.shape)));
+    throw FileError(origin, fmt::format("shape {} has fewer than two dimensions; {}", to_string(data.shape), pack_again));
+  }
+  const std::int64_t K = data.transpose ? data.shape.back() : data.shape[data.shape.size() - 2];
+  if (K == 0) {  // what pack refuses; products divide by it
+    throw FileError(origin, fmt::format("shape {} has K = 0; {}", to_string(data.shape), pack_again));
   }
   data.experts = checked_count(origin, "the part before the matrices", Shape(data.shape.begin(), data.shape.end() - 2));
   return data;
@@ -135,14 +140,18 @@ Data read_settings(const io::SafetensorsFile& file, std::string_view origin) {
 array view_part(const io::SafetensorsFile& file, const Part& part, std::string_view origin) {
   const auto found = file.tensors.find(part.name);
   if (found == file.tensors.end()) {
-    throw FileError(origin, fmt::format("there is no tensor {}", part.name));
+    throw FileError(origin, fmt::format("there is no tensor {}; {}", part.name, pack_again));
   }
   const io::Tensor& tensor = found->second;
   const auto dtype = tensor.dtype();
   if (!dtype || std::find(part.types.begin(), part.types.end(), *dtype) == part.types.end() || tensor.shape != part.shape) {
-    throw FileError(
-        origin, fmt::format("tensor {} is {} of shape {} where the settings need shape {}", part.name, io::printable(tensor.type),
-                            io::printable(to_string(tensor.shape)), to_string(part.shape)));
+    std::vector<std::string_view> types;
+    for (const Dtype type : part.types) {
+      types.push_back(io::type_name_of(type));
+    }
+    throw FileError(origin, fmt::format("tensor {} is {} of shape {} where the settings need {} of shape {}; {}", part.name,
+                                        io::printable(tensor.type), io::printable(to_string(tensor.shape)),
+                                        fmt::join(types, " or "), to_string(part.shape), pack_again));
   }
   return tensor.view();
 }
@@ -182,7 +191,7 @@ PackedWeights io::packed_weights_of(const SafetensorsFile& file, std::string_vie
       (*data).*part.member = view_part(file, part, origin);
     }
     if (data->global_scale.size() != 0 && data->format->mode != Mode::nvfp4) {
-      throw FileError(origin, fmt::format("mode \"{}\" has no global_scale", name_of(data->format->mode)));
+      throw FileError(origin, fmt::format("mode \"{}\" has no global_scale; {}", name_of(data->format->mode), pack_again));
     }
     return PackedWeights(std::move(data));
   } catch (const std::invalid_argument& error) {  // settings that contradict each other

@@ -276,6 +276,8 @@ TEST(PackedFile, WhatIsNotOneIsAnErrorThatNamesTheFile) {
                       with_settings(settings + R"("bits":"4","shape":"4,-64")"));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "more elements than 64 bits can count",
                       with_settings(settings + R"("bits":"4","shape":"4294967296,4294967296,4,64")"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "shape (4, 0) has K = 0; the file is damaged: pack the weights and save them again",
+                      with_settings(settings + R"("bits":"4","shape":"4,0")"));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "there is no tensor codes", with_settings(settings + R"("bits":"4","shape":"4,64")"));
 }
 
