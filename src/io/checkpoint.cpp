@@ -58,7 +58,7 @@ std::map<std::string, std::string, std::less<>> parse_weight_map(std::string_vie
   const json index = parse_json(text, origin);
   const auto found = index.is_object() ? index.find("weight_map") : index.end();
   if (found == index.end() || !found->is_object()) {
-    throw FileError(origin, "there is no JSON object \"weight_map\"");
+    throw FileError(origin, "there is no JSON object \"weight_map\", which names the file of every tensor");
   }
   std::map<std::string, std::string, std::less<>> files;
   for (const auto& [name, file] : found->items()) {

@@ -53,13 +53,15 @@ class Guard : public nlohmann::json_sax<json> {
  private:
   bool value() {
     if (++values_ > max_json_values) {
-      throw FileError(origin_, fmt::format("more than {} JSON values", max_json_values));
+      throw FileError(origin_,
+                      fmt::format("more than {} JSON values, the most that are read; split the model into files of fewer tensors",
+                                  max_json_values));
     }
     return true;
   }
   bool open() {
     if (++depth_ > max_json_depth) {
-      throw FileError(origin_, fmt::format("JSON nested more than {} deep", max_json_depth));
+      throw FileError(origin_, fmt::format("JSON nested more than {} deep, the deepest that is read", max_json_depth));
     }
     return value();
   }

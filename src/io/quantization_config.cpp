@@ -39,7 +39,7 @@ QuantizationSettings settings_from(const json& object, std::string_view where) {
 
 QuantizationConfig config_from(const json& object, std::string_view origin) {
   if (!object.is_object()) {
-    throw FileError(origin, "quantization is not a JSON object");
+    throw FileError(origin, fmt::format("quantization is {}, not a JSON object", printable(object.dump())));
   }
   const auto settings = [origin](const json& value, std::string_view layer) {
     const std::string where = printable(origin) + (layer.empty() ? "" : fmt::format(", layer {}", in_quotes(layer)));
@@ -78,7 +78,7 @@ QuantizationConfig parse_quantization(std::string_view text, std::string_view or
 std::optional<QuantizationConfig> parse_model_config(std::string_view text, std::string_view origin) {
   const json config = parse_json(text, origin);
   if (!config.is_object()) {
-    throw FileError(origin, "is not a JSON object");
+    throw FileError(origin, fmt::format("is {}, not a JSON object", printable(config.dump())));
   }
   auto found = config.find("quantization");
   if (found == config.end()) {

@@ -53,6 +53,15 @@ const Type* find_type(std::string_view name) {
   return found == std::end(types) ? nullptr : found;
 }
 
+/// "BOOL, U8, …".
+std::string known_types() {
+  std::string names;
+  for (const Type& type : types) {
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", type.name);
+  }
+  return names;
+}
+
 /// The header, once its length has been checked against the file's.
 std::string_view header_of(std::span<const std::byte> bytes, std::string_view origin) {
   if (bytes.size() < length_bytes) {
@@ -90,7 +99,7 @@ class EntryReader {
   [[nodiscard]] Tensor read(const std::string& name, const json& entry) const {
     const std::string tensor = fmt::format("tensor {}", in_quotes(name));
     if (!entry.is_object()) {
-      fail(tensor, "its entry is not a JSON object");
+      fail(tensor, fmt::format("its entry is {}, not a JSON object", printable(entry.dump())));
     }
     Tensor result;
     result.owner = owner_;
@@ -128,11 +137,11 @@ class EntryReader {
   [[nodiscard]] std::string type(const std::string& tensor, const json& entry) const {
     const json& value = field(tensor, entry, "dtype");
     if (!value.is_string()) {
-      fail(tensor, "dtype is not a string");
+      fail(tensor, fmt::format("dtype is {}, not a string", printable(value.dump())));
     }
     const auto& name = value.get_ref<const std::string&>();
     if (find_type(name) == nullptr) {
-      fail(tensor, fmt::format("unknown dtype {}", in_quotes(name)));
+      fail(tensor, fmt::format("unknown dtype {}; {} can be read", in_quotes(name), known_types()));
     }
     return name;
   }
@@ -140,7 +149,7 @@ class EntryReader {
   [[nodiscard]] Shape shape(const std::string& tensor, const json& entry) const {
     const json& value = field(tensor, entry, "shape");
     if (!value.is_array()) {
-      fail(tensor, "shape is not an array");
+      fail(tensor, fmt::format("shape is {}, not an array", printable(value.dump())));
     }
     Shape shape;
     for (const json& extent : value) {
@@ -155,7 +164,7 @@ class EntryReader {
   [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> offsets(const std::string& tensor, const json& entry) const {
     const json& value = field(tensor, entry, "data_offsets");
     if (!value.is_array() || value.size() != 2 || !value[0].is_number_unsigned() || !value[1].is_number_unsigned()) {
-      fail(tensor, "data_offsets is not an array of two offsets");
+      fail(tensor, fmt::format("data_offsets is {}, not an array of two offsets", printable(value.dump())));
     }
     return {value[0].get<std::uint64_t>(), value[1].get<std::uint64_t>()};
   }
@@ -167,12 +176,12 @@ class EntryReader {
 
 Metadata read_metadata(const json& value, std::string_view origin) {
   if (!value.is_object()) {
-    throw FileError(origin, "__metadata__ is not a JSON object");
+    throw FileError(origin, fmt::format("__metadata__ is {}, not a JSON object", printable(value.dump())));
   }
   Metadata metadata;
   for (const auto& [key, text] : value.items()) {
     if (!text.is_string()) {
-      throw FileError(origin, fmt::format("__metadata__ {} is not a string", in_quotes(key)));
+      throw FileError(origin, fmt::format("__metadata__ {} is {}, not a string", in_quotes(key), printable(text.dump())));
     }
     metadata.emplace(key, text.get_ref<const std::string&>());
   }

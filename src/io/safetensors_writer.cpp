@@ -36,7 +36,7 @@ SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, const std::vect
     : path_(std::move(path)), overwrite_(overwrite) {
   std::error_code ignored;
   if (!overwrite && std::filesystem::exists(std::filesystem::symlink_status(path_, ignored))) {
-    fail("exists already");
+    fail("exists already; remove it or choose another name");
   }
   std::vector<const TensorLayout*> order;
   for (const TensorLayout& tensor : tensors) {
@@ -55,12 +55,15 @@ SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, const std::vect
   for (const TensorLayout* tensor : order) {
     const auto size = byte_count(tensor->type, tensor->shape);
     if (!size) {
-      fail(fmt::format("tensor {}: {} of shape {} cannot be stored", in_quotes(tensor->name), printable(tensor->type),
-                       to_string(tensor->shape)));
+      fail(fmt::format("tensor {}: {} of shape {} cannot be stored; the bits of a tensor must fill whole bytes, 2^63 at most",
+                       in_quotes(tensor->name), printable(tensor->type), to_string(tensor->shape)));
     }
     const Slot slot = {offset, static_cast<std::uint64_t>(*size)};
-    if (tensor->name == "__metadata__" || !slots_.emplace(tensor->name, slot).second) {
-      fail(fmt::format("two tensors would have the name {}", in_quotes(tensor->name)));
+    if (tensor->name == "__metadata__") {
+      fail("a tensor cannot have the name \"__metadata__\", which the format keeps for itself; rename it");
+    }
+    if (!slots_.emplace(tensor->name, slot).second) {
+      fail(fmt::format("two tensors would have the name {}; rename one", in_quotes(tensor->name)));
     }
     offset += slot.size;
     header[tensor->name] = {{"dtype", tensor->type}, {"shape", tensor->shape}, {"data_offsets", {slot.offset, offset}}};
@@ -123,7 +126,7 @@ void SafetensorsWriter::commit() {
       return;
     }
     if (errno == EEXIST) {
-      fail("exists already");
+      fail("exists already; remove it or choose another name");
     }
   }
   if (std::rename(temporary_.c_str(), path_.c_str()) != 0) {

@@ -56,8 +56,8 @@ TEST(QuantizationConfig, ErrorsNameTheLayerTheValueAndTheRemedy) {
   EXPECT_ERROR_WITH(parse_quantization(R"({"bits": "4"})", "f"), "bits is \"4\", not a positive integer");
   EXPECT_ERROR_WITH(parse_quantization(R"({"bits": -4})", "f"), "bits is -4, not a positive integer");
   EXPECT_ERROR_WITH(parse_quantization(R"({"bits": 4294967300})", "f"), "bits is 4294967300, not a positive integer");
-  EXPECT_ERROR_WITH(parse_model_config(R"({"quantization": 4})", "f"), "quantization is not a JSON object");
-  EXPECT_ERROR_WITH(parse_model_config("[]", "f"), "is not a JSON object");
+  EXPECT_ERROR_WITH(parse_model_config(R"({"quantization": 4})", "f"), "quantization is 4, not a JSON object");
+  EXPECT_ERROR_WITH(parse_model_config("[]", "f"), "is [], not a JSON object");
 }
 
 TEST(QuantizationConfig, ReadsWhatItWrites) {

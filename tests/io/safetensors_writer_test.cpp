@@ -66,7 +66,7 @@ TEST(SafetensorsWriter, WithoutCommitNothingIsLeft) {
 TEST(SafetensorsWriter, AnExistingFileIsReplacedOnRequestOnlyAndOnlyWhole) {
   const TemporaryFolder folder;
   const auto path = folder.write("out.safetensors", "precious");
-  EXPECT_ERROR_WITH(SafetensorsWriter(path, layouts, {}, false), "exists already");
+  EXPECT_ERROR_WITH(SafetensorsWriter(path, layouts, {}, false), "exists already; remove it or choose another name");
   {
     SafetensorsWriter writer(path, layouts, {}, true);
     write_all(writer);
@@ -103,7 +103,7 @@ TEST(SafetensorsWriter, LayoutsThatTheFormatDoesNotHaveAreErrors) {
   const TemporaryFolder folder;
   const auto path = folder.path() / "out.safetensors";
   EXPECT_ERROR_WITH(SafetensorsWriter(path, {{"a", "U8", {1}}, {"a", "U8", {1}}}, {}, false),
-                    "two tensors would have the name \"a\"");
+                    "two tensors would have the name \"a\"; rename one");
   EXPECT_ERROR_WITH(SafetensorsWriter(path, {{"a", "U7", {1}}}, {}, false), "U7 of shape (1,) cannot be stored");
   EXPECT_ERROR_WITH(SafetensorsWriter(path, {{"a", "U8", {1LL << 40, 1LL << 40}}}, {}, false), "cannot be stored");
   EXPECT_ERROR_WITH(SafetensorsWriter(folder.path() / "no" / "f", {}, {}, false),
