@@ -28,7 +28,7 @@ const DtypeInfo& info(Dtype dtype) { return dtype_table[static_cast<std::size_t>
 void check_shape(const Shape& shape, std::size_t itemsize) {
   for (const std::int64_t extent : shape) {
     if (extent < 0) {
-      throw std::invalid_argument(fmt::format("[array] shape {} has a negative extent", to_string(shape)));
+      throw std::invalid_argument(fmt::format("[array] shape {} has a negative extent; extents are 0 or more", to_string(shape)));
     }
   }
   if (std::find(shape.begin(), shape.end(), 0) != shape.end()) {
@@ -38,7 +38,7 @@ void check_shape(const Shape& shape, std::size_t itemsize) {
   for (const std::int64_t extent : shape) {
     if (__builtin_mul_overflow(bytes, extent, &bytes)) {
       throw std::invalid_argument(
-          fmt::format("[array] shape {} of {} bytes per element exceeds 64 bits", to_string(shape), itemsize));
+          fmt::format("[array] shape {} of {} bytes per element exceeds 64 bits; use a smaller one", to_string(shape), itemsize));
     }
   }
 }
@@ -52,7 +52,8 @@ void check_layout(const void* data, const Shape& shape, const Strides& strides) 
     return;
   }
   if (data == nullptr) {
-    throw std::invalid_argument(fmt::format("[array] null data for shape {}", to_string(shape)));
+    throw std::invalid_argument(
+        fmt::format("[array] null data for shape {}; pass the address of its elements", to_string(shape)));
   }
   std::int64_t reach = 0;  // bytes between the furthest elements, at most
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
@@ -60,7 +61,8 @@ void check_layout(const void* data, const Shape& shape, const Strides& strides) 
     if (__builtin_mul_overflow(shape[axis] - 1, strides[axis], &along) || along == std::numeric_limits<std::int64_t>::min() ||
         __builtin_add_overflow(reach, std::abs(along), &reach)) {
       throw std::invalid_argument(
-          fmt::format("[array] a stride of {} bytes along {} elements exceeds 64 bits", strides[axis], shape[axis]));
+          fmt::format("[array] a stride of {} bytes along {} elements exceeds 64 bits; give strides within the memory, in bytes",
+                      strides[axis], shape[axis]));
     }
   }
 }

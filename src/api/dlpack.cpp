@@ -35,8 +35,9 @@ Dtype dtype_from(DLDataType type) {
       return pair.dtype;
     }
   }
-  throw std::invalid_argument(fmt::format("[array] DLPack type (code {}, {} bits, {} lanes) is not supported", int{type.code},
-                                          int{type.bits}, int{type.lanes}));
+  throw std::invalid_argument(fmt::format(
+      "[array] DLPack type (code {}, {} bits, {} lanes) is not supported; convert the tensor to a type that gqmm::Dtype has",
+      int{type.code}, int{type.bits}, int{type.lanes}));
 }
 
 /// Calls a tensor's deleter once the last array that uses it is gone.
@@ -75,8 +76,11 @@ array array::from_dlpack(DLManagedTensor* tensor) {
   if (view.strides != nullptr) {
     strides.assign(view.strides, view.strides + view.ndim);
     for (std::int64_t& stride : strides) {
-      if (__builtin_mul_overflow(stride, itemsize, &stride)) {
-        throw std::invalid_argument(fmt::format("[array] a DLPack stride times {} bytes exceeds 64 bits", itemsize));
+      const std::int64_t elements = stride;
+      if (__builtin_mul_overflow(elements, itemsize, &stride)) {
+        throw std::invalid_argument(fmt::format(
+            "[array] a DLPack stride of {} elements of {} bytes exceeds 64 bits; copy the tensor to contiguous memory", elements,
+            itemsize));
       }
     }
   }

@@ -40,21 +40,25 @@ TEST(Array, StridesOfDimensionsOfOneElementDoNotMatterForRowMajor) {
 
 TEST(Array, RefusesImpossibleLayouts) {
   const float memory[4] = {};
-  expect_error("[array] shape (2, -1) has a negative extent", [&] { return array::borrow(memory, {2, -1}, Dtype::float32); });
-  expect_error("[array] shape (-4,) has a negative extent", [] { return array::empty({-4}, Dtype::float32); });
+  expect_error("[array] shape (2, -1) has a negative extent; extents are 0 or more",
+               [&] { return array::borrow(memory, {2, -1}, Dtype::float32); });
+  expect_error("[array] shape (-4,) has a negative extent; extents are 0 or more",
+               [] { return array::empty({-4}, Dtype::float32); });
   expect_error("[array] 1 strides for the 2 dimensions of shape (2, 2); give one per dimension",
                [&] { return array::borrow(memory, {2, 2}, Dtype::float32, {4}); });
-  expect_error("[array] null data for shape (2,)", [] { return array::borrow(nullptr, {2}, Dtype::float32); });
+  expect_error("[array] null data for shape (2,); pass the address of its elements",
+               [] { return array::borrow(nullptr, {2}, Dtype::float32); });
 }
 
 TEST(Array, RefusesSizesBeyond64Bits) {
   const float memory[4] = {};
-  expect_error("[array] shape (1099511627776, 1099511627776) of 4 bytes per element exceeds 64 bits",
+  expect_error("[array] shape (1099511627776, 1099511627776) of 4 bytes per element exceeds 64 bits; use a smaller one",
                [&] { return array::borrow(memory, {huge, huge}, Dtype::float32, {0, 0}); });
-  expect_error("[array] shape (1099511627776, 4194304) of 2 bytes per element exceeds 64 bits",
+  expect_error("[array] shape (1099511627776, 4194304) of 2 bytes per element exceeds 64 bits; use a smaller one",
                [] { return array::empty({huge, 1 << 22}, Dtype::float16); });
-  expect_error("[array] a stride of 4611686018427387904 bytes along 4 elements exceeds 64 bits",
-               [&] { return array::borrow(memory, {4}, Dtype::float32, {std::int64_t{1} << 62}); });
+  expect_error(
+      "[array] a stride of 4611686018427387904 bytes along 4 elements exceeds 64 bits; give strides within the memory, in bytes",
+      [&] { return array::borrow(memory, {4}, Dtype::float32, {std::int64_t{1} << 62}); });
 }
 
 TEST(Array, AZeroExtentMakesAnyShapeEmpty) {
@@ -118,17 +122,23 @@ TEST(DLPack, ARefusedTensorStaysTheCallers) {
   expect_error("[array] DLPack device type 2 is not the CPU (1); copy the tensor to the CPU",
                [&] { return array::from_dlpack(&gpu.managed); });
   Tensor complex(memory, {2}, {1}, {kDLComplex, 64, 1});
-  expect_error("[array] DLPack type (code 5, 64 bits, 1 lanes) is not supported",
-               [&] { return array::from_dlpack(&complex.managed); });
+  expect_error(
+      "[array] DLPack type (code 5, 64 bits, 1 lanes) is not supported; convert the tensor to a type that gqmm::Dtype has",
+      [&] { return array::from_dlpack(&complex.managed); });
   Tensor vectors(memory, {1}, {1}, {kDLFloat, 32, 4});
-  expect_error("[array] DLPack type (code 2, 32 bits, 4 lanes) is not supported",
-               [&] { return array::from_dlpack(&vectors.managed); });
+  expect_error(
+      "[array] DLPack type (code 2, 32 bits, 4 lanes) is not supported; convert the tensor to a type that gqmm::Dtype has",
+      [&] { return array::from_dlpack(&vectors.managed); });
   Tensor null(nullptr, {4}, {1}, {kDLFloat, 32, 1});
-  expect_error("[array] null data for shape (4,)", [&] { return array::from_dlpack(&null.managed); });
+  expect_error("[array] null data for shape (4,); pass the address of its elements",
+               [&] { return array::from_dlpack(&null.managed); });
   Tensor negative(memory, {-4}, {1}, {kDLFloat, 32, 1});
-  expect_error("[array] shape (-4,) has a negative extent", [&] { return array::from_dlpack(&negative.managed); });
+  expect_error("[array] shape (-4,) has a negative extent; extents are 0 or more",
+               [&] { return array::from_dlpack(&negative.managed); });
   Tensor far(memory, {4}, {std::int64_t{1} << 62}, {kDLFloat, 32, 1});
-  expect_error("[array] a DLPack stride times 4 bytes exceeds 64 bits", [&] { return array::from_dlpack(&far.managed); });
+  expect_error(
+      "[array] a DLPack stride of 4611686018427387904 elements of 4 bytes exceeds 64 bits; copy the tensor to contiguous memory",
+      [&] { return array::from_dlpack(&far.managed); });
   for (const Tensor* tensor : {&gpu, &complex, &vectors, &null, &negative, &far}) {
     EXPECT_EQ(tensor->deleted, 0);
   }
