@@ -27,7 +27,7 @@ struct SocketPair {
 
 }  // namespace
 
-ChildProcess::ChildProcess(const std::vector<std::string>& arguments) {
+ChildProcess::ChildProcess(const std::vector<std::string>& arguments) : program_(arguments.at(0)) {
   const SocketPair pair;
   std::vector<char*> argv;
   for (const std::string& argument : arguments) {
@@ -43,7 +43,7 @@ ChildProcess::ChildProcess(const std::vector<std::string>& arguments) {
   close(pair.ends[1]);
   if (error != 0) {
     close(pair.ends[0]);
-    throw std::system_error(error, std::generic_category(), "[bench] cannot start " + arguments[0]);
+    throw std::system_error(error, std::generic_category(), "[bench] cannot start " + program_);
   }
   socket_ = pair.ends[0];
 }
@@ -53,13 +53,17 @@ ChildProcess::~ChildProcess() {
   waitpid(pid_, nullptr, 0);
 }
 
+void ChildProcess::fail_ended() const {
+  throw std::runtime_error("[bench] " + program_ + " has ended without an answer; what it printed before says why");
+}
+
 void ChildProcess::write_line(std::string_view line) const {
   std::string text(line);
   text += '\n';
   for (std::size_t sent = 0; sent < text.size();) {
     const ssize_t count = send(socket_, text.data() + sent, text.size() - sent, MSG_NOSIGNAL);
     if (count < 0 && errno != EINTR) {
-      throw std::runtime_error("[bench] the Python process beside this one has ended");
+      fail_ended();
     }
     sent += count < 0 ? 0 : static_cast<std::size_t>(count);
   }
@@ -75,7 +79,7 @@ std::string ChildProcess::read_line() {
     char chunk[4096];
     const ssize_t count = read(socket_, chunk, sizeof chunk);
     if (count == 0 || (count < 0 && errno != EINTR)) {
-      throw std::runtime_error("[bench] the Python process beside this one has ended");
+      fail_ended();
     }
     buffered_.append(chunk, count < 0 ? 0 : static_cast<std::size_t>(count));
   }

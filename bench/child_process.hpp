@@ -18,11 +18,14 @@ class ChildProcess {
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
 
-  /// Throws std::runtime_error if the program has ended.
+  /// Throw std::runtime_error, naming the program, if it has ended.
   void write_line(std::string_view line) const;
   std::string read_line();
 
  private:
+  [[noreturn]] void fail_ended() const;
+
+  std::string program_;
   int socket_ = -1;
   pid_t pid_ = -1;
   std::string buffered_;

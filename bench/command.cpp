@@ -92,11 +92,13 @@ std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
   };
   if (arguments.experts > 0) {
     if (!arguments.what.empty() || arguments.n <= 0 || arguments.k <= 0) {
-      throw std::invalid_argument("[bench] --experts needs --n and --k beside it, and no shape or checkpoint");
+      throw std::invalid_argument(
+          fmt::format("[bench] --experts = {} needs --n and --k beside it, and no shape or checkpoint", arguments.experts));
     }
     const std::int64_t top = arguments.top > 0 ? arguments.top : std::min<std::int64_t>(arguments.experts, 8);
     if (top > arguments.experts) {
-      throw std::invalid_argument(fmt::format("[bench] --top = {} exceeds --experts = {}", top, arguments.experts));
+      throw std::invalid_argument(fmt::format("[bench] --top = {} exceeds --experts = {}; a token uses each expert once at most",
+                                              top, arguments.experts));
     }
     return {layer({"custom", arguments.experts, arguments.n, arguments.k, top, false})};
   }

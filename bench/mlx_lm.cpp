@@ -57,19 +57,21 @@ void check(const Arguments& arguments) {
   constexpr std::int64_t group_size = 64;
   const auto must_be_multiple = [&](const char* option, std::int64_t value) {
     if (value % group_size != 0) {
-      throw std::invalid_argument(
-          fmt::format("[bench mlx-lm] {} = {} is not a multiple of {}, the quantization's group", option, value, group_size));
+      throw std::invalid_argument(fmt::format(
+          "[bench mlx-lm] {} = {} is not a multiple of {}, the quantization's group; round it up", option, value, group_size));
     }
   };
   must_be_multiple("--hidden", layer.hidden);
   must_be_multiple("--width", layer.width);
   must_be_multiple("--heads times --head-dim", layer.heads * layer.head_dim);
   if (layer.top > layer.experts) {
-    throw std::invalid_argument(fmt::format("[bench mlx-lm] --top = {} exceeds --experts = {}", layer.top, layer.experts));
+    throw std::invalid_argument(fmt::format(
+        "[bench mlx-lm] --top = {} exceeds --experts = {}; a token uses each expert once at most", layer.top, layer.experts));
   }
   if (layer.heads % layer.kv_heads != 0) {
     throw std::invalid_argument(
-        fmt::format("[bench mlx-lm] --heads = {} is not a multiple of --kv-heads = {}", layer.heads, layer.kv_heads));
+        fmt::format("[bench mlx-lm] --heads = {} is not a multiple of --kv-heads = {}; as many heads share each of those",
+                    layer.heads, layer.kv_heads));
   }
 }
 

@@ -64,7 +64,10 @@ std::vector<CheckpointLayer> layers_of_checkpoint(const fs::path& path, std::int
     }
   }
   if (layers.empty()) {
-    throw std::invalid_argument(fmt::format("[bench] {} holds no quantized tensors with several experts", path.string()));
+    throw std::invalid_argument(
+        fmt::format("[bench] {} holds no quantized tensors with several experts; give a shape with --experts, --n and --k, or "
+                    "`gqmm quantize` its weights",
+                    path.string()));
   }
   const std::int64_t experts_used = top > 0 ? top : experts_per_token(path);
   if (experts_used <= 0) {

@@ -52,7 +52,7 @@ std::vector<io::QuantizedTensor> tensors_to_check(const io::Checkpoint& checkpoi
   if (tensors.empty()) {
     throw io::FileError(checkpoint.path.native(),
                         found == 0
-                            ? "there is no quantized tensor to check"
+                            ? "there is no quantized tensor to check; `gqmm quantize` makes some"
                             : fmt::format("none of {} quantized tensors holds several experts; check them with --all", found));
   }
   return tensors;

@@ -56,7 +56,9 @@ std::vector<Plan> make_plan(const io::Checkpoint& checkpoint, int group_size) {
   for (const auto& [name, tensor] : checkpoint.tensors) {
     const std::string layer = layer_of(name);
     if (tensor.dtype() == Dtype::uint32 && checkpoint.tensors.contains(layer + ".scales")) {
-      throw io::FileError(checkpoint.path.native(), fmt::format("{} is quantized already", io::in_quotes(name)));
+      throw io::FileError(
+          checkpoint.path.native(),
+          fmt::format("{} is quantized already; give the float checkpoint that it was made from", io::in_quotes(name)));
     }
     plan.push_back({name, &tensor, is_quantizable(tensor, group_size), layer});
   }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <stdexcept>
+#include <string>
 #include <system_error>
 
 namespace gqmm::bench {
@@ -20,8 +21,17 @@ TEST(ChildProcess, AnswersLineByLine) {
 
 TEST(ChildProcess, AnEndedProgramIsAnErrorAndNotASignal) {
   ChildProcess ended({"true"});
-  EXPECT_THROW(ended.read_line(), std::runtime_error);
-  EXPECT_THROW(ended.write_line("anyone there?"), std::runtime_error);
+  const auto message_of = [](const auto& action) -> std::string {
+    try {
+      action();
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  const std::string expected = "[bench] true has ended without an answer; what it printed before says why";
+  EXPECT_EQ(message_of([&] { ended.read_line(); }), expected);
+  EXPECT_EQ(message_of([&] { ended.write_line("anyone there?"); }), expected);
 }
 
 TEST(ChildProcess, AMissingProgramIsAnError) { EXPECT_THROW(ChildProcess({"gqmm-no-such-program"}), std::system_error); }

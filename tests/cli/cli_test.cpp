@@ -220,7 +220,7 @@ TEST_F(Cli, CheckSaysWhatItComparedAndWhereTheWorstIs) {
 
 TEST_F(Cli, CheckingNothingIsAnErrorNotASuccess) {
   write_float_checkpoint();
-  expect_error("check float.safetensors", "there is no quantized tensor to check");
+  expect_error("check float.safetensors", "there is no quantized tensor to check; `gqmm quantize` makes some");
 }
 
 TEST_F(Cli, BrokenFilesAreStatusTwo) {
@@ -284,7 +284,7 @@ TEST_F(Cli, QuantizeSaysWhatItDidInEveryFormat) {
   EXPECT_EQ(found["bytes_after"], std::filesystem::file_size(folder_.path() / "out.safetensors"));
   const Outcome csv = run("quantize float.safetensors out.safetensors --force --format csv");
   EXPECT_TRUE(csv.out.starts_with("path,mode,bits,group_size,quantized,copied,bytes_before,bytes_after")) << csv.out;
-  expect_error("quantize out.safetensors again.safetensors --group-size 128", "is quantized already");
+  expect_error("quantize out.safetensors again.safetensors --group-size 128", "is quantized already; give the float checkpoint");
 }
 
 TEST_F(Cli, QuantizeRefusesAFileWithNothingToQuantize) {
@@ -329,7 +329,7 @@ TEST_F(Cli, QuantizeLeavesNothingBehindWhenItFails) {
   expect_error("quantize nan.safetensors out.safetensors --mode mxfp4", "\"l.weight\": [quantize]");
   expect_error("quantize nan.safetensors out.safetensors --bits 7", "bits = 7 is not available");
   expect_error("quantize nan.safetensors absent/out.safetensors --group-size 32", "cannot create a file in its folder");
-  expect_error("quantize " + model_ + " out.safetensors", "is quantized already");
+  expect_error("quantize " + model_ + " out.safetensors", "is quantized already; give the float checkpoint");
   std::vector<std::string> left;
   for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
     left.push_back(entry.path().filename());
