@@ -278,6 +278,10 @@ TEST(PackedFile, WhatIsNotOneIsAnErrorThatNamesTheFile) {
                       with_settings(settings + R"("bits":"4","shape":"4294967296,4294967296,4,64")"));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "shape (4, 0) has K = 0; the file is damaged: pack the weights and save them again",
                       with_settings(settings + R"("bits":"4","shape":"4,0")"));
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring, "tensor codes is F32 of shape (0, 0, 8, 16) where the settings need U32 of shape (0, 0, 8, 16)",
+      with_header(R"({"__metadata__":{"gqmm.packed_weights":"1",)" + settings +
+                  R"("bits":"4","shape":"0,0,64"},"codes":{"dtype":"F32","shape":[0,0,8,16],)" + R"("data_offsets":[0,0]}})"));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "there is no tensor codes", with_settings(settings + R"("bits":"4","shape":"4,64")"));
 }
 
