@@ -2,6 +2,7 @@
 
 #include "machine.hpp"
 
+#include <fmt/format.h>
 #include <omp.h>
 #include <gqmm/system.hpp>
 
@@ -9,6 +10,7 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 
@@ -189,6 +191,12 @@ Runner::Runner(MeasureOptions options, PeerOptions peers) : options_(std::move(o
 Probes& Runner::probes(int threads) {
   auto& found = probes_[threads];
   if (!found) {
+    const double pool = static_cast<double>(options_.pool_bytes);
+    const double available = 0.8 * static_cast<double>(available_memory());
+    if (pool > available) {
+      throw std::invalid_argument(fmt::format(
+          "[bench] a pool of {:.1f} GB and {:.1f} GB of memory are free; give a smaller --pool", pool / 1e9, available / 1e9));
+    }
     found = std::make_unique<Probes>(threads, options_.probe_set, options_.pool_bytes, options_.pages);
   }
   return *found;

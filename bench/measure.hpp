@@ -94,7 +94,7 @@ class Runner {
  public:
   explicit Runner(MeasureOptions options, PeerOptions peers);
 
-  /// Throws std::invalid_argument if the library rejects the case.
+  /// Throws std::invalid_argument if the library rejects the case, and if it or the pool needs more memory than is free.
   CaseFigures run(const Case& settings, const std::vector<std::string>& peers, const Progress& progress);
 
  private:

@@ -165,6 +165,12 @@ TEST_F(Command, ANumberThatIsNotAllowedIsNamedWithWhatIs) {
   EXPECT_EQ(message_of("mlx-lm --width 0"), "--width: '0' is not a whole number above 0");
 }
 
+TEST_F(Command, APoolLargerThanTheMemoryIsAnErrorThatNamesBoth) {
+  const std::string message = message_of("--tokens 1 --threads 1 --peers none --pool 1000000000");
+  EXPECT_NE(message.find("a pool of 1048576.0 GB and "), std::string::npos) << message;
+  EXPECT_NE(message.find(" GB of memory are free; give a smaller --pool"), std::string::npos) << message;
+}
+
 TEST_F(Command, APythonThatCannotSetUpThePeersIsANoteInTheReport) {
   const std::string path = (folder_ / "figures.json").string();
   const std::string command =
