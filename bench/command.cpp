@@ -11,6 +11,7 @@
 #include "validators.hpp"
 
 #include <fmt/format.h>
+#include <gqmm/stream.hpp>
 #include <gqmm/system.hpp>
 #include <nlohmann/json.hpp>
 
@@ -286,7 +287,7 @@ void add_machine_options(CLI::App& command, Arguments& arguments) {
   const std::string machine = "Machine";
   command.add_option("--threads", arguments.threads, "threads of a call")
       ->delimiter(',')
-      ->check(above_zero<int>())
+      ->check(whole_number_to(Stream::max_threads))
       ->group(machine);
   command.add_option("--isa", arguments.isas, "instruction sets")->delimiter(',')->group(machine);
   command.add_option("--pages", arguments.pages, "of the weights: default, huge, small")->group(machine);

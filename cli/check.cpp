@@ -6,6 +6,7 @@
 #include "io/checkpoint.hpp"
 #include "io/error.hpp"
 
+#include <gqmm/stream.hpp>
 #include <gqmm/system.hpp>
 
 #include <fmt/format.h>
@@ -172,7 +173,7 @@ void add_check_command(CLI::App& program, int& exit_status) {
       ->default_str("default")
       ->type_name("PRECISION");
   command->add_option("--threads", arguments->settings.threads, "Threads; as many as available if not given")
-      ->check(bench::above_zero<int>());
+      ->check(bench::whole_number_to(Stream::max_threads));
   add_format_option(*command, arguments->format);
   add_assumed_settings(*command, arguments->assumed);
   command->footer(

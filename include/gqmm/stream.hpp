@@ -20,6 +20,8 @@ struct Stream {
   /// affinity mask, the cgroup's CPU quota and OMP_NUM_THREADS (see gqmm::available_threads). Inside an OpenMP parallel region
   /// of the caller's a call has one thread, unless the caller has enabled nested regions (omp_set_max_active_levels).
   int threads = 0;
+  /// The most that `threads` may be. Of many more, a system refuses to start some, upon which OpenMP ends the process.
+  static constexpr int max_threads = 4096;
 };
 
 }  // namespace gqmm

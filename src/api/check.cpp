@@ -36,6 +36,9 @@ void check_stream(std::string_view op, const Stream& stream) {
   if (stream.threads < 0) {
     fail(op, "stream.threads = {} is negative; use 0 for as many as the machine grants", stream.threads);
   }
+  if (stream.threads > Stream::max_threads) {
+    fail(op, "stream.threads = {} exceeds {}; use 0 for as many as the machine grants", stream.threads, Stream::max_threads);
+  }
 }
 
 void check_compute_float(std::string_view op, std::string_view name, const array& a) {

@@ -190,6 +190,8 @@ TEST_F(GatherQmmErrors, Streams) {
   expect("[gather_qmm] stream on device (type 0, index 1) is not supported; this build has the CPU only, type 0 and index 0");
   options.stream = {.device = {}, .threads = -2};
   expect("[gather_qmm] stream.threads = -2 is negative; use 0 for as many as the machine grants");
+  options.stream.threads = 4097;
+  expect("[gather_qmm] stream.threads = 4097 exceeds 4096; use 0 for as many as the machine grants");
 }
 
 TEST_F(GatherQmmErrors, ResultsBeyond64Bits) {

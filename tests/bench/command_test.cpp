@@ -155,7 +155,7 @@ TEST_F(Command, ANumberThatIsNotAllowedIsNamedWithWhatIs) {
     }
   }
   EXPECT_EQ(message_of("--tokens 1,0"), "--tokens: '0' is not a whole number above 0");
-  EXPECT_EQ(message_of("--threads 3000000000"), "--threads: 3000000000 is too large; 2147483647 is the largest number allowed");
+  EXPECT_EQ(message_of("--threads 3000000000"), "--threads: 3000000000 is too large; 4096 is the largest number allowed");
   EXPECT_EQ(message_of("--tokens 99999999999999999999"),
             "--tokens: 99999999999999999999 is too large; 9223372036854775807 is the largest number allowed");
   for (const char* value : {"0", "-1", "inf", "nan", "soon"}) {
