@@ -54,7 +54,8 @@ std::optional<int> parse_optional_int(ArgumentName name, nb::handle value) {
   int overflow = 0;
   const long number = PyLong_AsLongAndOverflow(index.ptr(), &overflow);
   if (overflow != 0 || number > std::numeric_limits<int>::max() || number < std::numeric_limits<int>::min()) {
-    throw std::invalid_argument(fmt::format("[{}] {} = {} is out of range", name.op, name.name, repr_of(index)));
+    throw std::invalid_argument(
+        fmt::format("[{}] {} = {} is out of range; no setting is of more than 32 bits", name.op, name.name, repr_of(index)));
   }
   return static_cast<int>(number);
 }

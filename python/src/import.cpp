@@ -64,20 +64,20 @@ bool check_extents(ArgumentName name, const Shape& shape, Dtype dtype) {
   bool overflow = false;
   for (const std::int64_t extent : shape) {
     if (extent < 0) {
-      fail(name, fmt::format("shape {} has a negative extent", to_string(shape)));
+      fail(name, fmt::format("shape {} has a negative extent; extents are 0 or more", to_string(shape)));
     }
     has_elements = has_elements && extent != 0;
     overflow = overflow || __builtin_mul_overflow(bytes, extent, &bytes);
   }
   if (overflow && has_elements) {
-    fail(name, fmt::format("shape {} of {} exceeds 2^63 bytes", to_string(shape), name_of(dtype)));
+    fail(name, fmt::format("shape {} of {} exceeds 2^63 bytes; use a smaller one", to_string(shape), name_of(dtype)));
   }
   return has_elements;
 }
 
 array checked_view(ArgumentName name, void* data, Shape shape, Dtype dtype, Strides strides) {
   if (check_extents(name, shape, dtype) && data == nullptr) {
-    fail(name, fmt::format("no memory behind its shape {}", to_string(shape)));
+    fail(name, fmt::format("no memory behind its shape {}; copy it first", to_string(shape)));
   }
   return array::borrow(data, std::move(shape), dtype, std::move(strides));
 }
@@ -171,7 +171,7 @@ bool is_cpu(long device_type) { return device_type == kDLCPU || device_type == k
 /// The capsule is not consumed: dropping it hands the tensor back.
 Operand import_capsule(ArgumentName name, nb::object capsule) {
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor") == 0) {
-    throw_type_error(name, "__dlpack__ returned no \"dltensor\" capsule");
+    throw_type_error(name, fmt::format("__dlpack__ returned no \"dltensor\" capsule but {}", text_of(nb::repr(capsule))));
   }
   const DLTensor* tensor = &static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->dl_tensor;
   if (!is_cpu(tensor->device.device_type)) {
@@ -183,7 +183,11 @@ Operand import_capsule(ArgumentName name, nb::object capsule) {
   Strides strides;
   if (tensor->strides != nullptr) {
     for (std::int32_t axis = 0; axis < tensor->ndim; ++axis) {
-      strides.push_back(tensor->strides[axis] * itemsize);
+      std::int64_t& bytes = strides.emplace_back();
+      if (__builtin_mul_overflow(tensor->strides[axis], itemsize, &bytes)) {
+        fail(name, fmt::format("a DLPack stride of {} elements of {} bytes exceeds 64 bits; copy it first", tensor->strides[axis],
+                               itemsize));
+      }
     }
   }
   void* data = tensor->data == nullptr ? nullptr : static_cast<std::byte*>(tensor->data) + tensor->byte_offset;
@@ -273,7 +277,7 @@ Operand import_buffer(ArgumentName name, nb::handle object) {
 
 Shape tuple_of_integers(ArgumentName name, const char* key, nb::handle value) {
   if (!PyTuple_Check(value.ptr())) {
-    fail(name, fmt::format("malformed __array_interface__: {} is not a tuple", key));
+    fail(name, fmt::format("malformed __array_interface__: {} = {} is not a tuple", key, text_of(value)));
   }
   Shape result;
   for (const nb::handle item : nb::borrow<nb::tuple>(value)) {
@@ -308,13 +312,13 @@ void* buffer_memory(ArgumentName name, const Py_buffer& buffer, std::int64_t off
 
 Operand import_interface(ArgumentName name, nb::handle object, const nb::object& interface) {
   if (!PyDict_Check(interface.ptr())) {
-    fail(name, "malformed __array_interface__: not a dictionary");
+    fail(name, fmt::format("malformed __array_interface__: {} is not a dictionary", text_of(interface)));
   }
   const auto fields = nb::borrow<nb::dict>(interface);
   const auto field = [&](const char* key) { return fields.contains(key) ? nb::object(fields[key]) : nb::none(); };
   const nb::object typestr = field("typestr");
   if (!nb::isinstance<nb::str>(typestr)) {
-    fail(name, "malformed __array_interface__: no typestr");
+    fail(name, fmt::format("malformed __array_interface__: typestr = {} is not a string", text_of(typestr)));
   }
   const std::string type = nb::cast<std::string>(typestr);
   const bool has_size = type.size() == 3 && type[2] >= '1' && type[2] <= '9';
@@ -323,7 +327,7 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
     fail_byte_order(name);
   }
   if (!field("mask").is_none()) {
-    fail(name, "masked arrays are not supported");
+    fail(name, fmt::format("masked arrays are not supported; pass {}.filled(value)", name.name));
   }
   Shape shape = tuple_of_integers(name, "shape", field("shape"));
   Strides strides = field("strides").is_none() ? row_major_strides(shape, size_of(dtype))
@@ -343,7 +347,7 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
   nb::object memory = memoryview_of(name, data.is_none() ? object : nb::handle(data));
   std::int64_t offset = 0;
   if (!field("offset").is_none() && !nb::try_cast(field("offset"), offset)) {
-    fail(name, "malformed __array_interface__: offset is not an integer");
+    fail(name, fmt::format("malformed __array_interface__: offset = {} is not an integer", text_of(field("offset"))));
   }
   void* start = buffer_memory(name, *PyMemoryView_GET_BUFFER(memory.ptr()), offset, shape, strides, dtype);
   return {checked_view(name, start, std::move(shape), dtype, std::move(strides)), std::move(memory)};

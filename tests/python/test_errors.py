@@ -84,7 +84,7 @@ SHARED = {
     "a stream by name": (change(stream="gpu"), r"unsupported stream 'gpu'; pass None or gqmm.Stream"),
     "a stream that is a number": (change(stream=0), r"unsupported stream 0; "),
     "w of one dimension": (change(w=lambda w: w[0, 0]), r"w has shape \(16,\)"),
-    "bits beyond an int": (change(bits=1 << 40), r"bits = 1099511627776 is out of range"),
+    "bits beyond an int": (change(bits=1 << 40), r"bits = 1099511627776 is out of range; no setting is of more than 32 bits"),
 }
 
 GATHER_ONLY = {

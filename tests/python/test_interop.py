@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import subprocess
 import sys
 import textwrap
@@ -221,6 +222,37 @@ class OddDevice(BrokenCapsule):
         return "cpu"
 
 
+class DLTensor(ctypes.Structure):
+    """Of <dlpack/dlpack.h>, the first member of a DLManagedTensor."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+        ("manager_ctx", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+    ]
+
+
+class FarStride(BrokenCapsule):
+    """Two floats so far apart that the distance in bytes wraps round to 0."""
+
+    def __init__(self) -> None:
+        self.shape, self.strides = (ctypes.c_int64 * 1)(2), (ctypes.c_int64 * 1)(2**62)
+        self.tensor = DLTensor(FLOATS.ctypes.data, (1, 0), 1, 2, 32, 1, self.shape, self.strides, 0, None, None)
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        make = ctypes.pythonapi.PyCapsule_New
+        make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        return make(ctypes.addressof(self.tensor), b"dltensor", None)
+
+
 FLOATS = np.zeros(6, np.float32)
 
 
@@ -247,22 +279,23 @@ def six(**fields: Any) -> Interface:
         refused(ValueError, r"a: its bytes are in the order of another machine", np.zeros(3, ">f2")),
         refused(ValueError, r"a: its bytes are in the order of another machine", memoryview(np.zeros(3, ">f4"))),
         refused(ValueError, r"a: its memory is on CUDA device 1.*a.cpu\(\)", OnDevice()),
-        refused(TypeError, r"a: __dlpack__ returned no \"dltensor\" capsule", BrokenCapsule()),
+        refused(TypeError, r"a: __dlpack__ returned no \"dltensor\" capsule but 3", BrokenCapsule()),
+        refused(ValueError, r"a: a DLPack stride of 4611686018427387904 elements of 4 bytes exceeds 64 bits", FarStride()),
         refused(ValueError, r"a: its library does not lend the memory: not today", Unwilling()),
         refused(ValueError, r"a: malformed __dlpack_device__: cpu", OddDevice()),
         refused(ValueError, r"a: malformed __array_interface__: shape \(2, 3\) reaches outside", six(shape=(2, 3), strides=(-4, 8))),  # noqa: E501
         refused(ValueError, r"a: malformed __array_interface__: shape \(7,\) reaches outside", six(shape=(7,))),
         refused(ValueError, r"a: malformed __array_interface__: shape \(1,\) reaches outside", six(shape=(1,), offset=21)),
-        refused(ValueError, r"a: shape \(2, -3\) has a negative extent", six(shape=(2, -3))),
-        refused(ValueError, r"a: shape \(4, 4611686018427387904\) of float32 exceeds", six(shape=(4, 2**62))),
+        refused(ValueError, r"a: shape \(2, -3\) has a negative extent; extents are 0 or more", six(shape=(2, -3))),
+        refused(ValueError, r"a: shape \(4, 4611686018427387904\) of float32 exceeds 2\^63 bytes; use", six(shape=(4, 2**62))),
         refused(ValueError, r"a: malformed __array_interface__: shape = ", six(shape=(2**70,))),
-        refused(ValueError, r"a: malformed __array_interface__: shape is not a tuple", six(shape=None)),
+        refused(ValueError, r"a: malformed __array_interface__: shape = None is not a tuple", six(shape=None)),
         refused(ValueError, r"a: malformed __array_interface__: 2 strides for shape \(1,\)", six(shape=(1,), strides=(4, 4))),
-        refused(ValueError, r"a: malformed __array_interface__: no typestr", Interface(shape=(1,), data=FLOATS)),
+        refused(ValueError, r"a: malformed __array_interface__: typestr = None is not", Interface(shape=(1,), data=FLOATS)),
         refused(ValueError, r"a: element type '\?0'", Interface(shape=(1,), typestr="", data=FLOATS)),
         refused(ValueError, r"a: malformed __array_interface__: data = ", Interface(shape=(1,), typestr="<f4", data=("a", False))),  # noqa: E501
-        refused(ValueError, r"a: no memory behind its shape \(1,\)", Interface(shape=(1,), typestr="<f4", data=(0, False))),
-        refused(ValueError, r"a: masked arrays are not supported", six(shape=(1,), mask=FLOATS)),
+        refused(ValueError, r"a: no memory behind its shape \(1,\); copy", Interface(shape=(1,), typestr="<f4", data=(0, False))),
+        refused(ValueError, r"a: masked arrays are not supported; pass a.filled\(value\)", six(shape=(1,), mask=FLOATS)),
     ],
 )  # fmt: skip
 def test_what_is_no_readable_array_is_refused(error, message, a):
