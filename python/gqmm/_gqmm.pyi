@@ -33,7 +33,7 @@ class Stream:
 
     def __init__(self, threads: int = 0, device: Device = Device()) -> None:
         """
-        threads: threads of a call, the caller's included; 0: available_threads(). Raises ValueError if negative.
+        threads: threads of a call, the caller's included; 0: available_threads(). Raises ValueError if negative or above 4096.
         """
 
     @property

@@ -35,6 +35,10 @@ Stream make_stream(int threads, Device device) {
     throw std::invalid_argument(
         fmt::format("[Stream] threads = {} is negative; give a positive number, or 0 for all that are available", threads));
   }
+  if (threads > Stream::max_threads) {
+    throw std::invalid_argument(
+        fmt::format("[Stream] threads = {} exceeds {}; give 0 for all that are available", threads, Stream::max_threads));
+  }
   return {device, threads};
 }
 
@@ -81,7 +85,8 @@ void bind_streams(nb::module_& m) {
           "__init__", [](Stream* self, int threads, const Device& device) { new (self) Stream(make_stream(threads, device)); },
           nb::arg("threads") = 0, nb::arg("device") = Device{},
           nb::sig("def __init__(self, threads: int = 0, device: Device = Device()) -> None"),
-          "threads: threads of a call, the caller's included; 0: available_threads(). Raises ValueError if negative.")
+          "threads: threads of a call, the caller's included; 0: available_threads(). Raises ValueError if negative or above "
+          "4096.")
       .def_ro("threads", &Stream::threads, "Threads of a call; 0: available_threads().")
       .def_ro("device", &Stream::device, "The stream's device.")
       .def("__eq__", &stream_equals, nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))

@@ -308,6 +308,8 @@ def test_streams_and_devices_check_their_arguments():
         assert gqmm.Device() != other
     with pytest.raises(ValueError, match=r"\[Stream\] threads = -1 is negative"):
         gqmm.Stream(threads=-1)
+    with pytest.raises(ValueError, match=r"\[Stream\] threads = 4097 exceeds 4096; give 0"):
+        gqmm.Stream(threads=4097)
     with pytest.raises(ValueError, match=r"\[Device\] unsupported device cuda:0"):
         gqmm.Device("cuda")
     with pytest.raises(TypeError):
