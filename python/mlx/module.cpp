@@ -45,7 +45,9 @@ QuantizedArguments arguments_of(const char* op, nb::handle w, const mx::array& s
                                 const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
   mx::array* w_array = nullptr;
   if (!nb::try_cast(w, w_array) || w_array == nullptr) {
-    throw nb::type_error((std::string("[") + op + "] w: expected an mlx.core.array").c_str());
+    throw nb::type_error((std::string("[") + op + "] w: expected an mlx.core.array, got " +
+                          nb::cast<std::string>(nb::str(w.type().attr("__name__"))))
+                             .c_str());
   }
   QuantizedArguments arguments = {.w = *w_array,
                                   .scales = scales,

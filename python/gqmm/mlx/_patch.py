@@ -120,8 +120,10 @@ def install(*, precision: str = "default", pack: bool = False, pack_limit: int |
         A context manager, which may be ignored: at its end it restores what was there before.
 
     Raises:
-        ValueError: no such precision.
+        ValueError: no such precision, or a pack_limit below 0.
     """
+    if pack_limit is not None and pack_limit < 0:
+        raise ValueError(f"[gqmm.mlx] pack_limit = {pack_limit} is negative; give bytes, or None for half of the memory")
     before = Installation({name: getattr(mx, name) for name in _NAMES}, _settings)
     if pack_limit is None:
         pack_limit = _memory() // 2

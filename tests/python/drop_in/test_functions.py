@@ -159,7 +159,7 @@ class TestErrors:
         x, w, scales, biases = arguments
         with pytest.raises(TypeError, match="incompatible function arguments"):
             drop_in.gather_qmm(np.array(x), w, scales, biases)
-        with pytest.raises(TypeError, match=r"\[gather_qmm\] w: expected an mlx.core.array"):
+        with pytest.raises(TypeError, match=r"\[gather_qmm\] w: expected an mlx.core.array, got "):
             drop_in.gather_qmm(x, "w", scales, biases)
         with pytest.raises(ValueError, match="rhs_indices has type float32"):
             drop_in.gather_qmm(x, w, scales, biases, rhs_indices=mx.array([0.0]))

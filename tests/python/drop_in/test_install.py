@@ -57,6 +57,8 @@ def test_as_a_context_manager_it_restores_what_was_there():
 def test_a_wrong_setting_changes_nothing():
     with pytest.raises(ValueError, match="unknown precision"):
         drop_in.install(precision="exact")
+    with pytest.raises(ValueError, match=r"pack_limit = -1 is negative; give bytes"):
+        drop_in.install(pack=True, pack_limit=-1)
     assert is_stock()
 
 
