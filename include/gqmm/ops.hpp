@@ -56,6 +56,7 @@ array gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions&
 array quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
 array quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options = {});
 
+/// The members mean what those of GatherQmmOptions do, for a and b in the place of x and w.
 struct GatherMmOptions {
   std::optional<array> lhs_indices = {};
   std::optional<array> rhs_indices = {};
@@ -74,7 +75,7 @@ struct QuantizeOptions {
   Mode mode = Mode::affine;
   /// nvfp4 only: one float32 value, the largest magnitude of the tensor; scales are stored relative to it.
   std::optional<array> global_scale = {};
-  Stream stream = {};
+  Stream stream = {};  ///< checked, no more: quantize runs on the caller's thread alone
 };
 
 struct Quantized {
@@ -97,7 +98,7 @@ struct DequantizeOptions {
   /// Result type. None: what scales and biases promote to for affine, else bfloat16. With a global_scale it is float32 always,
   /// as in MLX.
   std::optional<Dtype> dtype = {};
-  Stream stream = {};
+  Stream stream = {};  ///< checked, no more: dequantize runs on the caller's thread alone
 };
 
 /// The weights (…, K) that quantized w (…, K·bits/32) stands for, bit for bit as mlx.core.dequantize gives them.

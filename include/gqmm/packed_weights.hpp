@@ -8,9 +8,11 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <utility>
 
 namespace gqmm {
 
+/// The members mean what those of GatherQmmOptions do; products over the packed weights have these settings.
 struct PackOptions {
   std::optional<array> biases = {};
   std::optional<int> group_size = {};

@@ -177,7 +177,7 @@ def quantize(
         bits: bits of a code, as for gather_qmm.
         mode: "affine", "mxfp4", "mxfp8" or "nvfp4".
         global_scale: nvfp4 only, one float32 value: the largest magnitude of the tensor, to which scales are relative.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream, which makes no difference: this runs on one thread.
 
     Returns:
         Arrays of w's library: codes, uint32 (…, N, K·bits/32); scales (…, N, K/group_size), of w's type for affine, else uint8;
@@ -216,7 +216,7 @@ def dequantize(
         global_scale: nvfp4 only, float32: one value for each leading matrix of w, or a single one, as given to quantize.
         dtype: float16, bfloat16 or float32, as any library's type or its name. None: what scales and biases promote to for
             affine, else bfloat16. With a global_scale the result is float32 whatever dtype says, as in MLX.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream, which makes no difference: this runs on one thread.
 
     Returns:
         An array of w's library: the weights, shape (…, N, K).
