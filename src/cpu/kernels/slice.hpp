@@ -21,10 +21,10 @@ inline constexpr std::int32_t magic = 3 << 22;
 inline float power_of_two(int exponent) { return __builtin_bit_cast(float, (exponent + 127) << 23); }
 
 // Groups that fixed point cannot serve take the float path. A group is exceptional
-//   - if it has a NaN or Inf, or its largest magnitude is beyond 2^±range: magic numbers and sums must stay normal and finite;
-//   - if at most two of its values, or, where others are nonzero, at most an eighth of those, are within 2^6 of that magnitude's
-//   power
-//     of two: outliers would drown the others, and under weights near zero the rounding of scale · Σxu against bias · Σx, too.
+//   - if it has a NaN or Inf, or its e is not one of the exponents below: magic numbers and sums must stay normal and finite;
+//   - if at most two of its values are within 2^6 of 2^e, or, where others are nonzero, at most an eighth of the nonzero ones:
+//     outliers would drown the others, and under weights near zero the rounding of scale · Σxu against bias · Σx would show,
+//     too.
 // Gaussian, Laplace, log-normal (sigma 2) and products of Gaussians keep 93, 86, 25, 55 per cent of their values within 2^6 of
 // the largest of 64, so ordinary activations never pay. All of it is decided on integers: the same on every machine.
 inline constexpr int largest_exponent = 55;
