@@ -6,6 +6,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <mutex>
 
@@ -20,7 +21,7 @@ inline int team_size(int wanted) {
 }
 
 /// Runs phase one, then, when every thread has finished it, phase two, on up to `threads` threads, the caller's included; both
-/// take the thread's number. Rethrows the first exception.
+/// take the thread's number. Where phase one throws there is no phase two. Rethrows the first exception.
 template <class One, class Two>
 void run_phases(int threads, One one, Two two) {
   if (threads <= 1) {
@@ -31,12 +32,16 @@ void run_phases(int threads, One one, Two two) {
   }
   std::exception_ptr error;
   std::mutex error_mutex;
+  std::atomic<bool> failed = false;
   const auto guarded = [&](auto phase) {
+    if (failed) {
+      return;
+    }
     try {
       phase(omp_get_thread_num());
     } catch (...) {
       const std::lock_guard lock(error_mutex);
-      error = std::current_exception();
+      error = failed.exchange(true) ? error : std::current_exception();
     }
   };
 #pragma omp parallel num_threads(threads)

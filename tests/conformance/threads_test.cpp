@@ -3,6 +3,7 @@
 #include "conformance/support/check.hpp"
 #include "conformance/support/problems.hpp"
 #include "cpu/backend.hpp"
+#include "cpu/team.hpp"
 #include "formats/registry.hpp"
 #include "plan/packed.hpp"
 
@@ -227,6 +228,24 @@ TEST(Threads, InsideARegionOfACallerWhoEnablesNestingResultsAreTheSame) {
     }
   }
   EXPECT_EQ(wrong, 0);
+}
+
+TEST(Team, WhereTheFirstPhaseThrowsThereIsNoSecondOne) {
+  for (const int threads : {1, 3}) {
+    std::atomic<int> second = 0;
+    try {
+      cpu::run_phases(
+          threads, [](int) { throw std::runtime_error("the first"); },
+          [&](int) {
+            ++second;
+            throw std::runtime_error("the second");
+          });
+      ADD_FAILURE() << "no error";
+    } catch (const std::runtime_error& error) {
+      EXPECT_STREQ(error.what(), "the first") << threads;
+    }
+    EXPECT_EQ(second, 0) << threads;
+  }
 }
 
 // The work of a call spreads over as many threads as its stream says, not one more.
