@@ -220,14 +220,7 @@ class RowBlocks {
   static constexpr std::int64_t one_set = 4096;
 
   [[gnu::always_inline]] void copy() {
-    if (V::words_ahead > 0 && copied == 16 && words_left_ >= copied && rows_ == lanes) {
-#pragma GCC unroll 16
-      for (int n = 0; n < lanes; ++n) {
-        V::store_words(copy_ + n * 64, V::load_words(row_ + n * row_stride_, 16), 16);
-      }
-    } else {
-      copy_rows<copied * 4>(row_, row_stride_, rows_, std::min<std::int64_t>(copied, words_left_) * 4, copy_);
-    }
+    copy_rows<copied * 4>(row_, row_stride_, rows_, std::min<std::int64_t>(copied, words_left_) * 4, copy_);
     row_ += copied * 4;
     words_left_ -= copied;
     at_ = copy_;
