@@ -138,6 +138,9 @@ void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0,
     const f32 bias = F::has_biases ? V::load(group + lanes) : V::broadcast(0.0F);
     for_each_value<V, F>(words, [&](int k, f32 value) { V::store(out + k * lanes, V::fma(value, scale, bias)); });
     out += Unit<V, F>::codes * lanes;
+    for (int line = 0; line < Unit<V, F>::words; line += 2) {
+      ahead.next();
+    }
     if (++unit_of_group == units_per_group) {
       unit_of_group = 0;
       group += 2 * lanes;
@@ -145,7 +148,7 @@ void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0,
   };
   const std::int64_t end = (k0 + count) * F::bits / 32;
   typename Units<V, F>::Copy copy;
-  Units<V, F>(strip, k0 * F::bits / 32, end, copy).walk(end, dequantize_unit, [&ahead] { ahead.next(); });
+  Units<V, F>(strip, k0 * F::bits / 32, end, copy).walk(end, dequantize_unit);
 }
 
 template <class V, class F>

@@ -14,20 +14,6 @@
 namespace gqmm::cpu {
 namespace {
 
-/// Prefetches of codes while a unit is multiplied: half of the lines that it is made of; Units makes room for the others.
-template <class V, class F>
-inline constexpr int unit_prefetches = (Unit<V, F>::words + 1) / 2;
-
-/// All of them in a strip.
-template <class V, class F>
-std::int64_t prefetches(const WeightStrip& strip) {
-  constexpr int words = Unit<V, F>::words;
-  constexpr int size = block_words<V, F>;
-  const std::int64_t units = strip.words / words;
-  const std::int64_t loading = strip.packed ? units * unit_prefetches<V, F> : (strip.words + size - 1) / size * (size / 2);
-  return loading + units * unit_prefetches<V, F>;
-}
-
 template <class V, class F, int slices, int rows>
 std::uint32_t gemv(const GemvArguments& a) {
   using U = Unit<V, F>;
@@ -50,7 +36,7 @@ std::uint32_t gemv(const GemvArguments& a) {
     x[r] = a.x[r];
     x_scales[r] = a.x_scales[r];
   }
-  Prefetcher<V> codes_ahead(a.next.codes, a.after_next.codes, prefetches<V, F>(a.weights), a.weights.codes, a.prefetch_to_l2);
+  Prefetcher<V> codes_ahead(a.next.codes, a.after_next.codes, a.weights.words, a.weights.codes, a.prefetch_to_l2);
   SparsePrefetcher<V> scales_ahead(a.next.scales, a.after_next.scales, groups, a.prefetch_to_l2);
   SparsePrefetcher<V> biases_ahead(a.next.biases, a.after_next.biases, groups, a.prefetch_to_l2);
   std::uint32_t exceptional = 0;
@@ -75,7 +61,7 @@ std::uint32_t gemv(const GemvArguments& a) {
     i32 source[U::sources];
     U::to_sources(words_of_unit, source);
     unrolled<U::steps>([&]<int step>() __attribute__((always_inline)) {
-      if constexpr ((step + 1) * unit_prefetches<V, F> / U::steps > step * unit_prefetches<V, F> / U::steps) {
+      if constexpr ((step + 1) * U::words / U::steps > step * U::words / U::steps) {  // as many lines as the unit is made of
         codes_ahead.next();
       }
       const i32 w_u8 = U::template step<step>(source);
@@ -119,7 +105,7 @@ std::uint32_t gemv(const GemvArguments& a) {
       exceptional |= pack_scales<V, F::scale_encoding>(a.weights, g, count, F::integer.unit, scales);
       scale_bias = scales;
     }
-    units.walk((g + count) * words_per_group, multiply_unit, [&codes_ahead] { codes_ahead.next(); });
+    units.walk((g + count) * words_per_group, multiply_unit);
   }
   for (int r = 0; r < rows; ++r) {
     V::store(a.c + r * a.c_stride, y[r]);

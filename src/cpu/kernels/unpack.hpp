@@ -197,9 +197,8 @@ class RowBlocks {
     words_left_ = end - first - in_place;
   }
 
-  /// Call it once for every block. between() is called once for every second word.
-  template <class Between>
-  [[gnu::always_inline]] void next(i32 (&block)[size], Between between) {
+  /// Call it once for every block.
+  [[gnu::always_inline]] void next(i32 (&block)[size]) {
     if (at_ == until_) [[unlikely]] {
       copy();
     }
@@ -209,8 +208,6 @@ class RowBlocks {
       for (int j = 0; j < 4; ++j) {
         block[4 * load + j] = words[j];
       }
-      between();
-      between();
     });
     at_ += size * 4;
   }
@@ -248,24 +245,23 @@ class Units {
   Units(const WeightStrip& strip, std::int64_t first, std::int64_t end, Copy& copy)
       : packed_(strip.packed ? strip.codes + first * 64 : nullptr), at_(first), end_(end), blocks_(strip, first, end, copy) {}
 
-  /// Calls each(U::words vectors) for every unit up to word `until`, which ends a block or the walk. between() is called for
-  /// about every second word: there is room for a prefetch.
-  template <class Each, class Between>
-  [[gnu::always_inline]] void walk(std::int64_t until, Each each, Between between) {
+  /// Calls each(U::words vectors) for every unit up to word `until`, which ends a block or the walk.
+  template <class Each>
+  [[gnu::always_inline]] void walk(std::int64_t until, Each each) {
     if (packed_ != nullptr) {
-      walk_packed(until, each, between);
+      walk_packed(until, each);
       return;
     }
     if (ahead && !begun_) {
-      blocks_.next(block_, between);
+      blocks_.next(block_);
       begun_ = true;
     }
     for (; at_ < until; at_ += size) {
       i32 next[size];
       if constexpr (!ahead) {
-        blocks_.next(block_, between);
+        blocks_.next(block_);
       } else if (at_ + size < end_) {
-        blocks_.next(next, between);
+        blocks_.next(next);
       } else {
         std::copy_n(block_, size, next);
       }
@@ -287,15 +283,12 @@ class Units {
   /// by side. Takes registers for two blocks.
   static constexpr bool ahead = size <= V::words_ahead;
 
-  template <class Each, class Between>
-  [[gnu::always_inline]] void walk_packed(std::int64_t until, Each each, Between between) {
+  template <class Each>
+  [[gnu::always_inline]] void walk_packed(std::int64_t until, Each each) {
     for (; at_ < until; at_ += words) {
       i32 unit[words];
       for (int j = 0; j < words; ++j) {
         unit[j] = V::load_words(packed_ + j * 64, 16);
-        if (j % 2 == 0) {
-          between();
-        }
       }
       packed_ += words * 64;
       each(unit);
@@ -324,7 +317,7 @@ void pack_strip(const WeightStrip& strip, std::int64_t k0, std::int64_t count, s
   };
   const std::int64_t end = (k0 + count) * F::bits / 32;
   typename Units<V, F>::Copy copy;
-  Units<V, F>(strip, k0 * F::bits / 32, end, copy).walk(end, pack_unit, [] {});
+  Units<V, F>(strip, k0 * F::bits / 32, end, copy).walk(end, pack_unit);
 }
 
 }  // namespace
