@@ -18,7 +18,7 @@ struct Stream {
   Device device = {};
   /// Threads of a call, the caller's included. 0: as many as the machine grants this process, that is the smallest of the
   /// affinity mask, the cgroup's CPU quota and OMP_NUM_THREADS (see gqmm::available_threads). Inside an OpenMP parallel region
-  /// of the caller's a call has one thread, unless the caller has enabled nested regions (omp_set_max_active_levels).
+  /// of the caller's a call has one thread.
   int threads = 0;
   /// The most that `threads` may be. Of many more, a system refuses to start some, upon which OpenMP ends the process.
   static constexpr int max_threads = 4096;

@@ -9,8 +9,6 @@
 
 #include <gqmm/system.hpp>
 
-#include <omp.h>
-
 #include <algorithm>
 
 namespace gqmm::cpu {
@@ -27,11 +25,6 @@ constexpr std::int64_t items_per_thread = 24;
 constexpr std::int64_t panels_per_item = 4;
 // Rows that share a packed panel: packing costs as much as about 5 rows of one slice.
 constexpr std::int64_t rows_per_item = 256;
-
-/// The threads of a call that names none. Those of a team within the caller's may be fewer: OMP_NUM_THREADS=4,2.
-int default_threads() {
-  return omp_in_parallel() != 0 ? std::min(available_threads(), omp_get_max_threads()) : available_threads();
-}
 
 Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const Routing& routing, std::int64_t strips,
                      int threads) {
@@ -55,7 +48,7 @@ std::int64_t threads_worth(double multiply_adds) {
 }
 
 int threads_of(const Problem& problem) {
-  const int wanted = team_size(problem.threads > 0 ? problem.threads : default_threads());
+  const int wanted = team_size(problem.threads > 0 ? problem.threads : available_threads());
   const double work = static_cast<double>(problem.rhs.size()) * static_cast<double>(problem.M) * static_cast<double>(problem.N) *
                       static_cast<double>(problem.K);
   return static_cast<int>(std::min(std::int64_t{wanted}, threads_worth(work)));

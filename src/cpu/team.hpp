@@ -12,13 +12,10 @@
 
 namespace gqmm::cpu {
 
-/// How many of `wanted` threads OpenMP would give to a team that starts here. Within a parallel region of the caller's that is
-/// one, unless the caller has enabled nested regions. Calls are planned for so many: of a thread that does not come, another
-/// would walk through the share backwards.
-inline int team_size(int wanted) {
-  const bool alone = omp_get_active_level() >= omp_get_max_active_levels();
-  return alone ? 1 : std::min(wanted, omp_get_thread_limit());
-}
+/// How many of `wanted` threads a team that starts here has. Within a parallel region of the caller's that is one: its threads
+/// have the processors already. Calls are planned for so many: of a thread that does not come, another would walk through the
+/// share backwards.
+inline int team_size(int wanted) { return omp_in_parallel() != 0 ? 1 : std::min(wanted, omp_get_thread_limit()); }
 
 /// Runs phase one, then, when every thread has finished it, phase two, on up to `threads` threads, the caller's included; both
 /// take the thread's number. Where phase one throws there is no phase two. Rethrows the first exception.
