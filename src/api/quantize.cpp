@@ -7,6 +7,7 @@
 
 #include <gqmm/ops.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -27,9 +28,16 @@ void check_input(const array& w, const QuantizationSettings& settings) {
   check_whole_groups(op, "w", w.dim(-1), settings);
 }
 
-/// The factor from a scale to its stored form.
+/// The factor from a scale to its stored form; infinite if the largest magnitude of w is said to be zero.
 float scale_encoding_factor(const array* global_scale) {
-  return global_scale == nullptr ? 1.0F : (448.0F * 6.0F) / load_unaligned<float>(global_scale->bytes());
+  if (global_scale == nullptr) {
+    return 1.0F;
+  }
+  const auto largest = load_unaligned<float>(global_scale->bytes());
+  if (!(largest >= 0.0F) || std::isinf(largest)) {
+    fail(op, "global_scale = {}; it must be the largest magnitude of w: finite, and positive unless w is all zeros", largest);
+  }
+  return (448.0F * 6.0F) / largest;
 }
 
 void check_finite(const array& w, std::int64_t matrix, std::int64_t row, std::int64_t first, std::span<const float> weights,
@@ -120,7 +128,8 @@ Quantized quantize(const array& w, const QuantizeOptions& options) {
   }
 
   const cpu::FloatEnvironment environment;
-  GroupQuantizer quantizer(settings, w.dtype(), scale_encoding_factor(address_of(options.global_scale)), result);
+  const float encode = scale_encoding_factor(address_of(options.global_scale));
+  GroupQuantizer quantizer(settings, w.dtype(), encode, result);
   const MatrixBatch matrices(w);
   std::array<float, max_group_size> buffer;
   const std::span<float> weights(buffer.data(), static_cast<std::size_t>(group_size));
@@ -134,6 +143,10 @@ Quantized quantize(const array& w, const QuantizeOptions& options) {
         }
         if (!format.has_biases) {
           check_finite(w, matrix, row, first, weights, format.mode);
+        }
+        if (std::isinf(encode) && std::any_of(weights.begin(), weights.end(), [](float weight) { return weight != 0; })) {
+          fail(op, "global_scale = {} but w is not all zeros; it must be the largest magnitude of w",
+               load_unaligned<float>(options.global_scale->bytes()));
         }
         quantizer.write(weights);
       }

@@ -5,7 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 namespace gqmm::test {
 namespace {
@@ -103,6 +107,21 @@ TEST(Quantize, AGlobalScaleGivesMlxsBitsAndComesBackAsFloat32) {
     EXPECT_EQ(back.data<float>()[0], -0x1.8c30c4p+0F);
     EXPECT_EQ(back.data<float>()[2], 0x1.8c30c4p+0F);
   }
+}
+
+TEST(Quantize, AGlobalScaleThatIsNoLargestMagnitudeIsAnError) {
+  const auto quantize_with = [](float largest, const array& w) {
+    return quantize(w, {.mode = Mode::nvfp4, .global_scale = floats({}, {largest})});
+  };
+  const array w = floats({1, 32}, sixteenths);
+  for (const auto& [largest, text] : {std::pair{-1.0F, "-1"}, std::pair{NAN, "nan"}, std::pair{infinity, "inf"}}) {
+    expect_error(std::string("[quantize] global_scale = ") + text +
+                     "; it must be the largest magnitude of w: finite, and positive unless w is all zeros",
+                 [&, value = largest] { quantize_with(value, w); });
+  }
+  expect_error("[quantize] global_scale = 0 but w is not all zeros; it must be the largest magnitude of w",
+               [&] { quantize_with(0.0F, w); });
+  EXPECT_EQ(words_of(quantize_with(0.0F, group_with(0.0F, 32)).w), std::vector<std::uint32_t>(4, 0));
 }
 
 TEST(Quantize, NegativeZeroBecomesZero) {
