@@ -3,11 +3,13 @@
 #include "api/thread_limits.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
 #include <string>
 #include <thread>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -22,10 +24,13 @@ std::optional<int> unless_unlimited(int threads) { return threads == no_limit ? 
 
 int threads_by_affinity() {
 #if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) {
-    return CPU_COUNT(&set);
+  // The kernel refuses a mask that is smaller than its own, which may have more than the 1,024 processors of a cpu_set_t.
+  for (std::size_t sets = 1; sets <= 1024; sets *= 2) {
+    std::vector<cpu_set_t> mask(sets);
+    const std::size_t bytes = sets * sizeof(cpu_set_t);
+    if (sched_getaffinity(0, bytes, mask.data()) == 0) {
+      return CPU_COUNT_S(bytes, mask.data());
+    }
   }
 #endif
   return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
