@@ -19,8 +19,8 @@ inline constexpr int max_slices = 3;
 inline constexpr int max_tile_rows = 8;  // of any instruction set's GEMM tile
 inline constexpr int max_tile_strips = 3;
 /// 1, 2 and 4; three rows run as four. AVX-512's 32 registers hold, in place, 4-bit codes: rows · slices integer sums + rows
-/// float sums + 16 transposed words + weights and mask. Four rows: 26, 30, 34 with 1, 2, 3 slices, of which the float sums, used
-/// once a group, may wait in memory. Eight would be 34, 42, 50; they take two passes over a strip that is in cache by then.
+/// float sums + 4 transposed words + 4 that are being transposed and as many on the way + weights and mask. Four rows: 22, 26, 30
+/// with 1, 2, 3 slices. Eight would be 30, 38, 46; they take two passes over a strip that is in cache by then.
 inline constexpr int max_gemv_rows = 4;
 
 /// How scales and biases are stored.
