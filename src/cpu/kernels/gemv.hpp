@@ -42,6 +42,7 @@ std::uint32_t gemv(const GemvArguments& a) {
   std::uint32_t exceptional = 0;
 
   constexpr std::int64_t few = few_groups<F>;
+  static_assert(few * F::group_sizes[0] * F::bits / 32 % block_words<V, F> == 0, "their words are whole blocks");
   alignas(64) float scales[few * 2 * lanes];
   const float* scale_bias = scales;
   i32 sum[rows][slices * chains];

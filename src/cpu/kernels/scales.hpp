@@ -192,7 +192,7 @@ template <class V, ScaleEncoding encoding>
   return panel.exceptional_lanes(count, strip.biases != nullptr);
 }
 
-/// Groups that pack_few_scales packs: whole pieces of every type, and their words are whole blocks.
+/// Groups that pack_few_scales packs: whole pieces of every type.
 template <class F>
 inline constexpr int few_groups = F::scale_encoding == ScaleEncoding::floating ? 8 : 16;
 
