@@ -110,6 +110,8 @@ template <class V>
   return V::mask_at_least(largest, largest_ordinary_scale);
 }
 
+// NOLINTBEGIN(readability-non-const-parameter): clang-tidy does not see that a panel writes to `out`
+
 /// Where scales and biases of some groups go: out[group][scale, bias][16]. Without biases, their place stays as it is.
 template <class V>
 class ScalePanel {
@@ -241,6 +243,8 @@ template <class V, class F>
   });
   return panel.exceptional_lanes(few_groups<F>, F::has_biases);
 }
+
+// NOLINTEND(readability-non-const-parameter)
 
 }  // namespace
 }  // namespace gqmm::cpu
