@@ -172,13 +172,13 @@ template <class V, class F>
 inline constexpr int block_words = std::lcm(Unit<V, F>::words, 4);
 
 /// Blocks of words of 16 rows, one after the other. Rows are read where they lie, 16 bytes at a time, four times from each line,
-/// for which all 16 lines must stay in L1. Where they cannot, or a strip has fewer rows or words, a line of each is copied first.
+/// for which all 16 lines must stay in L1. Where they cannot, or a strip has fewer rows or words, some lines are copied first.
 template <class V, class F>
 class RowBlocks {
  public:
   using i32 = typename V::i32;
   static constexpr int size = block_words<V, F>;
-  static constexpr int copied = size < 16 ? 16 / size * size : size;
+  static constexpr int copied = 64 / size * size;  // words: with fewer, calls would cost as much as copying
 
   /// Memory for the copies. Outside of the object, whose members then stay in registers.
   struct alignas(64) Copy {
