@@ -6,8 +6,9 @@
 namespace gqmm::cpu {
 namespace {
 
-/// `bytes` of each row, at most `capacity`, → out[16][capacity]. The rest is zero; rows that do not exist repeat the last one.
-template <int capacity>
+/// `bytes` of each row, at most `capacity`, → out[16][capacity], and zeros up to a whole number of blocks. Rows that do not exist
+/// repeat the last one.
+template <int capacity, int block>
 [[gnu::noinline, gnu::cold]] void copy_rows(const std::byte* first_row, std::int64_t stride, int rows, std::int64_t bytes,
                                             std::byte* out) {
   if (rows == lanes && bytes == capacity) {
@@ -17,9 +18,17 @@ template <int capacity>
     }
     return;
   }
-  __builtin_memset(out, 0, lanes * capacity);
+  static_assert(capacity % block == 0);
+  const std::int64_t end = (bytes + block - 1) / block * block;
   for (int n = 0; n < lanes; ++n) {
-    __builtin_memcpy(out + n * capacity, first_row + (n < rows ? n : rows - 1) * stride, static_cast<std::size_t>(bytes));
+    const std::byte* row = first_row + (n < rows ? n : rows - 1) * stride;
+    std::byte* to = out + n * capacity;
+    std::int64_t at = 0;
+    for (; at + 64 <= bytes; at += 64) {
+      __builtin_memcpy(to + at, row + at, 64);
+    }
+    __builtin_memcpy(to + at, row + at, static_cast<std::size_t>(bytes - at));
+    __builtin_memset(to + bytes, 0, static_cast<std::size_t>(end - bytes));
   }
 }
 

@@ -162,7 +162,7 @@ template <class V, ScaleType type, class Sink>
     alignas(piece_bytes) std::byte copy[lanes * piece_bytes];
     if (!has_pieces) {
       const std::int64_t bytes = std::min<std::int64_t>(piece_bytes, (strip.groups - from) * size);
-      copy_rows<piece_bytes>(base + from * size, stride, strip.rows, bytes, copy);
+      copy_rows<piece_bytes, piece_bytes>(base + from * size, stride, strip.rows, bytes, copy);
     }
     for_each_in_piece<V, type>(has_pieces ? base + from * size : copy, has_pieces ? stride : piece_bytes,
                                [&](int i, typename V::f32 value) __attribute__((always_inline)) {

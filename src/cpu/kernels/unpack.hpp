@@ -217,7 +217,7 @@ class RowBlocks {
   static constexpr std::int64_t one_set = 4096;
 
   [[gnu::always_inline]] void copy() {
-    copy_rows<copied * 4>(row_, row_stride_, rows_, std::min<std::int64_t>(copied, words_left_) * 4, copy_);
+    copy_rows<copied * 4, size * 4>(row_, row_stride_, rows_, std::min<std::int64_t>(copied, words_left_) * 4, copy_);
     row_ += copied * 4;
     words_left_ -= copied;
     at_ = copy_;
