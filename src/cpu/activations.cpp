@@ -89,7 +89,7 @@ void Activations::prepare(std::int64_t row) {
 
 void Activations::widen(std::int64_t row, std::int64_t k0, std::int64_t count, float* out) const {
   const Dtype dtype = problem_.x.dtype();
-  kernels_.widen(source(row) + k0 * static_cast<std::int64_t>(size_of(dtype)), dtype, count, out);
+  kernels_.widen(source(row) + k0 * static_cast<std::int64_t>(size_of(dtype)), scale_type_of(dtype), count, out);
 }
 
 }  // namespace gqmm::cpu

@@ -25,6 +25,8 @@ constexpr std::int64_t items_per_thread = 24;
 constexpr std::int64_t panels_per_item = 4;
 // Rows that share a packed panel: packing costs as much as about 5 rows of one slice.
 constexpr std::int64_t rows_per_item = 256;
+// Weights packed along N are read in runs of k, of which an item should take all outputs.
+constexpr std::int64_t strips_per_item_along_n = 48;
 
 Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const Routing& routing, std::int64_t strips,
                      int threads) {
@@ -35,9 +37,12 @@ Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const R
     return threads == 1 ? wanted : std::clamp<std::int64_t>(all_strips / (threads * items_per_thread), 1, wanted);
   };
   const std::int64_t panel = integers ? kernels.gemm_tile[problem.slices - 1].nv : kernels.float_tile.nv;
-  return {.few_rows = integers ? few_rows : 0,
+  const std::int64_t strips_many_rows = problem.transpose ? panel * panels_per_item : strips_per_item_along_n;
+  return {.few_rows = integers                    ? few_rows
+                      : problem.format != nullptr ? kernels.few_float_rows
+                                                  : 0,
           .strips_few_rows = at_most(strips),
-          .strips_many_rows = std::max<std::int64_t>(1, at_most(panel * panels_per_item) / panel) * panel,
+          .strips_many_rows = std::max<std::int64_t>(1, at_most(strips_many_rows) / panel) * panel,
           .rows_per_item = rows_per_item};
 }
 

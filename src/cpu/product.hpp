@@ -2,19 +2,28 @@
 #pragma once
 
 #include "cpu/activations.hpp"
+#include "cpu/line_queue.hpp"
 #include "cpu/weights.hpp"
 #include "plan/routing.hpp"
 #include "plan/tiling.hpp"
 
-namespace gqmm::cpu {
+#include <vector>
 
-/// k in a block of the float path: sums run over 128 products, then join y. The largest group is 128, and the panel of a strip is
-/// 8 KiB: three strips and 8 rows of x are 28 KiB, which stay in L1. Results depend on it (docs/numerics.md).
-inline constexpr std::int64_t float_block = 128;
+namespace gqmm::cpu {
 
 /// Up to so many rows, the GEMV kernels in several passes of four cost less than packing a panel. Time in place of a panel and
 /// tiles, Zen 4, 1 / 2 / 3 slices: 8 rows −28, −15, −7 %; 12 rows −9, 0, +8 %; 16 rows +3, +9, +10 %.
 inline constexpr std::int64_t few_rows = 8;
+
+/// Rows that GEMV kernels may compute beyond those that there are, rather than be called twice: for 3 of 4, or 14 of 16.
+inline constexpr std::int64_t padding_rows = 2;
+
+/// What a float GEMV kernel takes: 2^size rows of a block of the result.
+struct RowChunk {
+  std::int64_t first;
+  int size;
+  const float* x;  // [K][2^size]
+};
 
 /// Does the problem run on integers, exceptional groups apart?
 [[nodiscard]] bool has_integer_path(const Problem& problem);
@@ -29,17 +38,43 @@ class Product {
   void run(const Item& item, const Item* next) const;
 
  private:
-  struct Block;  // the item's rows, its buffer and the thread's scratch memory
+  /// What a thread keeps between items.
+  struct ThreadScratch {
+    Scratch codes;
+    Scratch scales;
+    Scratch c;
+    Scratch floats;
+    std::vector<std::int64_t> x_rows;
+    std::vector<std::uint32_t> exceptional_lanes;
+  };
+  /// An item, its rows, the buffer of its result, and the thread's memory.
+  struct Block {
+    const Item& item;
+    std::int64_t c_stride;                          // floats: strips · 16
+    float* c;                                       // [rows][c_stride]
+    std::vector<std::int64_t>& x_rows;              // rows of Activations
+    std::vector<std::uint32_t>& exceptional_lanes;  // per strip
+    ThreadScratch& scratch;
+
+    [[nodiscard]] float* row(std::int64_t r) const { return c + r * c_stride; }
+  };
 
   void integer_gemv(const Block& block, const Item* next) const;
   void integer_gemm(const Block& block, const Item* next) const;
-  [[nodiscard]] Ahead ahead(const Item& item, std::int64_t s, const Item* next, std::int64_t count) const;
   void multiply_panel(const Block& block, std::int64_t first, std::int64_t strips, const Ahead& ahead) const;
   void add_exceptional_groups(const Block& block) const;
   void redo_exceptional_outputs(const Block& block) const;
-  void float_product(const Block& block) const;
+  void float_product(const Block& block, const Item* next) const;
+  void float_gemm(const Block& block, const Item* next) const;
+  void float_gemv(const Block& block, const Item* next) const;
+  void float_gemv_along_n(const Block& block) const;
+  [[nodiscard]] std::vector<RowChunk> interleaved(const Block& block) const;
+  void float_gemm_along_n(const Block& block) const;
   void multiply_floats(std::int64_t strip, std::int64_t strips, const float* panel, std::int64_t k, const float* const* x,
                        float* const* c, std::int64_t rows) const;
+  [[nodiscard]] std::int64_t float_tiles(std::int64_t rows) const;
+  void multiply_block(const Block& block, std::int64_t s, std::int64_t strips, std::int64_t k0, std::int64_t k,
+                      const float* panel, LineQueue& lines_ahead) const;
   void write(const Block& block) const;
 
   const Problem& problem_;

@@ -4,6 +4,7 @@
 #include "plan/packed.hpp"
 
 #include <algorithm>
+#include <array>
 
 namespace gqmm::cpu {
 namespace {
@@ -16,22 +17,7 @@ ScaleType scale_type_of(ScaleEncoding encoding, Dtype dtype) {
     case ScaleEncoding::e4m3: return ScaleType::e4m3;
     case ScaleEncoding::floating: break;
   }
-  switch (dtype) {
-    case Dtype::float16: return ScaleType::float16;
-    case Dtype::bfloat16: return ScaleType::bfloat16;
-    default: return ScaleType::float32;
-  }
-}
-
-float load_stored(const std::byte* address, ScaleType type) {
-  switch (type) {
-    case ScaleType::float32: return load_unaligned<float>(address);
-    case ScaleType::float16: return float_from_float16(load_unaligned<std::uint16_t>(address));
-    case ScaleType::bfloat16: return float_from_bfloat16(load_unaligned<std::uint16_t>(address));
-    case ScaleType::e8m0: return float_from_e8m0(static_cast<std::uint8_t>(*address));
-    case ScaleType::e4m3: break;
-  }
-  return float_from_e4m3(static_cast<std::uint8_t>(*address));
+  return cpu::scale_type_of(dtype);
 }
 
 }  // namespace
@@ -103,10 +89,6 @@ Ahead Weights::ahead(std::int64_t expert, std::int64_t strip, std::int64_t count
 
 void Weights::dequantize(std::int64_t expert, std::int64_t first_strip, std::int64_t strips, std::int64_t k0, std::int64_t count,
                          float* out) const {
-  if (problem_.format != nullptr && !problem_.transpose) {
-    dequantize_rows(expert, first_strip, strips, k0, count, out);
-    return;
-  }
   for (std::int64_t s = first_strip; s < first_strip + strips; ++s, out += count * lanes) {
     if (problem_.format == nullptr) {
       widen_dense(expert, s, k0, count, out);
@@ -116,57 +98,83 @@ void Weights::dequantize(std::int64_t expert, std::int64_t first_strip, std::int
   }
 }
 
-// Row k holds the codes of all n, grouped along n. A group is at least a strip wide and strips are aligned to it, so all 16
-// outputs share one scale per k, and the strips of a group, too.
-void Weights::dequantize_rows(std::int64_t expert, std::int64_t first_strip, std::int64_t strips, std::int64_t k0,
+// A group is at least a strip wide and strips are aligned to it, so the 16 outputs of a strip share a group.
+std::int64_t Weights::row_scales_size(std::int64_t strips, std::int64_t count) const {
+  return 2 * count * std::min(strips, groups_);
+}
+
+RowScales Weights::row_scales(std::int64_t expert, std::int64_t first_strip, std::int64_t strips, std::int64_t k0,
                               std::int64_t count, float* out) const {
   const Format& format = *problem_.format;
-  const PackedWeights::Data* packed = problem_.packed;
-  const std::int64_t row_stride = packed != nullptr ? words_ * 4 : problem_.w.row_stride();
-  const std::byte* codes =
-      packed != nullptr ? packed->codes.bytes() + (expert * problem_.K + k0) * row_stride : problem_.w.row(expert, k0);
-  const std::byte* scales = nullptr;
-  const std::byte* biases = nullptr;
-  std::int64_t scale_stride = groups_ * scale_bytes_;
-  std::int64_t bias_stride = groups_ * bias_bytes_;
-  if (packed != nullptr) {
-    scales = packed->scales.bytes() + (expert * problem_.K + k0) * scale_stride;
-    biases = format.has_biases ? packed->biases.bytes() + (expert * problem_.K + k0) * bias_stride : nullptr;
-  } else {
-    scales = problem_.scales.row(expert, k0);
-    scale_stride = problem_.scales.row_stride();
-    biases = format.has_biases ? problem_.biases.row(expert, k0) : nullptr;
-    bias_stride = problem_.biases.row_stride();
-  }
-  const float factor = scale_factor(expert);
-  float scale_bias[2 * 128];
-  std::int64_t known_group = -1;
-  for (std::int64_t strip = first_strip; strip < first_strip + strips; ++strip, out += count * lanes) {
-    const std::int64_t n0 = strip * lanes;
-    const std::int64_t group = n0 / problem_.group_size;
-    for (std::int64_t k = 0; k < count && group != known_group; ++k) {
-      scale_bias[2 * k] = load_stored(scales + k * scale_stride + group * scale_bytes_, scale_type_) * factor;
-      scale_bias[2 * k + 1] = biases != nullptr ? load_stored(biases + k * bias_stride + group * bias_bytes_, bias_type_) : 0.0F;
+  const std::int64_t first = first_strip * lanes / problem_.group_size;
+  const std::int64_t groups = ((first_strip + strips) * lanes - 1) / problem_.group_size + 1 - first;
+  const auto widen = [&](const Rows& rows, std::int64_t itemsize, ScaleType type, float* to) {
+    for (std::int64_t k = 0; k < count; ++k) {
+      kernels_.widen(rows.first + k * rows.stride + first * itemsize, type, groups, to + k * groups);
     }
-    known_group = group;
-    format_->dequantize_rows(codes + n0 * format.bits / 8, row_stride, scale_bias, count, out);
+  };
+  widen(rows_along_n(problem_.scales, &PackedWeights::Data::scales, groups_ * scale_bytes_, expert, k0), scale_bytes_,
+        scale_type_, out);
+  const float factor = scale_factor(expert) * (format.integer.exists ? format.integer.unit : 1.0F);
+  if (factor != 1.0F) {
+    std::transform(out, out + count * groups, out, [factor](float scale) { return scale * factor; });
   }
+  float* biases = nullptr;
+  if (format.has_biases) {
+    biases = out + count * groups;
+    widen(rows_along_n(problem_.biases, &PackedWeights::Data::biases, groups_ * bias_bytes_, expert, k0), bias_bytes_, bias_type_,
+          biases);
+  }
+  return {.expert = expert, .k0 = k0, .first_group = first, .groups = groups, .scales = out, .biases = biases};
+}
+
+void Weights::dequantize(const RowScales& scales, std::int64_t first_strip, std::int64_t strips, std::int64_t count,
+                         float* out) const {
+  for (std::int64_t s = first_strip; s < first_strip + strips; ++s, out += count * lanes) {
+    format_->dequantize_rows(code_rows(scales, s), count, out);
+  }
+}
+
+Ahead Weights::rows_ahead(std::int64_t expert, std::int64_t k0, std::int64_t count) const {
+  const Rows rows = rows_along_n(problem_.w, &PackedWeights::Data::codes, words_ * 4, expert, k0);
+  const std::int64_t exist = std::min(count, problem_.K - k0);
+  return {.codes = rows.stride == words_ * 4 ? Run{rows.first, exist * rows.stride} : Run{}, .scales = {}, .biases = {}};
+}
+
+CodeRows Weights::code_rows(const RowScales& scales, std::int64_t strip) const {
+  const Rows rows = rows_along_n(problem_.w, &PackedWeights::Data::codes, words_ * 4, scales.expert, scales.k0);
+  const std::int64_t n0 = strip * lanes;
+  const std::int64_t group = n0 / problem_.group_size - scales.first_group;
+  return {.codes = rows.first + n0 * problem_.format->bits / 8,
+          .row_stride = rows.stride,
+          .scales = scales.scales + group,
+          .biases = scales.biases != nullptr ? scales.biases + group : nullptr,
+          .scale_stride = scales.groups};
+}
+
+Weights::Rows Weights::rows_along_n(const MatrixBatch& in_place, array PackedWeights::Data::* packed, std::int64_t row_bytes,
+                                    std::int64_t expert, std::int64_t k) const {
+  if (problem_.packed != nullptr) {
+    return {(problem_.packed->*packed).bytes() + (expert * problem_.K + k) * row_bytes, row_bytes};
+  }
+  return {in_place.row(expert, k), in_place.row_stride()};
 }
 
 void Weights::widen_dense(std::int64_t expert, std::int64_t strip, std::int64_t k0, std::int64_t count, float* out) const {
   const MatrixBatch& b = problem_.w;
   const std::int64_t outputs = strip_outputs(strip);
   const auto itemsize = static_cast<std::int64_t>(size_of(b.dtype()));
+  const ScaleType type = scale_type_of(b.dtype());
   const std::byte* first = b.row(expert, k0) + strip * lanes * b.col_stride();
   std::fill_n(out, count * lanes, 0.0F);
   if (b.col_stride() == itemsize) {
     for (std::int64_t k = 0; k < count; ++k) {
-      kernels_.widen(first + k * b.row_stride(), b.dtype(), outputs, out + k * lanes);
+      kernels_.widen(first + k * b.row_stride(), type, outputs, out + k * lanes);
     }
   } else if (b.row_stride() == itemsize) {  // columns are contiguous: a transposed view
     float column[128];
     for (std::int64_t n = 0; n < outputs; ++n) {
-      kernels_.widen(first + n * b.col_stride(), b.dtype(), count, column);
+      kernels_.widen(first + n * b.col_stride(), type, count, column);
       for (std::int64_t k = 0; k < count; ++k) {
         out[k * lanes + n] = column[k];
       }

@@ -5,6 +5,7 @@
 // It serves formats that have no integer form, weights packed along N, dense weights, and the exceptional groups of the others.
 #pragma once
 
+#include "cpu/kernels/e4m3_strip.hpp"
 #include "cpu/kernels/scales.hpp"
 #include "cpu/kernels/slice.hpp"
 #include "cpu/kernels/unpack.hpp"
@@ -12,7 +13,7 @@
 namespace gqmm::cpu {
 namespace {
 
-/// value(code) of the byte in each lane, as float32.
+/// value(code) of the byte in each lane over the format's unit, as float32.
 template <class V, class F>
 typename V::f32 code_value(typename V::i32 code) {
   if constexpr (F::integer.exists) {
@@ -21,10 +22,6 @@ typename V::f32 code_value(typename V::i32 code) {
     return widen_scale<V, ScaleType::e4m3>(code);
   }
 }
-
-/// unit of the value that code_value returns.
-template <class F>
-inline constexpr float value_unit = F::integer.exists ? F::integer.unit : 1.0F;
 
 /// Calls sink(k within the unit, i32 with the code's byte u) for every k of the unit whose words are in[0], in[1], …
 template <class V, class F, class Sink>
@@ -44,103 +41,22 @@ void for_each_code(const typename V::i32* in, Sink sink) {
   });
 }
 
-/// Is one of the E4M3 bytes of words[0], words[1], … a NaN (0x7f or 0xff)?
-template <class V, int words>
-bool any_e4m3_nan(const typename V::i32* in) {
-  auto found = V::broadcast(std::int32_t{0});
-  for (int i = 0; i < words; ++i) {  // 0x7f + 1 reaches the top bit of its byte, all others stay below
-    const auto magnitude = V::bit_and(in[i], V::broadcast(0x7f7f7f7f));
-    found = V::bit_or(found, V::add(magnitude, V::broadcast(0x01010101)));
-  }
-  const auto top_bits = V::bit_and(V::template shift_right<1>(found), V::broadcast(0x40404040));
-  return V::mask_at_least(top_bits, 1) != 0;
-}
-
-/// Byte `byte` of each word, which is no NaN: as widen_scale has it, with the byte's place folded into the shifts.
-template <class V, int byte>
-typename V::f32 e4m3_value(typename V::i32 four) {
-  constexpr int shift = 20 - 8 * byte;
-  typename V::i32 magnitude = four;
-  if constexpr (shift > 0) {
-    magnitude = V::template shift_left<shift>(four);
-  } else {
-    magnitude = V::template shift_right<-shift>(four);
-  }
-  typename V::i32 sign = four;
-  if constexpr (byte < 3) {
-    sign = V::template shift_left<24 - 8 * byte>(four);
-  }
-  const auto bits = V::bit_or(V::bit_and(magnitude, V::broadcast(0x07f00000)),
-                              V::bit_and(sign, V::broadcast(static_cast<std::int32_t>(0x80000000U))));
-  return V::mul(V::as_f32(bits), V::broadcast(0x1p120F));
-}
-
-/// Calls sink(k within the unit, value) for every k of the unit whose words are in[0], in[1], …
-template <class V, class F, class Sink>
-void for_each_value(const typename V::i32* in, Sink sink) {
-  if constexpr (!F::integer.exists) {
-    constexpr int words = Unit<V, F>::words;
-    if (!any_e4m3_nan<V, words>(in)) {
-#pragma GCC unroll 8
-      for (int i = 0; i < words; ++i) {
-        sink(4 * i, e4m3_value<V, 0>(in[i]));
-        sink(4 * i + 1, e4m3_value<V, 1>(in[i]));
-        sink(4 * i + 2, e4m3_value<V, 2>(in[i]));
-        sink(4 * i + 3, e4m3_value<V, 3>(in[i]));
-      }
-      return;
-    }
-  }
-  for_each_code<V, F>(in, [sink](int k, typename V::i32 code) { sink(k, code_value<V, F>(code)); });
-}
-
-/// Prefetches a strip two blocks of 16 rows × a line ahead of what is being read: two lines at a time, as many calls to a block.
-template <class V>
-class BlocksAhead {
- public:
-  BlocksAhead(const WeightStrip& strip, std::int64_t word)
-      : row_stride_(strip.packed ? line : strip.row_stride),
-        block_stride_(strip.packed ? lanes * line : line),
-        at_(strip.codes + word * (strip.packed ? line : 4) + 2 * block_stride_) {}
-
-  void next() {
-    V::prefetch_l2(at_ + row_ * row_stride_);
-    V::prefetch_l2(at_ + (row_ + 1) * row_stride_);
-    row_ += 2;
-    if (row_ == lanes) {
-      row_ = 0;
-      at_ += block_stride_;
-    }
-  }
-
- private:
-  static constexpr std::int64_t line = 64;
-  std::int64_t row_stride_;
-  std::int64_t block_stride_;
-  const std::byte* at_;
-  int row_ = 0;
-};
-
 template <class V, class F>
-void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0, std::int64_t count, float* out) {
+void dequantize_integers(const WeightStrip& strip, int group_size, std::int64_t k0, std::int64_t count, float* out) {
   using i32 = typename V::i32;
   using f32 = typename V::f32;
-  constexpr int max_groups = 128 / Unit<V, F>::codes;  // a unit is no longer than a group
+  constexpr std::int64_t max_groups = float_block / Unit<V, F>::codes;  // a unit is no longer than a group
   alignas(64) float scales[max_groups * 2 * lanes];
-  pack_scales<V, F::scale_encoding>(strip, k0 / group_size, count / group_size, value_unit<F>, scales);
+  pack_scales<V, F::scale_encoding>(strip, k0 / group_size, count / group_size, F::integer.unit, scales);
   const int units_per_group = group_size / Unit<V, F>::codes;
   const float* group = scales;
   int unit_of_group = 0;
-  BlocksAhead<V> ahead(strip, k0 * F::bits / 32);
   const auto dequantize_unit = [&](const i32* words) {
     const f32 scale = V::load(group);
     // Formats without biases: 0 · scale would be NaN for an infinite scale whose own product is not.
     const f32 bias = F::has_biases ? V::load(group + lanes) : V::broadcast(0.0F);
-    for_each_value<V, F>(words, [&](int k, f32 value) { V::store(out + k * lanes, V::fma(value, scale, bias)); });
+    for_each_code<V, F>(words, [&](int k, i32 code) { V::store(out + k * lanes, V::fma(code_value<V, F>(code), scale, bias)); });
     out += Unit<V, F>::codes * lanes;
-    for (int line = 0; line < Unit<V, F>::words; line += 2) {
-      ahead.next();
-    }
     if (++unit_of_group == units_per_group) {
       unit_of_group = 0;
       group += 2 * lanes;
@@ -152,16 +68,37 @@ void dequantize_strip(const WeightStrip& strip, int group_size, std::int64_t k0,
 }
 
 template <class V, class F>
-void dequantize_rows(const std::byte* codes, std::int64_t row_stride, const float* scale_bias, std::int64_t count, float* out) {
-  const auto unit = V::broadcast(value_unit<F>);
-  for (std::int64_t k = 0; k < count; ++k) {
-    auto u = V::template unpack_codes<F::bits>(codes + k * row_stride);
-    if constexpr (F::integer.has_table) {
-      u = V::bit_and(V::lookup(F::integer.table, u), V::broadcast(0xff));
+void dequantize_e4m3(const WeightStrip& strip, int, std::int64_t k0, std::int64_t count, float* out) {
+  with_e4m3_strip<V, F>({.strip = strip, .next = {}, .after_next = {}}, k0 / 4, (k0 + count) / 4, [&](auto& source) {
+    source.begin_block(k0);
+    float* to = out;
+    for (std::int64_t k = 0; k < count; k += source.codes) {
+      source.next([&]<int i>(typename V::f32 w) __attribute__((always_inline)) { V::store(to + i * lanes, w); });
+      to += source.codes * lanes;
     }
-    const auto value = code_value<V, F>(u);
-    const auto scale = V::mul(V::broadcast(scale_bias[2 * k]), unit);
-    V::store(out + k * lanes, V::fma(value, scale, V::broadcast(scale_bias[2 * k + 1])));
+  });
+}
+
+/// ŵ of one k.
+template <class V, class F>
+typename V::f32 dequantize_row(const CodeRows& row) {
+  auto u = V::template unpack_codes<F::bits>(row.codes);
+  if constexpr (F::integer.has_table) {
+    u = V::bit_and(V::lookup(F::integer.table, u), V::broadcast(0xff));
+  }
+  const auto value = code_value<V, F>(u);
+  const auto scale = V::broadcast(*row.scales);
+  if constexpr (F::has_biases) {
+    return V::fma(value, scale, V::broadcast(*row.biases));
+  } else {
+    return V::mul(value, scale);
+  }
+}
+
+template <class V, class F>
+void dequantize_rows(CodeRows rows, std::int64_t count, float* out) {
+  for (std::int64_t k = 0; k < count; ++k, rows.next()) {
+    V::store(out + k * lanes, dequantize_row<V, F>(rows));
   }
 }
 
@@ -174,7 +111,7 @@ void float_gemm_tile(const FloatGemmArguments& a) {
       sum[r][v] = V::broadcast(0.0F);
     }
   }
-  for (int k = 0; k < a.k; ++k) {
+  const auto multiply = [&](int k) __attribute__((always_inline)) {
     f32 w[nv];
     for (int v = 0; v < nv; ++v) {
       w[v] = V::load(a.w + v * a.strip_stride + k * lanes);
@@ -185,6 +122,18 @@ void float_gemm_tile(const FloatGemmArguments& a) {
         sum[r][v] = V::fma(x, w[v], sum[r][v]);
       }
     }
+  };
+  const std::byte* ahead = a.prefetch;
+  const std::int64_t second = a.prefetch_lines > 1 ? line_bytes : 0;
+  int k = 0;
+  for (; k + prefetch_k <= a.k; k += prefetch_k) {
+    V::prefetch_l2(ahead);
+    V::prefetch_l2(ahead + second);
+    ahead += a.prefetch_lines * line_bytes;
+    unrolled<prefetch_k>([&]<int i>() __attribute__((always_inline)) { multiply(k + i); });
+  }
+  for (; k < a.k; ++k) {
+    multiply(k);
   }
   for (int r = 0; r < mr; ++r) {
     for (int v = 0; v < nv; ++v) {
@@ -194,18 +143,20 @@ void float_gemm_tile(const FloatGemmArguments& a) {
   }
 }
 
-/// n elements of x → float32.
+/// n elements of x, or n scales, → float32.
 template <class V>
-void widen(const std::byte* x, Dtype dtype, std::int64_t n, float* out) {
+void widen(const std::byte* x, ScaleType type, std::int64_t n, float* out) {
   for (std::int64_t i = 0; i < n; i += lanes) {
     const int count = n - i < lanes ? static_cast<int>(n - i) : lanes;
-    typename V::i32 value;
-    switch (dtype) {
-      case Dtype::float16: value = V::as_i32(V::from_f16(V::load_u16(x + 2 * i, count))); break;
-      case Dtype::bfloat16: value = V::template shift_left<16>(V::load_u16(x + 2 * i, count)); break;
-      default: value = V::load_words(x + 4 * i, count);
+    auto value = V::broadcast(0.0F);
+    switch (type) {
+      case ScaleType::float32: value = V::as_f32(V::load_words(x + 4 * i, count)); break;
+      case ScaleType::float16: value = widen_scale<V, ScaleType::float16>(V::load_u16(x + 2 * i, count)); break;
+      case ScaleType::bfloat16: value = widen_scale<V, ScaleType::bfloat16>(V::load_u16(x + 2 * i, count)); break;
+      case ScaleType::e8m0: value = widen_scale<V, ScaleType::e8m0>(V::load_u8(x + i, count)); break;
+      case ScaleType::e4m3: value = widen_scale<V, ScaleType::e4m3>(V::load_u8(x + i, count)); break;
     }
-    V::store_words(reinterpret_cast<std::byte*>(out + i), value, count);
+    V::store_words(reinterpret_cast<std::byte*>(out + i), V::as_i32(value), count);
   }
 }
 

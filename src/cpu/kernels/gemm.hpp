@@ -27,7 +27,7 @@ void gemm_tile(const GemmArguments& a) {
   constexpr bool biased = kind != PanelKind::signed_bytes;
   constexpr int max_u = nibbles ? 15 : kind == PanelKind::wide_bytes ? 255 : 127;
   constexpr int steps = unit / 4;
-  constexpr int line_bytes = nibbles ? unit * 8 : unit * 16;  // of a unit
+  constexpr int unit_bytes = nibbles ? unit * 8 : unit * 16;  // of a unit
 
   const std::byte* codes[nv];
   const float* scales[nv];
@@ -83,7 +83,7 @@ void gemm_tile(const GemmArguments& a) {
       V::prefetch_l2(prefetch + second_line);
       prefetch += prefetch_step;
       for (int v = 0; v < nv; ++v) {
-        codes[v] += line_bytes;
+        codes[v] += unit_bytes;
       }
       for (int r = 0; r < mr; ++r) {
         x[r] += steps * slices;

@@ -23,6 +23,7 @@ std::uint32_t gemv(const GemvArguments& a) {
   // Dot products form chains of 4 cycles, two begin per cycle: keep 8 chains where the rows and slices do not.
   constexpr int chains = rows * slices >= 4 ? 1 : 2;
 
+  const auto& [weights, next, after_next, prefetch_to_l2] = a.stream;
   const std::int64_t groups = a.K / a.group_size;
   const std::int64_t words_per_group = a.group_size * F::bits / 32;
   const int units_per_group = a.group_size / U::codes;
@@ -36,9 +37,9 @@ std::uint32_t gemv(const GemvArguments& a) {
     x[r] = a.x[r];
     x_scales[r] = a.x_scales[r];
   }
-  Prefetcher<V> codes_ahead(a.next.codes, a.after_next.codes, a.weights.words, a.weights.codes, a.prefetch_to_l2);
-  SparsePrefetcher<V> scales_ahead(a.next.scales, a.after_next.scales, groups, a.prefetch_to_l2);
-  SparsePrefetcher<V> biases_ahead(a.next.biases, a.after_next.biases, groups, a.prefetch_to_l2);
+  Prefetcher<V> codes_ahead(next.codes, after_next.codes, weights.words, weights.codes, prefetch_to_l2);
+  SparsePrefetcher<V> scales_ahead(next.scales, after_next.scales, groups, prefetch_to_l2);
+  SparsePrefetcher<V> biases_ahead(next.biases, after_next.biases, groups, prefetch_to_l2);
   std::uint32_t exceptional = 0;
 
   constexpr std::int64_t few = few_groups<F>;
@@ -95,15 +96,15 @@ std::uint32_t gemv(const GemvArguments& a) {
   };
 
   typename Units<V, F>::Copy copy;
-  Units<V, F> units(a.weights, 0, a.weights.words, copy);
+  Units<V, F> units(weights, 0, weights.words, copy);
   for (std::int64_t g = 0; g < groups; g += few) {
     const std::int64_t count = std::min(few, groups - g);
-    if (V::words_ahead > 0 && has_few_groups<F>(a.weights)) [[likely]] {
+    if (V::words_ahead > 0 && has_few_groups<F>(weights)) [[likely]] {
       const std::int64_t from = std::min(g, groups - few);  // the last time, some of them again
-      exceptional |= pack_few_scales<V, F>(a.weights, from, scales);
+      exceptional |= pack_few_scales<V, F>(weights, from, scales);
       scale_bias = scales + (g - from) * 2 * lanes;
     } else {
-      exceptional |= pack_scales<V, F::scale_encoding>(a.weights, g, count, F::integer.unit, scales);
+      exceptional |= pack_scales<V, F::scale_encoding>(weights, g, count, F::integer.unit, scales);
       scale_bias = scales;
     }
     units.walk((g + count) * words_per_group, multiply_unit);

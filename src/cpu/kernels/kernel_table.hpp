@@ -15,6 +15,8 @@ namespace gqmm::cpu {
 enum class PanelKind : std::uint8_t { nibbles, bytes, wide_bytes, signed_bytes };
 inline constexpr int panel_kinds = 4;
 
+inline constexpr std::int64_t line_bytes = 64;  // of a cache
+
 inline constexpr int max_slices = 3;
 inline constexpr int max_tile_rows = 8;  // of any instruction set's GEMM tile
 inline constexpr int max_tile_strips = 3;
@@ -25,6 +27,10 @@ inline constexpr int max_gemv_rows = 4;
 
 /// How scales and biases are stored.
 enum class ScaleType : std::uint8_t { float32, float16, bfloat16, e8m0, e4m3 };
+
+constexpr ScaleType scale_type_of(Dtype dtype) {
+  return dtype == Dtype::float16 ? ScaleType::float16 : dtype == Dtype::bfloat16 ? ScaleType::bfloat16 : ScaleType::float32;
+}
 
 /// A strip of quantized weights: 16 outputs (rows of w) and all of K, in place or packed (plan/packed.hpp).
 struct WeightStrip {
@@ -55,12 +61,17 @@ struct Ahead {
   Run biases;
 };
 
+/// A strip, and those that will be read after it.
+struct StripStream {
+  WeightStrip strip;
+  Ahead next;
+  Ahead after_next;
+  bool prefetch_to_l2 = false;  // no further, and both
+};
+
 /// One strip times few rows.
 struct GemvArguments {
-  WeightStrip weights;
-  Ahead next;  // the strip to come
-  Ahead after_next;
-  bool prefetch_to_l2 = false;  // no further, and both strips
+  StripStream stream;
   int group_size = 0;
   std::int64_t K = 0;
   const std::int32_t* const* x = nullptr;  // per row, [group][step][slice] words of 4 bytes
@@ -93,7 +104,40 @@ struct FloatGemmArguments {
   const float* const* x = nullptr;  // per row, at the block's first k
   float* const* c = nullptr;        // per row
   int k = 0;
+  const std::byte* prefetch = nullptr;  // memory wanted soon; anything mapped when prefetch_lines is 0
+  int prefetch_lines = 0;               // 0, 1 or 2 per prefetch_k
 };
+inline constexpr int prefetch_k = 4;
+
+/// k in a block of the float path: sums run over 128 products, then join y. The largest group is 128, and the panel of a strip is
+/// 8 KiB: three strips and 8 rows of x are 28 KiB, which stay in L1. Results depend on it (docs/numerics.md).
+inline constexpr std::int64_t float_block = 128;
+
+/// 16 outputs of consecutive k of weights packed along N: row k holds the codes of all outputs, which share a scale and a bias.
+struct CodeRows {
+  const std::byte* codes = nullptr;
+  std::int64_t row_stride = 0;    // bytes
+  const float* scales = nullptr;  // with their factors
+  const float* biases = nullptr;  // if the format has them
+  std::int64_t scale_stride = 0;  // floats from k to k + 1
+
+  void next() {
+    codes += row_stride;
+    scales += scale_stride;
+    biases += scale_stride;
+  }
+};
+
+/// Few rows of x, for the float path.
+struct FloatRows {
+  const float* x = nullptr;  // [k][rows]
+  std::int64_t k = 0;
+  float* c = nullptr;  // [row][c_stride]
+  std::int64_t c_stride = 0;
+  bool first = false;  // c starts at zero, else at its content
+};
+/// Kernels for 1, 2, 4, 8, 16 rows, as far as registers go.
+inline constexpr int float_gemv_sizes = 5;
 
 /// Floats that slicing leaves for each group of a row: the slices' magics, then Σx; for formats without biases the slices' zeros
 /// instead of Σx: what an accumulator holds, as a float, when Σ (u − offset)·a is zero.
@@ -124,9 +168,11 @@ struct FormatKernels {
   std::uint32_t (*pack_scales)(const WeightStrip&, std::int64_t g0, std::int64_t count, float* out) = nullptr;
   /// ŵ of k in [k0, k0 + count) of a strip → [k][16] floats. count: a multiple of the group, at most 128.
   void (*dequantize)(const WeightStrip&, int group_size, std::int64_t k0, std::int64_t count, float* out) = nullptr;
-  /// Without transpose: 16 outputs of `count` rows k, whose codes begin at `codes`; scale_bias is [k][2] → [k][16] floats.
-  void (*dequantize_rows)(const std::byte* codes, std::int64_t row_stride, const float* scale_bias, std::int64_t count,
-                          float* out) = nullptr;
+  /// Without transpose: `count` rows → [k][16] floats.
+  void (*dequantize_rows)(CodeRows, std::int64_t count, float* out) = nullptr;
+  /// The float path for 2^i rows: formats without an integer form, and weights packed along N.
+  void (*float_gemv[float_gemv_sizes])(const StripStream&, const FloatRows&) = {};
+  void (*float_gemv_along_n[float_gemv_sizes])(const CodeRows&, const FloatRows&) = {};
   /// [slices − 1][rows − 1] for 1, 2 and 4 rows. Returns lanes as pack_scales does.
   std::uint32_t (*gemv[max_slices][max_gemv_rows])(const GemvArguments&) = {};
 };
@@ -134,6 +180,8 @@ struct FormatKernels {
 struct KernelTable {
   TileSize gemm_tile[max_slices];
   TileSize float_tile;
+  int float_gemv_rows;           // of the largest of FormatKernels::float_gemv
+  int few_float_rows;            // up to so many, those are faster than panels and tiles
   const FormatKernels* formats;  // [index_of(format)]
   /// [panel kind][slices − 1][mr − 1][nv − 1], and for groups of 16 (unit 16) in the second table.
   void (*gemm[panel_kinds][max_slices][max_tile_rows][max_tile_strips])(const GemmArguments&);
@@ -141,8 +189,8 @@ struct KernelTable {
   void (*float_gemm[max_tile_rows][max_tile_strips])(const FloatGemmArguments&);
   /// [slices − 1][even_odd]. Returns whether any group is exceptional.
   bool (*slice[max_slices][2])(const SliceArguments&);
-  /// n elements of x → float32.
-  void (*widen)(const std::byte* x, Dtype dtype, std::int64_t n, float* out);
+  /// n elements of x, or n scales, → float32.
+  void (*widen)(const std::byte* x, ScaleType type, std::int64_t n, float* out);
   /// n floats → y, rounded, NaN made canonical.
   void (*round)(const float* c, std::int64_t n, Dtype dtype, std::byte* y);
 };

@@ -1,7 +1,7 @@
 // Fills a KernelTable with the kernels of one vocabulary, for every format of the registry.
 #pragma once
 
-#include "cpu/kernels/float_path.hpp"
+#include "cpu/kernels/float_gemv.hpp"
 #include "cpu/kernels/gemm.hpp"
 #include "cpu/kernels/gemv.hpp"
 #include "formats/registry.hpp"
@@ -27,8 +27,20 @@ template <class V, class F>
 constexpr FormatKernels make_format_kernels() {
   using U = Unit<V, F>;
   FormatKernels kernels;
-  kernels.dequantize = dequantize_strip<V, F>;
+  if constexpr (F::integer.exists) {
+    kernels.dequantize = dequantize_integers<V, F>;
+  } else {
+    kernels.dequantize = dequantize_e4m3<V, F>;
+  }
   kernels.dequantize_rows = dequantize_rows<V, F>;
+  for_each(Values<0, 1, 2, 3, 4>{}, [&]<int size>() {
+    if constexpr (1 << size <= V::float_gemv_rows) {
+      kernels.float_gemv_along_n[size] = float_gemv_along_n<V, F, 1 << size>;
+      if constexpr (!F::integer.exists) {
+        kernels.float_gemv[size] = float_gemv<V, F, 1 << size>;
+      }
+    }
+  });
   if constexpr (F::integer.exists) {
     kernels.panel = U::panel;
     kernels.even_odd = U::even_odd;
@@ -63,6 +75,8 @@ KernelTable make_table() {
     table.gemm_tile[p] = V::gemm_tile[p];
   }
   table.float_tile = V::float_tile;
+  table.float_gemv_rows = V::float_gemv_rows;
+  table.few_float_rows = V::few_float_rows;
   table.formats = all_format_kernels<V>(AllFormats{});
   for_each(Values<1, 2, 3>{}, [&]<int slices>() {
     constexpr TileSize tile = V::gemm_tile[slices - 1];

@@ -63,7 +63,6 @@ class SparsePrefetcher {
   }
 
  private:
-  static constexpr std::int64_t line_bytes = 64;
   const std::byte* begin_;
   std::int64_t offset_ = 0;
   std::int64_t to_after_;

@@ -28,6 +28,8 @@ struct Avx2 {
   static constexpr TileSize gemm_tile[3] = {{3, 1}, {2, 1}, {1, 1}};
   // 5 rows × 1 strip = 10 sums + 2 weights + 1 broadcast.
   static constexpr TileSize float_tile = {5, 1};
+  static constexpr int float_gemv_rows = 4;  // 8 sums
+  static constexpr int few_float_rows = 12;
   static constexpr bool wide_dot_differs = true;
   static constexpr bool picks_bits = false;
   static constexpr int words_ahead = 4;

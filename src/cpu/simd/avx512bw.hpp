@@ -22,6 +22,10 @@ struct Avx512Bw {
   static constexpr TileSize gemm_tile[3] = {{6, 2}, {3, 2}, {2, 2}};
   // 8 rows × 3 strips = 24 sums + 3 weights; every broadcast of x is an embedded memory operand.
   static constexpr TileSize float_tile = {8, 3};
+  // 16 sums + 4 words, as many on the way, 5 of their transpose, 3 to become weights. It unpacks weights beside fma, whose pipes
+  // are busy for 17 cycles of 18 (Zen 4); a tile unpacks them before, once for all rows.
+  static constexpr int float_gemv_rows = 16;
+  static constexpr int few_float_rows = 16;
   static constexpr bool wide_dot_differs = true;
   static constexpr bool picks_bits = false;
   static constexpr int words_ahead = 8;
@@ -126,6 +130,23 @@ struct Avx512Bw {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(words), bytes);
   }
 
+  /// The same `bytes` bytes at the bottom of each quarter.
+  template <int bytes>
+  static i32 load_to_quarters(const std::byte* p) {
+    if constexpr (bytes == 8) {
+      long long stream = 0;
+      __builtin_memcpy(&stream, p, 8);
+      return _mm512_set1_epi64(stream);
+    } else if constexpr (bytes == 4) {
+      std::int32_t stream = 0;
+      __builtin_memcpy(&stream, p, 4);
+      return _mm512_set1_epi32(stream);
+    } else if constexpr (bytes == 16) {
+      return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    } else {
+      return _mm512_broadcast_i32x4(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1U << bytes) - 1U), p));
+    }
+  }
   template <int Bits>
   static i32 unpack_codes(const std::byte* p) {
     // Lane i wants bits [i·Bits, i·Bits + Bits): fetch the two bytes from i·Bits/8 on, shift by i·Bits mod 8, mask.
@@ -141,8 +162,7 @@ struct Avx512Bw {
       }
       return index;
     }();
-    const __m128i stream = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1U << (2 * Bits)) - 1U), p);
-    const i32 windows = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(stream), _mm512_load_si512(source.byte));
+    const i32 windows = _mm512_shuffle_epi8(load_to_quarters<2 * Bits>(p), _mm512_load_si512(source.byte));
     const i32 lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const i32 shift = _mm512_and_si512(_mm512_mullo_epi32(lane, broadcast(Bits)), broadcast(7));
     return _mm512_and_si512(_mm512_srlv_epi32(windows, shift), broadcast((1 << Bits) - 1));
