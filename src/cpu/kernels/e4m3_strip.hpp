@@ -53,6 +53,7 @@ class E4m3Strip {
       : strip_(stream.strip),
         scales_(memory.scales),
         scale_(memory.scales),
+        done_(first),
         at_(first),
         end_(end),
         packed_(strip_.packed ? strip_.codes : nullptr),
@@ -60,7 +61,9 @@ class E4m3Strip {
         codes_ahead_(stream.next.codes, stream.after_next.codes, strip_.words, strip_.codes, stream.prefetch_to_l2),
         scales_ahead_(stream.next.scales, stream.after_next.scales, (strip_.words * 4 + float_block - 1) / float_block,
                       stream.prefetch_to_l2) {
-    load(words_);
+    if constexpr (ahead) {
+      load(words_);
+    }
   }
 
   /// Before the codes of each float_block.
@@ -79,7 +82,9 @@ class E4m3Strip {
   template <class Sink>
   [[gnu::always_inline]] void next(Sink sink) {
     i32 following[words];
-    if (at_ < end_) {
+    if constexpr (!ahead) {
+      load(words_);
+    } else if (at_ < end_) {
       load(following);
     } else {
       std::copy_n(words_, words, following);
@@ -104,8 +109,11 @@ class E4m3Strip {
         sink.template operator()<4 * word + byte>(V::mul(value, scale));
       });
     });
-    std::copy_n(following, words, words_);
-    if (at_ % (group_size / 4) == words) {  // words_ begin a group
+    if constexpr (ahead) {
+      std::copy_n(following, words, words_);
+    }
+    done_ += words;
+    if (done_ % (group_size / 4) == 0) {
       scale_ += 2 * lanes;
     }
   }
@@ -118,6 +126,8 @@ class E4m3Strip {
  private:
   static constexpr int words = U::words;
   static constexpr std::int64_t group_size = F::group_sizes[0];
+  /// Load the next words before these are used, where registers hold both: as Units does.
+  static constexpr bool ahead = 2 * words <= V::words_ahead;
   static_assert(words == block_words<V, F> && std::size(F::group_sizes) == 1 && F::scale_encoding == ScaleEncoding::e8m0);
 
   [[gnu::always_inline]] void load(i32 (&out)[words]) {
@@ -135,7 +145,8 @@ class E4m3Strip {
   float* scales_;
   const float* scale_;
   std::int64_t scales_until_ = 0;  // groups
-  std::int64_t at_;                // the word after words_
+  std::int64_t done_;              // words
+  std::int64_t at_;                // the word to be loaded next
   std::int64_t end_;
   const std::byte* packed_;
   RowBlocks<V, F> blocks_;
