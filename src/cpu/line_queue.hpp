@@ -16,6 +16,7 @@ class LineQueue {
     int per_unit;  // 0, 1 or 2
   };
 
+  LineQueue() = default;
   /// To be handed out within `units` units, as far as two lines to each go.
   LineQueue(const Ahead& ahead, std::int64_t units)
       : runs_{ahead.codes, ahead.scales, ahead.biases},
@@ -41,8 +42,8 @@ class LineQueue {
                            [](std::int64_t sum, const Run& run) { return sum + run.bytes / line_bytes; });
   }
 
-  std::array<Run, 3> runs_;
-  std::int64_t per_unit_;
+  std::array<Run, 3> runs_ = {};
+  std::int64_t per_unit_ = 0;
 };
 
 }  // namespace gqmm::cpu

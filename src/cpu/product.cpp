@@ -58,6 +58,7 @@ void Product::add_exceptional_groups(const Block& block) const {
   std::vector<float> values(candidates.size() * static_cast<std::size_t>(group_size));
   std::vector<const float*> x;
   std::vector<float*> c;
+  LineQueue nothing_ahead;
   for (std::int64_t g = 0; g < problem_.K / group_size; ++g) {
     x.clear();
     c.clear();
@@ -73,7 +74,7 @@ void Product::add_exceptional_groups(const Block& block) const {
     for (std::int64_t s = 0; s < block.item.strips && !x.empty(); s += panel_strips) {
       const std::int64_t strips = std::min(panel_strips, block.item.strips - s);
       weights_.dequantize(block.item.expert, block.item.first_strip + s, strips, g * group_size, group_size, panel);
-      multiply_floats(s, strips, panel, group_size, x.data(), c.data(), static_cast<std::int64_t>(x.size()));
+      multiply_floats(s, strips, panel, group_size, x.data(), c.data(), static_cast<std::int64_t>(x.size()), nothing_ahead);
     }
   }
 }
@@ -89,6 +90,7 @@ void Product::redo_exceptional_outputs(const Block& block) const {
   std::vector<float> sums;
   std::vector<const float*> x(rows);
   std::vector<float*> c(rows);
+  LineQueue nothing_ahead;
   for (std::int64_t s = 0; s < block.item.strips; ++s) {
     const std::uint32_t mask = block.exceptional_lanes[static_cast<std::size_t>(s)];
     if (mask == 0) {
@@ -105,7 +107,7 @@ void Product::redo_exceptional_outputs(const Block& block) const {
         x[r] = values.data() + r * float_block;
         c[r] = sums.data() + r * lanes;
       }
-      multiply_floats(0, 1, panel, k, x.data(), c.data(), block.item.rows);
+      multiply_floats(0, 1, panel, k, x.data(), c.data(), block.item.rows, nothing_ahead);
     }
     for (std::size_t r = 0; r < rows; ++r) {
       for (int lane = 0; lane < lanes; ++lane) {
@@ -117,17 +119,23 @@ void Product::redo_exceptional_outputs(const Block& block) const {
   }
 }
 
-/// c[r][strip · 16 …] += x[r] · panel, for `strips` strips of the panel, at most one tile's.
+/// c[r][strip · 16 …] += x[r] · panel, for `strips` strips of the panel, at most one tile's. Prefetches what lines_ahead has.
 void Product::multiply_floats(std::int64_t strip, std::int64_t strips, const float* panel, std::int64_t k, const float* const* x,
-                              float* const* c, std::int64_t rows) const {
+                              float* const* c, std::int64_t rows, LineQueue& lines_ahead) const {
   std::array<float*, max_tile_rows> at = {};
   for (std::int64_t row = 0; row < rows; row += kernels_.float_tile.mr) {
     const auto count = static_cast<std::size_t>(std::min<std::int64_t>(kernels_.float_tile.mr, rows - row));
     for (std::size_t r = 0; r < count; ++r) {
       at[r] = c[static_cast<std::size_t>(row) + r] + strip * lanes;
     }
-    kernels_.float_gemm[count - 1][strips - 1](
-        {.w = panel, .strip_stride = k * lanes, .x = x + row, .c = at.data(), .k = static_cast<int>(k)});
+    const LineQueue::Lines lines = lines_ahead.take(k / prefetch_k, reinterpret_cast<const std::byte*>(panel));
+    kernels_.float_gemm[count - 1][strips - 1]({.w = panel,
+                                                .strip_stride = k * lanes,
+                                                .x = x + row,
+                                                .c = at.data(),
+                                                .k = static_cast<int>(k),
+                                                .prefetch = lines.begin,
+                                                .prefetch_lines = lines.per_unit});
   }
 }
 

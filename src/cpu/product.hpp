@@ -46,6 +46,8 @@ class Product {
     Scratch floats;
     std::vector<std::int64_t> x_rows;
     std::vector<std::uint32_t> exceptional_lanes;
+    std::vector<const float*> x;
+    std::vector<float*> c_rows;
   };
   /// An item, its rows, the buffer of its result, and the thread's memory.
   struct Block {
@@ -71,7 +73,7 @@ class Product {
   [[nodiscard]] std::vector<RowChunk> interleaved(const Block& block) const;
   void float_gemm_along_n(const Block& block) const;
   void multiply_floats(std::int64_t strip, std::int64_t strips, const float* panel, std::int64_t k, const float* const* x,
-                       float* const* c, std::int64_t rows) const;
+                       float* const* c, std::int64_t rows, LineQueue& lines_ahead) const;
   [[nodiscard]] std::int64_t float_tiles(std::int64_t rows) const;
   void multiply_block(const Block& block, std::int64_t s, std::int64_t strips, std::int64_t k0, std::int64_t k,
                       const float* panel, LineQueue& lines_ahead) const;

@@ -65,24 +65,16 @@ std::int64_t Product::float_tiles(std::int64_t rows) const {
 /// The block's rows times a panel of strips [s, s + strips) and k in [k0, k0 + k).
 void Product::multiply_block(const Block& block, std::int64_t s, std::int64_t strips, std::int64_t k0, std::int64_t k,
                              const float* panel, LineQueue& lines_ahead) const {
-  const std::int64_t height = kernels_.float_tile.mr;
-  for (std::int64_t row = 0; row < block.item.rows; row += height) {
-    const auto rows = static_cast<std::size_t>(std::min(height, block.item.rows - row));
-    std::array<const float*, max_tile_rows> x = {};
-    std::array<float*, max_tile_rows> c = {};
-    for (std::size_t r = 0; r < rows; ++r) {
-      x[r] = x_.floats(block.x_rows[static_cast<std::size_t>(row) + r]) + k0;
-      c[r] = block.row(row + static_cast<std::int64_t>(r)) + s * lanes;
-    }
-    const LineQueue::Lines lines = lines_ahead.take(k / prefetch_k, reinterpret_cast<const std::byte*>(panel));
-    kernels_.float_gemm[rows - 1][strips - 1]({.w = panel,
-                                               .strip_stride = k * lanes,
-                                               .x = x.data(),
-                                               .c = c.data(),
-                                               .k = static_cast<int>(k),
-                                               .prefetch = lines.begin,
-                                               .prefetch_lines = lines.per_unit});
+  const auto rows = static_cast<std::size_t>(block.item.rows);
+  std::vector<const float*>& x = block.scratch.x;
+  std::vector<float*>& c = block.scratch.c_rows;
+  x.resize(rows);
+  c.resize(rows);
+  for (std::size_t r = 0; r < rows; ++r) {
+    x[r] = x_.floats(block.x_rows[r]) + k0;
+    c[r] = block.row(static_cast<std::int64_t>(r));
   }
+  multiply_floats(s, strips, panel, k, x.data(), c.data(), block.item.rows, lines_ahead);
 }
 
 // Strip by strip, rows a chunk at a time.
@@ -91,9 +83,8 @@ void Product::float_gemv(const Block& block, const Item* next) const {
   const std::vector<RowChunk> chunks = interleaved(block);
   const auto multiply = [&](std::int64_t s, std::int64_t part, const StripStream& stream) {
     const RowChunk& chunk = chunks[static_cast<std::size_t>(part)];
-    kernels[chunk.size](
-        stream,
-        {.x = chunk.x, .k = problem_.K, .c = block.row(chunk.first) + s * lanes, .c_stride = block.c_stride, .first = true});
+    kernels[chunk.size](stream,
+                        {.x = chunk.x, .k = problem_.K, .c = block.row(chunk.first) + s * lanes, .c_stride = block.c_stride});
   };
   for_each_strip(weights_, block.item, next, static_cast<std::int64_t>(chunks.size()), machine().decode_prefetches_to_l2,
                  multiply);

@@ -11,8 +11,9 @@
 namespace gqmm::cpu {
 namespace {
 
-/// A source gives, in ascending k, `codes` vectors of ŵ at a time: next(sink) calls sink.operator()<i>(ŵ) for each i < codes.
-template <class V, int rows, class Source>
+/// c = x · ŵ, or c += x · ŵ. A source gives, in ascending k, `codes` vectors of ŵ at a time: next(sink) calls
+/// sink.operator()<i>(ŵ) for each i < codes.
+template <class V, int rows, bool add, class Source>
 void multiply_source(Source& source, const FloatRows& a) {
   using f32 = typename V::f32;
   const float* x = a.x;
@@ -34,7 +35,7 @@ void multiply_source(Source& source, const FloatRows& a) {
     }
     for (int r = 0; r < rows; ++r) {
       float* c = a.c + r * a.c_stride;
-      V::store(c, V::add(a.first && k0 == 0 ? V::broadcast(0.0F) : V::load(c), sum[r]));
+      V::store(c, V::add(add || k0 > 0 ? V::load(c) : V::broadcast(0.0F), sum[r]));
     }
   }
 }
@@ -58,13 +59,13 @@ class CodeRowsSource {
 
 template <class V, class F, int rows>
 void float_gemv(const StripStream& stream, const FloatRows& a) {
-  with_e4m3_strip<V, F>(stream, 0, stream.strip.words, [&](auto& strip) { multiply_source<V, rows>(strip, a); });
+  with_e4m3_strip<V, F>(stream, 0, stream.strip.words, [&](auto& strip) { multiply_source<V, rows, false>(strip, a); });
 }
 
 template <class V, class F, int rows>
 void float_gemv_along_n(const CodeRows& code_rows, const FloatRows& a) {
   CodeRowsSource<V, F> source(code_rows);
-  multiply_source<V, rows>(source, a);
+  multiply_source<V, rows, true>(source, a);
 }
 
 }  // namespace

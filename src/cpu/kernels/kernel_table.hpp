@@ -134,7 +134,6 @@ struct FloatRows {
   std::int64_t k = 0;
   float* c = nullptr;  // [row][c_stride]
   std::int64_t c_stride = 0;
-  bool first = false;  // c starts at zero, else at its content
 };
 /// Kernels for 1, 2, 4, 8, 16 rows, as far as registers go.
 inline constexpr int float_gemv_sizes = 5;
