@@ -136,8 +136,11 @@ void Weights::dequantize(const RowScales& scales, std::int64_t first_strip, std:
 }
 
 Ahead Weights::rows_ahead(std::int64_t expert, std::int64_t k0, std::int64_t count) const {
-  const Rows rows = rows_along_n(problem_.w, &PackedWeights::Data::codes, words_ * 4, expert, k0);
   const std::int64_t exist = std::min(count, problem_.K - k0);
+  if (exist <= 0) {
+    return {};
+  }
+  const Rows rows = rows_along_n(problem_.w, &PackedWeights::Data::codes, words_ * 4, expert, k0);
   return {.codes = rows.stride == words_ * 4 ? Run{rows.first, exist * rows.stride} : Run{}, .scales = {}, .biases = {}};
 }
 
