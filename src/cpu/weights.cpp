@@ -119,13 +119,11 @@ RowScales Weights::row_scales(std::int64_t expert, std::int64_t first_strip, std
   if (factor != 1.0F) {
     std::transform(out, out + count * groups, out, [factor](float scale) { return scale * factor; });
   }
-  float* biases = nullptr;
   if (format.has_biases) {
-    biases = out + count * groups;
     widen(rows_along_n(problem_.biases, &PackedWeights::Data::biases, groups_ * bias_bytes_, expert, k0), bias_bytes_, bias_type_,
-          biases);
+          out + count * groups);
   }
-  return {.expert = expert, .k0 = k0, .first_group = first, .groups = groups, .scales = out, .biases = biases};
+  return {.expert = expert, .k0 = k0, .first_group = first, .groups = groups, .scales = out, .to_biases = count * groups};
 }
 
 void Weights::dequantize(const RowScales& scales, std::int64_t first_strip, std::int64_t strips, std::int64_t count,
@@ -151,7 +149,7 @@ CodeRows Weights::code_rows(const RowScales& scales, std::int64_t strip) const {
   return {.codes = rows.first + n0 * problem_.format->bits / 8,
           .row_stride = rows.stride,
           .scales = scales.scales + group,
-          .biases = scales.biases != nullptr ? scales.biases + group : nullptr,
+          .to_bias = scales.to_biases,
           .scale_stride = scales.groups};
 }
 

@@ -16,7 +16,7 @@ struct RowScales {
   std::int64_t first_group = 0;
   std::int64_t groups = 0;
   const float* scales = nullptr;
-  const float* biases = nullptr;  // nullptr: none
+  std::int64_t to_biases = 0;  // floats from a scale to its bias
 };
 
 class Weights {

@@ -89,7 +89,7 @@ typename V::f32 dequantize_row(const CodeRows& row) {
   const auto value = code_value<V, F>(u);
   const auto scale = V::broadcast(*row.scales);
   if constexpr (F::has_biases) {
-    return V::fma(value, scale, V::broadcast(*row.biases));
+    return V::fma(value, scale, V::broadcast(row.scales[row.to_bias]));
   } else {
     return V::mul(value, scale);
   }

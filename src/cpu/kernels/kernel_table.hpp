@@ -118,13 +118,12 @@ struct CodeRows {
   const std::byte* codes = nullptr;
   std::int64_t row_stride = 0;    // bytes
   const float* scales = nullptr;  // with their factors
-  const float* biases = nullptr;  // if the format has them
+  std::int64_t to_bias = 0;       // floats from a scale to its bias, if the format has biases
   std::int64_t scale_stride = 0;  // floats from k to k + 1
 
   void next() {
     codes += row_stride;
     scales += scale_stride;
-    biases += scale_stride;
   }
 };
 
