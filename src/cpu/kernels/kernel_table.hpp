@@ -107,7 +107,7 @@ struct FloatGemmArguments {
   const std::byte* prefetch = nullptr;  // memory wanted soon; anything mapped when prefetch_lines is 0
   int prefetch_lines = 0;               // 0, 1 or 2 per prefetch_k
 };
-inline constexpr int prefetch_k = 4;
+inline constexpr int prefetch_k = 4;  // k between prefetches in a tile of the float GEMM
 
 /// k in a block of the float path: sums run over 128 products, then join y. The largest group is 128, and the panel of a strip is
 /// 8 KiB: three strips and 8 rows of x are 28 KiB, which stay in L1. Results depend on it (docs/numerics.md).
@@ -168,7 +168,7 @@ struct FormatKernels {
   void (*dequantize)(const WeightStrip&, int group_size, std::int64_t k0, std::int64_t count, float* out) = nullptr;
   /// Without transpose: `count` rows → [k][16] floats.
   void (*dequantize_rows)(CodeRows, std::int64_t count, float* out) = nullptr;
-  /// The float path for 2^i rows: formats without an integer form, and weights packed along N.
+  /// The float path for 2^i rows: c = x · ŵ for formats without an integer form, c += x · ŵ for weights packed along N.
   void (*float_gemv[float_gemv_sizes])(const StripStream&, const FloatRows&) = {};
   void (*float_gemv_along_n[float_gemv_sizes])(const CodeRows&, const FloatRows&) = {};
   /// [slices − 1][rows − 1] for 1, 2 and 4 rows. Returns lanes as pack_scales does.

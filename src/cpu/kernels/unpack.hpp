@@ -60,6 +60,7 @@ typename V::i32 step_codes(int step, Line line) {
 template <class V, class F>
 struct Unit {
   using i32 = typename V::i32;
+  // On the float path a unit is what registers hold beside 16 sums, once more for the next unit.
   static constexpr int codes = !F::integer.exists ? 16 : F::group_sizes[0] < 32 ? F::group_sizes[0] : 32;
   static constexpr int words = codes * F::bits / 32;
   static constexpr bool nibbles = F::bits <= 4 && !F::integer.has_table;

@@ -27,7 +27,7 @@ struct Neon {
   // 6 rows × 1 strip = 24 sums + 4 weights + 1 broadcast.
   static constexpr TileSize float_tile = {6, 1};
   static constexpr int float_gemv_rows = 4;  // 16 sums
-  static constexpr int few_float_rows = 12;
+  static constexpr int few_float_rows = 12;  // as AVX2's, not measured
   static constexpr bool wide_dot_differs = true;
   static constexpr bool picks_bits = false;
   static constexpr int words_ahead = 8;
