@@ -22,6 +22,15 @@ Ahead part_of(const Ahead& ahead, std::int64_t part, std::int64_t parts) {
   return {cut(ahead.codes), cut(ahead.scales), cut(ahead.biases)};
 }
 
+Ahead second_time(const WeightStrip& strip, const Ahead& next) {
+  constexpr std::int64_t lead = 6 * 1024;
+  Ahead result = next;
+  if (strip.packed && next.codes.bytes > lead && strip.codes + next.codes.bytes == next.codes.begin) {
+    result.codes.begin = strip.codes + lead;
+  }
+  return result;
+}
+
 void translate_pages(const Ahead& ahead) {
   constexpr std::int64_t page = 4096;
   for (const Run& run : {ahead.codes, ahead.scales, ahead.biases}) {

@@ -20,6 +20,11 @@ Ahead part_of(const Ahead& ahead, std::int64_t part, std::int64_t parts);
 /// here many are under way at once.
 void translate_pages(const Ahead& ahead);
 
+/// What a kernel that asks for each line twice asks for the second time: `next`, the strip after this one, or, of packed weights,
+/// which are read in the order of their memory, what follows 6 KiB on. If the loads and both times went through their pages in
+/// step, as strips of whole pages make them, up to a tenth of the speed would be lost.
+Ahead second_time(const WeightStrip& strip, const Ahead& next);
+
 /// Calls function(s, part, StripStream) for every strip s of an item of transposed weights, `parts` times each: the decode
 /// kernels read it from DRAM the first time, and in each part prefetch as much of what comes next.
 template <class Function>
@@ -33,10 +38,12 @@ void for_each_strip(const Weights& weights, const Item& item, const Item* next, 
       translate_pages(ahead(weights, item, std::min(s + window, item.strips), next, window));
     }
     const Ahead after_next = ahead(weights, item, s + 2, next, 1);
+    const WeightStrip strip = weights.strip(item.expert, item.first_strip + s);
+    const Ahead soon = prefetch_to_l2 && parts == 1 ? second_time(strip, to_come) : to_come;
     for (std::int64_t part = 0; part < parts; ++part) {
       function(s, part,
-               StripStream{.strip = weights.strip(item.expert, item.first_strip + s),
-                           .next = part_of(to_come, part, parts),
+               StripStream{.strip = strip,
+                           .next = part_of(soon, part, parts),
                            .after_next = part_of(after_next, part, parts),
                            .prefetch_to_l2 = prefetch_to_l2});
     }

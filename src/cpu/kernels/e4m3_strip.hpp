@@ -44,7 +44,7 @@ class E4m3Strip {
 
   /// Memory outside of the object, whose members then stay in registers.
   struct Memory {
-    typename RowBlocks<V, F>::Copy copy;
+    RowCopies<V, U::words> copies;
     alignas(64) float scales[few_groups<F> * 2 * lanes];
   };
 
@@ -57,7 +57,7 @@ class E4m3Strip {
         at_(first),
         end_(end),
         packed_(strip_.packed ? strip_.codes : nullptr),
-        blocks_(strip_, first, end, memory.copy),
+        blocks_(strip_, first, end, memory.copies),
         codes_ahead_(stream.next.codes, stream.after_next.codes, strip_.words, strip_.codes, stream.prefetch_to_l2),
         scales_ahead_(stream.next.scales, stream.after_next.scales, (strip_.words * 4 + float_block - 1) / float_block,
                       stream.prefetch_to_l2) {
@@ -149,7 +149,7 @@ class E4m3Strip {
   std::int64_t at_;                // the word to be loaded next
   std::int64_t end_;
   const std::byte* packed_;
-  RowBlocks<V, F> blocks_;
+  RowBlocks<V, words> blocks_;
   Prefetcher<V> codes_ahead_;
   SparsePrefetcher<V> scales_ahead_;
   i32 words_[words];

@@ -63,8 +63,8 @@ void dequantize_integers(const WeightStrip& strip, int group_size, std::int64_t 
     }
   };
   const std::int64_t end = (k0 + count) * F::bits / 32;
-  typename Units<V, F>::Copy copy;
-  Units<V, F>(strip, k0 * F::bits / 32, end, copy).walk(end, dequantize_unit);
+  typename Units<V, F>::Copies copies;
+  Units<V, F>(strip, k0 * F::bits / 32, end, copies).walk(end, dequantize_unit);
 }
 
 template <class V, class F>

@@ -95,8 +95,8 @@ std::uint32_t gemv(const GemvArguments& a) {
     }
   };
 
-  typename Units<V, F>::Copy copy;
-  Units<V, F> units(weights, 0, weights.words, copy);
+  typename Units<V, F>::Copies copies;
+  Units<V, F> units(weights, 0, weights.words, copies);
   for (std::int64_t g = 0; g < groups; g += few) {
     const std::int64_t count = std::min(few, groups - g);
     if (V::words_ahead > 0 && has_few_groups<F>(weights)) [[likely]] {

@@ -61,12 +61,12 @@ struct Ahead {
   Run biases;
 };
 
-/// A strip, and those that will be read after it.
+/// A strip, and what to ask for while it is read.
 struct StripStream {
   WeightStrip strip;
-  Ahead next;
-  Ahead after_next;
-  bool prefetch_to_l2 = false;  // no further, and both
+  Ahead next;                   // what will be read soon
+  Ahead after_next;             // what will be read after it
+  bool prefetch_to_l2 = false;  // no further than L2, and both
 };
 
 /// One strip times few rows.

@@ -9,7 +9,7 @@ namespace {
 
 /// The line at `address`, and where prefetches stop at L2, the one `to_after` bytes further on, too. Such a processor drops
 /// prefetches while its miss buffers are full, and for every line that is missing the arithmetic waits for DRAM: so each line is
-/// asked for twice, two strips ahead and one.
+/// asked for twice, two strips ahead and again later.
 template <class V>
 void prefetch(const std::byte* address, std::int64_t to_after, bool to_l2) {
   if (to_l2) {

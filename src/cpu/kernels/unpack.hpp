@@ -10,8 +10,7 @@
 // same order ("even_odd").
 #pragma once
 
-#include "cpu/kernels/copy_rows.hpp"
-#include "cpu/kernels/unrolled.hpp"
+#include "cpu/kernels/row_blocks.hpp"
 #include "formats/format.hpp"
 
 #include <algorithm>
@@ -172,79 +171,15 @@ struct Unit {
 template <class V, class F>
 inline constexpr int block_words = std::lcm(Unit<V, F>::words, 4);
 
-/// Blocks of words of 16 rows, one after the other. Rows are read where they lie, 16 bytes at a time, four times from each line,
-/// for which all 16 lines must stay in L1. Where they cannot, or a strip has fewer rows or words, some lines are copied first.
-template <class V, class F>
-class RowBlocks {
- public:
-  using i32 = typename V::i32;
-  static constexpr int size = block_words<V, F>;
-  static constexpr int copied = 64 / size * size;  // words: with fewer, calls would cost as much as copying
-
-  /// Memory for the copies. Outside of the object, whose members then stay in registers.
-  struct alignas(64) Copy {
-    std::byte bytes[lanes * copied * 4];
-  };
-
-  RowBlocks(const WeightStrip& strip, std::int64_t first, std::int64_t end, Copy& copy)
-      : at_(strip.codes + first * 4),
-        stride_(strip.row_stride),
-        row_stride_(strip.row_stride),
-        rows_(strip.rows),
-        copy_(copy.bytes) {
-    const bool stays_in_l1 = row_stride_ % one_set != 0;
-    const std::int64_t in_place = rows_ == lanes && stays_in_l1 ? (end - first) / size * size : 0;
-    until_ = row_ = at_ + in_place * 4;
-    words_left_ = end - first - in_place;
-  }
-
-  /// Call it once for every block.
-  [[gnu::always_inline]] void next(i32 (&block)[size]) {
-    if (at_ == until_) [[unlikely]] {
-      copy();
-    }
-    unrolled<size / 4>([&]<int load>() __attribute__((always_inline)) {
-      i32 words[4];
-      V::load_transposed(at_ + 16 * load, stride_, words);
-      for (int j = 0; j < 4; ++j) {
-        block[4 * load + j] = words[j];
-      }
-    });
-    at_ += size * 4;
-  }
-
- private:
-  /// Rows a multiple of this apart lie in the same set of L1: 64 sets of a line on most processors, 8 or 12 ways.
-  static constexpr std::int64_t one_set = 4096;
-
-  [[gnu::always_inline]] void copy() {
-    copy_rows<copied * 4, size * 4>(row_, row_stride_, rows_, std::min<std::int64_t>(copied, words_left_) * 4, copy_);
-    row_ += copied * 4;
-    words_left_ -= copied;
-    at_ = copy_;
-    stride_ = copied * 4;
-    until_ = copy_ + copied * 4;
-  }
-
-  const std::byte* at_;
-  std::int64_t stride_;
-  const std::byte* until_;  // where something must be copied
-  const std::byte* row_;    // of which `words_left_` are to be copied
-  std::int64_t row_stride_;
-  int rows_;
-  std::int64_t words_left_;
-  std::byte* copy_;
-};
-
 /// Walks through the units in words [first, end) of a strip, in order. Lane n is row n; rows that do not exist repeat the last.
 template <class V, class F>
 class Units {
  public:
   using i32 = typename V::i32;
-  using Copy = typename RowBlocks<V, F>::Copy;
+  using Copies = RowCopies<V, block_words<V, F>>;
 
-  Units(const WeightStrip& strip, std::int64_t first, std::int64_t end, Copy& copy)
-      : packed_(strip.packed ? strip.codes + first * 64 : nullptr), at_(first), end_(end), blocks_(strip, first, end, copy) {}
+  Units(const WeightStrip& strip, std::int64_t first, std::int64_t end, Copies& copies)
+      : packed_(strip.packed ? strip.codes + first * 64 : nullptr), at_(first), end_(end), blocks_(strip, first, end, copies) {}
 
   /// Calls each(U::words vectors) for every unit up to word `until`, which ends a block or the walk.
   template <class Each>
@@ -299,7 +234,7 @@ class Units {
   const std::byte* packed_;
   std::int64_t at_;
   std::int64_t end_;
-  RowBlocks<V, F> blocks_;
+  RowBlocks<V, size> blocks_;
   bool begun_ = false;
   i32 block_[size];
 };
@@ -317,8 +252,8 @@ void pack_strip(const WeightStrip& strip, std::int64_t k0, std::int64_t count, s
     }
   };
   const std::int64_t end = (k0 + count) * F::bits / 32;
-  typename Units<V, F>::Copy copy;
-  Units<V, F>(strip, k0 * F::bits / 32, end, copy).walk(end, pack_unit);
+  typename Units<V, F>::Copies copies;
+  Units<V, F>(strip, k0 * F::bits / 32, end, copies).walk(end, pack_unit);
 }
 
 }  // namespace
