@@ -1,4 +1,4 @@
-// A copy of part of a strip's rows, for loads of a fixed size from 16 rows where the strip does not have as much.
+// Copies of a strip's rows, for loads of a fixed size from 16 rows where the strip does not have as much.
 #pragma once
 
 #include "cpu/kernels/kernel_table.hpp"
@@ -43,6 +43,47 @@ template <int capacity, int block>
       __builtin_memcpy(to + at, row + at, 64);
     }
     copy_short<32>(to + at, row + at, bytes - at);
+  }
+}
+
+/// The first `bytes` < 8 of memory, and zeros above them.
+[[gnu::always_inline]] inline std::uint64_t load_short(const std::byte* from, std::int64_t bytes) {
+  std::uint64_t value = 0;
+  const auto append = [&]<class Part>(Part part, int shift) {
+    __builtin_memcpy(&part, from, sizeof part);
+    value |= static_cast<std::uint64_t>(part) << shift;
+    from += sizeof part;
+  };
+  if ((bytes & 4) != 0) {
+    append(std::uint32_t{0}, 0);
+  }
+  if ((bytes & 2) != 0) {
+    append(std::uint16_t{0}, (bytes & 4) * 8);
+  }
+  if ((bytes & 1) != 0) {
+    append(std::uint8_t{0}, (bytes & 6) * 8);
+  }
+  return value;
+}
+
+/// `bytes` of each row, 1 … 16, → out[16][16], and zeros after them. Rows that do not exist repeat the last one. Each row is one
+/// store, so that a load need not wait for two to be written.
+[[gnu::noinline]] inline void copy_short_rows(const std::byte* first_row, std::int64_t stride, int rows, std::int64_t bytes,
+                                              std::byte* out) {
+  using Row = std::uint64_t __attribute__((vector_size(16)));
+  for (int n = 0; n < lanes; ++n) {
+    const std::byte* row = first_row + (n < rows ? n : rows - 1) * stride;
+    Row copy = {};
+    if (bytes == 16) {
+      __builtin_memcpy(&copy, row, 16);
+    } else if (bytes >= 8) {
+      std::uint64_t low = 0;
+      __builtin_memcpy(&low, row, 8);
+      copy = Row{low, load_short(row + 8, bytes - 8)};
+    } else {
+      copy = Row{load_short(row, bytes), 0};
+    }
+    __builtin_memcpy(out + n * 16, &copy, 16);
   }
 }
 

@@ -64,7 +64,7 @@ typename V::f32 load_packed_scales(const std::byte* at) {
 }
 
 /// What is read of a row at a time.
-inline constexpr int piece_bytes = 16;
+inline constexpr int piece_bytes = 16;  // as copy_short_rows copies
 constexpr int groups_of_piece(ScaleType type) { return piece_bytes / bytes_of(type); }
 
 /// Calls sink(group, f32 of 16 rows) for the groups of a piece, whose first row is at `at`.
@@ -162,7 +162,7 @@ template <class V, ScaleType type, class Sink>
     alignas(piece_bytes) std::byte copy[lanes * piece_bytes];
     if (!has_pieces) {
       const std::int64_t bytes = std::min<std::int64_t>(piece_bytes, (strip.groups - from) * size);
-      copy_rows<piece_bytes, piece_bytes>(base + from * size, stride, strip.rows, bytes, copy);
+      copy_short_rows(base + from * size, stride, strip.rows, bytes, copy);
     }
     for_each_in_piece<V, type>(has_pieces ? base + from * size : copy, has_pieces ? stride : piece_bytes,
                                [&](int i, typename V::f32 value) __attribute__((always_inline)) {
