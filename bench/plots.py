@@ -157,7 +157,8 @@ def draw_peers(axes: Axes, cases: list[Case]) -> None:
 def roofline(document: dict[str, Any]) -> Figure | None:
     cases = chosen(drawable(document))
     places = sorted({rows(case) for case in cases})
-    if len(places) < 2:
+    # The other suites vary something else than the rows of an expert.
+    if len(places) < 2 or document["suite"] not in ("", "limits"):
         return None
     teams = sorted({case["threads"] for case in cases})
     figure, panels = plt.subplots(1, len(teams), figsize=(1 + 5.2 * len(teams), 6.4), sharey=True, squeeze=False)

@@ -131,14 +131,28 @@ std::vector<PlannedCase> expert_suite() {
   return cases;
 }
 
+/// Rows spread evenly and unevenly over the experts: with several threads, what their shares make of it.
+std::vector<PlannedCase> routing_suite() {
+  std::vector<PlannedCase> cases;
+  for (const Arithmetic& arithmetic : {two_slices, one_slice}) {
+    for (const std::int64_t tokens : {512, 2048}) {
+      for (const Routing routing : {Routing::uniform, Routing::learned, Routing::half, Routing::one}) {
+        cases.push_back({case_of(gate(), tokens, routing, arithmetic), {}});
+      }
+    }
+  }
+  return cases;
+}
+
 struct Suite {
   std::string_view name;
   std::vector<PlannedCase> (*make)();
   bool every_core;  // on one thread and on all, unless threads are given
 };
 
-constexpr Suite suites[] = {{"report", report_suite, true},   {"limits", limit_suite, true}, {"shapes", shape_suite, false},
-                            {"formats", format_suite, false}, {"small", small_suite, true},  {"experts", expert_suite, true}};
+constexpr Suite suites[] = {{"report", report_suite, true},   {"limits", limit_suite, true},    {"shapes", shape_suite, false},
+                            {"formats", format_suite, false}, {"routing", routing_suite, true}, {"small", small_suite, true},
+                            {"experts", expert_suite, true}};
 constexpr auto names = [] {
   std::array<std::string_view, std::size(suites)> result;
   std::transform(std::begin(suites), std::end(suites), result.begin(), [](const Suite& suite) { return suite.name; });

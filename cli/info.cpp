@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -35,9 +36,9 @@ Value cpu_model() {
   return {};
 }
 
-/// The word in brackets of "always [madvise] never".
-Value transparent_huge_pages() {
-  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+/// The word in brackets of "always [madvise] never", as a setting of transparent huge pages has them.
+Value huge_page_setting(const std::string& name) {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/" + name);
   std::string line;
   std::getline(file, line);
   const std::size_t begin = line.find('[');
@@ -59,6 +60,23 @@ Value huge_page_pools() {
   return pools;
 }
 
+/// KiB; null where the system does not say.
+Value cache_size(int name) {
+  const std::int64_t bytes = sysconf(name);
+  return bytes > 0 ? Value(bytes / 1024) : Value();
+}
+
+/// Parts of memory with processors of their own: weights are fastest on that of the thread that reads them.
+Value memory_nodes() {
+  int nodes = 0;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/devices/system/node", error)) {
+    const std::string name = entry.path().filename();  // "node0"
+    nodes += name.starts_with("node") && name.find_first_not_of("0123456789", 4) == std::string::npos ? 1 : 0;
+  }
+  return nodes > 0 ? Value(nodes) : Value();
+}
+
 Value collect() {
   const std::string active(active_instruction_set());
   Value sets = Value::array();
@@ -75,7 +93,13 @@ Value collect() {
             {"affinity", limits.affinity},
             {"cgroup_quota", value_or_null(limits.cgroup)},
             {"OMP_NUM_THREADS", value_or_null(limits.environment)}}},
-          {"huge_pages", {{"transparent", transparent_huge_pages()}, {"pools", huge_page_pools()}}}};
+          {"cache_kib", {{"l1", cache_size(_SC_LEVEL1_DCACHE_SIZE)}, {"l2", cache_size(_SC_LEVEL2_CACHE_SIZE)}}},
+          {"memory_nodes", memory_nodes()},
+          {"huge_pages",
+           {{"transparent", huge_page_setting("enabled")},
+            {"defrag", huge_page_setting("defrag")},
+            {"shared_memory", huge_page_setting("shmem_enabled")},
+            {"pools", huge_page_pools()}}}};
 }
 
 std::string text_or(const Value& value, std::string_view missing) {
@@ -89,7 +113,7 @@ std::string table(const Value& info) {
   line("CPU", text_or(info["cpu"], "unknown"));
   for (const Value& set : info["instruction_sets"]) {
     line(text.find("instruction sets") == std::string::npos ? "instruction sets" : "",
-         fmt::format("{:<8}  {:<13}  {}", set["name"].get<std::string>(),
+         fmt::format("{:<10}  {:<13}  {}", set["name"].get<std::string>(),
                      set["name"] == info["instruction_set"] ? "used"
                      : set["supported"].get<bool>()         ? "supported"
                                                             : "not supported",
@@ -99,12 +123,18 @@ std::string table(const Value& info) {
   line("threads", fmt::format("{} (affinity {}, cgroup quota {}, OMP_NUM_THREADS {})", threads["available"].dump(),
                               threads["affinity"].dump(), text_or(threads["cgroup_quota"], "none"),
                               text_or(threads["OMP_NUM_THREADS"], "not set")));
+  const Value& caches = info["cache_kib"];
+  line("caches of a core", fmt::format("L1 {} KiB, L2 {} KiB", text_or(caches["l1"], "?"), text_or(caches["l2"], "?")));
+  line("memory nodes", text_or(info["memory_nodes"], "unknown"));
   std::vector<std::string> pools;
   for (const Value& pool : info["huge_pages"]["pools"]) {
     pools.push_back(fmt::format("{} KiB, {} free", pool["kib"].dump(), pool["free"].dump()));
   }
-  line("huge pages", fmt::format("transparent: {}; pools: {}", text_or(info["huge_pages"]["transparent"], "not offered"),
-                                 pools.empty() ? "none" : fmt::format("{}", fmt::join(pools, "; "))));
+  const Value& pages = info["huge_pages"];
+  line("huge pages",
+       fmt::format("transparent: {} (defrag {}, shared memory {}); pools: {}", text_or(pages["transparent"], "not offered"),
+                   text_or(pages["defrag"], "?"), text_or(pages["shared_memory"], "?"),
+                   pools.empty() ? "none" : fmt::format("{}", fmt::join(pools, "; "))));
   return text;
 }
 

@@ -23,7 +23,8 @@ constexpr std::int64_t items_per_thread = 24;
 // Panels of a GEMM item: their outputs are written together, a few lines of a row of the result at a time. 4 in place of 1 gained
 // 1 to 3 %, 8 no more.
 constexpr std::int64_t panels_per_item = 4;
-// Rows that share a packed panel: packing costs as much as about 5 rows of one slice.
+// Rows that share a packed panel: packing costs as much as about 5 rows of one slice. Of 64 and 128 rows x would stay in L2 from
+// panel to panel; they were as fast (Zen 4, K of 2048 and 7168), so the number does not depend on the cache.
 constexpr std::int64_t rows_per_item = 256;
 // Weights packed along N are read in runs of k, of which an item should take all outputs.
 constexpr std::int64_t strips_per_item_along_n = 48;
@@ -39,7 +40,7 @@ Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const R
   const std::int64_t panel = integers ? kernels.gemm_tile[problem.slices - 1].nv : kernels.float_tile.nv;
   const std::int64_t strips_many_rows = problem.transpose ? panel * panels_per_item : strips_per_item_along_n;
   return {.few_rows = integers                    ? few_rows
-                      : problem.format != nullptr ? kernels.few_float_rows
+                      : problem.format != nullptr ? kernels.few_float_rows.of(problem.transpose)
                                                   : 0,
           .strips_few_rows = at_most(strips),
           .strips_many_rows = std::max<std::int64_t>(1, at_most(strips_many_rows) / panel) * panel,

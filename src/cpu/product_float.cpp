@@ -12,7 +12,7 @@ namespace gqmm::cpu {
 
 void Product::float_product(const Block& block, const Item* next) const {
   std::fill_n(block.c, (block.item.rows + padding_rows) * block.c_stride, 0.0F);
-  const bool few = problem_.format != nullptr && block.item.rows <= kernels_.few_float_rows;
+  const bool few = problem_.format != nullptr && block.item.rows <= kernels_.few_float_rows.of(problem_.transpose);
   if (problem_.format == nullptr || problem_.transpose) {
     few ? float_gemv(block, next) : float_gemm(block, next);
   } else {

@@ -89,6 +89,14 @@ TEST(Plan, TheShapesSuiteHasEveryShapeInEveryRouting) {
   EXPECT_EQ(cells.size(), known_shapes().size() * 6 * 4);
 }
 
+TEST(Plan, TheRoutingSuiteHasEveryRoutingOnOneThreadAndOnAll) {
+  std::set<std::tuple<int, int, std::int64_t, Routing>> cells;
+  for (const PlannedCase& planned : suite_on_two_cores("routing")) {
+    cells.emplace(planned.settings.threads, planned.settings.slices(), planned.settings.tokens, planned.settings.routing);
+  }
+  EXPECT_EQ(cells.size(), 2U * 2 * 2 * 4);
+}
+
 TEST(Plan, TheExpertsSuiteReadsTheSameBytesOfManyExpertsAndOfFew) {
   std::set<std::pair<std::int64_t, double>> work;
   std::set<std::int64_t> experts;

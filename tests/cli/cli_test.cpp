@@ -148,7 +148,14 @@ TEST_F(Cli, InfoTellsTheInstructionSetAndTheThreads) {
   EXPECT_EQ(info["threads"]["OMP_NUM_THREADS"], 1);
   EXPECT_EQ(info["threads"]["available"], 1);
   EXPECT_GE(info["threads"]["affinity"], 1);
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "scalar    used", run("info", "GQMM_ISA=scalar").out);
+  for (const std::string level : {"l1", "l2"}) {
+    EXPECT_TRUE(info["cache_kib"][level].is_null() || info["cache_kib"][level] > 0) << level;
+  }
+  EXPECT_TRUE(info["memory_nodes"].is_null() || info["memory_nodes"] >= 1);
+  for (const std::string setting : {"transparent", "defrag", "shared_memory"}) {
+    EXPECT_TRUE(info["huge_pages"].contains(setting)) << setting;
+  }
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "scalar      used", run("info", "GQMM_ISA=scalar").out);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "threads.affinity,", run("info --format csv").out);
   expect_error("info", "GQMM_ISA = \"mmx\"", "GQMM_ISA=mmx");
 }

@@ -178,8 +178,8 @@ struct FormatKernels {
 struct KernelTable {
   TileSize gemm_tile[max_slices];
   TileSize float_tile;
-  int float_gemv_rows;           // of the largest of FormatKernels::float_gemv
-  int few_float_rows;            // up to so many, those are faster than panels and tiles
+  int float_gemv_rows;  // of the largest of FormatKernels::float_gemv
+  FewRows few_float_rows;
   const FormatKernels* formats;  // [index_of(format)]
   /// [panel kind][slices − 1][mr − 1][nv − 1], and for groups of 16 (unit 16) in the second table.
   void (*gemm[panel_kinds][max_slices][max_tile_rows][max_tile_strips])(const GemmArguments&);

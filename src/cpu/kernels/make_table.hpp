@@ -6,6 +6,8 @@
 #include "cpu/kernels/gemv.hpp"
 #include "formats/registry.hpp"
 
+#include <bit>
+
 namespace gqmm::cpu {
 namespace {
 
@@ -34,11 +36,12 @@ constexpr FormatKernels make_format_kernels() {
   }
   kernels.dequantize_rows = dequantize_rows<V, F>;
   for_each(Values<0, 1, 2, 3, 4>{}, [&]<int size>() {
-    if constexpr (1 << size <= V::float_gemv_rows) {
-      kernels.float_gemv_along_n[size] = float_gemv_along_n<V, F, 1 << size>;
-      if constexpr (!F::integer.exists) {
-        kernels.float_gemv[size] = float_gemv<V, F, 1 << size>;
-      }
+    constexpr int rows = 1 << size;
+    if constexpr (rows <= V::few_float_rows.along_n) {
+      kernels.float_gemv_along_n[size] = float_gemv_along_n<V, F, rows>;
+    }
+    if constexpr (rows <= V::float_gemv_rows && !F::integer.exists) {
+      kernels.float_gemv[size] = float_gemv<V, F, rows>;
     }
   });
   if constexpr (F::integer.exists) {
@@ -70,6 +73,9 @@ constexpr PanelKind code_of(PanelKind kind) {
 
 template <class V>
 KernelTable make_table() {
+  static_assert(
+      std::has_single_bit(static_cast<unsigned>(V::few_float_rows.along_n)) && V::few_float_rows.along_n <= V::float_gemv_rows,
+      "rows go to kernels of a power of two of them");
   KernelTable table = {};
   for (int p = 0; p < max_slices; ++p) {
     table.gemm_tile[p] = V::gemm_tile[p];

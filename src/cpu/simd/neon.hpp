@@ -24,10 +24,11 @@ struct Neon {
   // The next larger ones, 6 and 3 rows, have fewer unpacking instructions per sdot, and spills for them: as many instructions of
   // the vector units and more in all (Clang 19's code, counted; nothing here has been measured).
   static constexpr TileSize gemm_tile[3] = {{5, 1}, {2, 1}, {2, 1}};
-  // 6 rows × 1 strip = 24 sums + 4 weights + 1 broadcast.
+  // 6 rows × 1 strip = 24 sums + 4 weights + 1 broadcast. fma: 4 cycles, 4 per cycle on the widest cores: 16 sums hide its
+  // latency.
   static constexpr TileSize float_tile = {6, 1};
-  static constexpr int float_gemv_rows = 4;  // 16 sums
-  static constexpr int few_float_rows = 12;  // as AVX2's, not measured
+  static constexpr int float_gemv_rows = 4;                                // 16 sums
+  static constexpr FewRows few_float_rows = {.along_k = 8, .along_n = 1};  // as AVX2's, not measured
   static constexpr bool wide_dot_differs = true;
   static constexpr bool picks_bits = false;
   static constexpr int words_ahead = 8;

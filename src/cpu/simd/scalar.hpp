@@ -22,7 +22,7 @@ struct Scalar {
   static constexpr TileSize gemm_tile[3] = {{1, 1}, {1, 1}, {1, 1}};
   static constexpr TileSize float_tile = {1, 1};
   static constexpr int float_gemv_rows = 1;
-  static constexpr int few_float_rows = 1;
+  static constexpr FewRows few_float_rows = {.along_k = 1, .along_n = 1};
   static constexpr bool wide_dot_differs = false;
   static constexpr bool picks_bits = false;
   static constexpr int words_ahead = 0;

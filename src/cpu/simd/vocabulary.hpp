@@ -15,6 +15,14 @@ namespace gqmm::cpu {
 
 inline constexpr int lanes = 16;
 
+/// Up to how many rows the float GEMV is faster than the float GEMM.
+struct FewRows {
+  int along_k;  // strips of mxfp8
+  int along_n;  // any weights with transpose=False, whose 16 outputs of one k take more instructions to unpack
+
+  [[nodiscard]] constexpr int of(bool transpose) const { return transpose ? along_k : along_n; }
+};
+
 /// Rows and strips of a register tile.
 struct TileSize {
   int mr;  // rows of x
@@ -28,9 +36,9 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   // Tiles of the GEMM for 1, 2, 3 slices, and of the float GEMM.
   { V::gemm_tile[0] } -> std::convertible_to<TileSize>;
   { V::float_tile } -> std::convertible_to<TileSize>;
-  /// Rows, a power of two, that the float GEMV takes at a time, and up to how many it is faster than the float GEMM.
+  /// Rows, a power of two, that the float GEMV takes at a time.
   { V::float_gemv_rows } -> std::convertible_to<int>;
-  { V::few_float_rows } -> std::convertible_to<int>;
+  { V::few_float_rows } -> std::convertible_to<FewRows>;
   /// Whether dot<255> is other code than dot<127>.
   { V::wide_dot_differs } -> std::convertible_to<bool>;
   /// Words of 16 rows that registers hold beside the sums and words of a decode kernel: loaded ahead of their use.
