@@ -157,7 +157,7 @@ def draw_peers(axes: Axes, cases: list[Case]) -> None:
 def roofline(document: dict[str, Any]) -> Figure | None:
     cases = chosen(drawable(document))
     places = sorted({rows(case) for case in cases})
-    # The other suites vary something else than the rows of an expert.
+    # The other suites vary more than the rows of an expert, and a line through their cases would mean nothing.
     if len(places) < 2 or document["suite"] not in ("", "limits"):
         return None
     teams = sorted({case["threads"] for case in cases})
@@ -258,7 +258,7 @@ def draw(path: Path) -> list[Path]:
             written += save(figure, path.with_name(f"{path.stem}-{name}"))
     if not written:
         raise ValueError(
-            f"{path} has neither two numbers of rows per expert in one layer nor other libraries; try --suite limits"
+            f"{path} has nothing to draw: cases of one layer that differ in rows per expert, or other libraries; try --suite limits"
         )
     return written
 

@@ -66,7 +66,7 @@ Value cache_size(int name) {
   return bytes > 0 ? Value(bytes / 1024) : Value();
 }
 
-/// Parts of memory with processors of their own: weights are fastest on that of the thread that reads them.
+/// Parts of memory that are not equally near to all processors: weights are fastest on one near the thread that reads them.
 Value memory_nodes() {
   int nodes = 0;
   std::error_code error;

@@ -21,8 +21,9 @@ Ahead part_of(const Ahead& ahead, std::int64_t part, std::int64_t parts);
 void translate_pages(const Ahead& ahead);
 
 /// What a kernel that asks for each line twice asks for the second time: `next`, the strip after this one, or, of packed weights,
-/// which are read in the order of their memory, what follows 6 KiB on. If the loads and both times went through their pages in
-/// step, as strips of whole pages make them, up to a tenth of the speed would be lost.
+/// which are read in the order of their memory, what follows 6 KiB on, as far as the next strip follows in memory (the last strip
+/// of an expert is asked for once). If the loads and both times went through their pages in step, as strips of whole pages make
+/// them, up to a tenth of the speed would be lost.
 Ahead second_time(const WeightStrip& strip, const Ahead& next);
 
 /// Calls function(s, part, StripStream) for every strip s of an item of transposed weights, `parts` times each: the decode

@@ -101,21 +101,29 @@ array contiguous_copy(const array& a) {
 }
 
 // The same elements, rows a whole number of pages apart: all in one set of a first-level cache, which kernels treat differently.
-// The last row borders on an inaccessible page.
-array with_rows_on_pages(const array& a) {
+// The last row in memory borders on an inaccessible page; `reversed`: that is the first row, and strides are negative.
+array with_rows_on_pages(const array& a, bool reversed = false) {
   const array dense = contiguous_copy(a);
   const std::int64_t row = a.dim(-1) * static_cast<std::int64_t>(size_of(a.dtype()));
   const std::int64_t pitch = (row + 4095) / 4096 * 4096;
   const std::int64_t rows = row == 0 ? 0 : dense.size() / a.dim(-1);
-  const std::shared_ptr<std::byte> memory = guarded_memory(to_size(rows == 0 ? 0 : (rows - 1) * pitch + row), Edge::upper);
+  const std::int64_t last = std::max<std::int64_t>(rows - 1, 0) * pitch;
+  const std::shared_ptr<std::byte> memory = guarded_memory(to_size(rows == 0 ? 0 : last + row), Edge::upper);
   for (std::int64_t i = 0; i < rows; ++i) {
-    std::memcpy(memory.get() + i * pitch, dense.bytes() + i * row, to_size(row));
+    std::memcpy(memory.get() + (reversed ? last - i * pitch : i * pitch), dense.bytes() + i * row, to_size(row));
   }
   Strides strides = dense.strides();
   for (std::size_t axis = 0; axis + 1 < strides.size(); ++axis) {
-    strides[axis] = strides[axis] / row * pitch;
+    strides[axis] = strides[axis] / row * (reversed ? -pitch : pitch);
   }
-  return array::borrow(memory.get(), a.shape(), a.dtype(), strides, memory);
+  return array::borrow(memory.get() + (reversed ? last : 0), a.shape(), a.dtype(), strides, memory);
+}
+
+// The first row of each matrix in place of all its rows, without a copy: a stride of zero.
+array with_first_row_repeated(const array& a) {
+  Strides strides = a.strides();
+  strides[strides.size() - 2] = 0;
+  return array::borrow(a.bytes(), a.shape(), a.dtype(), strides, std::make_shared<array>(a));
 }
 
 TEST(Bitwise, EveryInstructionSetGivesTheSameBits) {
@@ -269,20 +277,31 @@ TEST(Bitwise, LongRowsOfWeightsWholePagesApartChangeNothing) {
     spec.format = &format;
     spec.group_size = format.group_sizes.front();
     const std::int64_t two_lines = 1024 / format.bits;  // codes, rounded down
-    for (const std::int64_t codes : {two_lines, 3 * two_lines + 1, 4 * two_lines + two_lines / 2}) {
-      spec.K = (codes + spec.group_size - 1) / spec.group_size * spec.group_size;
-      spec.N = spec.seed % 2 == 0 ? 32 : 35;
-      spec.x_dtype = spec.seed % 4 < 2 ? Dtype::float32 : Dtype::bfloat16;
-      ++spec.seed;
-      const std::string description = describe(spec);
-      SCOPED_TRACE(description);
-      set_crash_note(description.c_str());
-      const Operands dense = make_operands(spec);
-      Operands spread = dense;
-      spread.w = with_rows_on_pages(dense.w);
-      for (const std::string& set : supported_instruction_sets()) {
-        set_instruction_set(set);
-        EXPECT_TRUE(same_bits(call(dense), call_poisoned(spread))) << set;
+    for (const std::int64_t codes : {two_lines, 2 * two_lines, 3 * two_lines + 1, 4 * two_lines + two_lines / 2}) {
+      for (const std::int64_t N : {32, 35}) {
+        spec.N = N;
+        spec.K = (codes + spec.group_size - 1) / spec.group_size * spec.group_size;
+        spec.x_dtype = spec.seed % 4 < 2 ? Dtype::float32 : Dtype::bfloat16;
+        ++spec.seed;
+        const std::string description = describe(spec);
+        SCOPED_TRACE(description);
+        set_crash_note(description.c_str());
+        const Operands dense = make_operands(spec);
+        Operands spread = dense;
+        spread.w = with_rows_on_pages(dense.w);
+        Operands reversed = dense;
+        reversed.w = with_rows_on_pages(dense.w, true);
+        Operands repeated = dense;
+        repeated.w = with_first_row_repeated(dense.w);
+        Operands copied = dense;
+        copied.w = contiguous_copy(repeated.w);
+        for (const std::string& set : supported_instruction_sets()) {
+          set_instruction_set(set);
+          const array expected = call(dense);
+          EXPECT_TRUE(same_bits(expected, call_poisoned(spread))) << set;
+          EXPECT_TRUE(same_bits(expected, call_poisoned(reversed))) << set << ", negative strides";
+          EXPECT_TRUE(same_bits(call(copied), call_poisoned(repeated))) << set << ", a stride of zero";
+        }
       }
     }
   }

@@ -212,7 +212,7 @@ class TestMlxLm:
 
 
 def limits_of(cases: list[dict[str, object]]) -> dict[str, object]:
-    return {"gqmm_bench": 1, "machine": {"cpu": "Example CPU"}, "cases": cases}
+    return {"gqmm_bench": 1, "suite": "limits", "machine": {"cpu": "Example CPU"}, "cases": cases}
 
 
 def a_case(rows: int, slices: int, packed: bool, peers: list[dict[str, object]]) -> dict[str, object]:

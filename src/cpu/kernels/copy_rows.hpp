@@ -3,6 +3,8 @@
 
 #include "cpu/kernels/kernel_table.hpp"
 
+#include <bit>
+
 namespace gqmm::cpu {
 namespace {
 
@@ -46,36 +48,44 @@ template <int capacity, int block>
   }
 }
 
-/// The first `bytes` < 8 of memory, and zeros above them.
+static_assert(std::endian::native == std::endian::little, "codes and scales are little-endian, and so are all kernels");
+
+/// The first `bytes` < 8 of memory, the first one lowest, and zeros above them.
 [[gnu::always_inline]] inline std::uint64_t load_short(const std::byte* from, std::int64_t bytes) {
   std::uint64_t value = 0;
-  const auto append = [&]<class Part>(Part part, int shift) {
+  int shift = 0;
+  const auto append = [&]<class Part>() {
+    Part part;
     __builtin_memcpy(&part, from, sizeof part);
     value |= static_cast<std::uint64_t>(part) << shift;
     from += sizeof part;
+    shift += 8 * static_cast<int>(sizeof part);
   };
   if ((bytes & 4) != 0) {
-    append(std::uint32_t{0}, 0);
+    append.template operator()<std::uint32_t>();
   }
   if ((bytes & 2) != 0) {
-    append(std::uint16_t{0}, (bytes & 4) * 8);
+    append.template operator()<std::uint16_t>();
   }
   if ((bytes & 1) != 0) {
-    append(std::uint8_t{0}, (bytes & 6) * 8);
+    append.template operator()<std::uint8_t>();
   }
   return value;
 }
 
-/// `bytes` of each row, 1 … 16, → out[16][16], and zeros after them. Rows that do not exist repeat the last one. Each row is one
-/// store, so that a load need not wait for two to be written.
+/// What copy_short_rows copies of a row.
+inline constexpr int short_row = 16;
+
+/// `bytes` of each row, 1 … 16, → out[16][short_row], and zeros after them. Rows that do not exist repeat the last one. Each row
+/// is one store, so that a load need not wait for two to be written.
 [[gnu::noinline]] inline void copy_short_rows(const std::byte* first_row, std::int64_t stride, int rows, std::int64_t bytes,
                                               std::byte* out) {
-  using Row = std::uint64_t __attribute__((vector_size(16)));
+  using Row = std::uint64_t __attribute__((vector_size(short_row)));
   for (int n = 0; n < lanes; ++n) {
     const std::byte* row = first_row + (n < rows ? n : rows - 1) * stride;
     Row copy = {};
-    if (bytes == 16) {
-      __builtin_memcpy(&copy, row, 16);
+    if (bytes == short_row) {
+      __builtin_memcpy(&copy, row, short_row);
     } else if (bytes >= 8) {
       std::uint64_t low = 0;
       __builtin_memcpy(&low, row, 8);
@@ -83,7 +93,7 @@ template <int capacity, int block>
     } else {
       copy = Row{load_short(row, bytes), 0};
     }
-    __builtin_memcpy(out + n * 16, &copy, 16);
+    __builtin_memcpy(out + n * short_row, &copy, short_row);
   }
 }
 

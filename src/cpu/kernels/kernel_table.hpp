@@ -134,7 +134,7 @@ struct FloatRows {
   float* c = nullptr;  // [row][c_stride]
   std::int64_t c_stride = 0;
 };
-/// Kernels for 1, 2, 4, 8, 16 rows, as far as registers go.
+/// Kernels for 1, 2, 4, 8, 16 rows, as far as registers go or, of weights along N, as they are faster than tiles.
 inline constexpr int float_gemv_sizes = 5;
 
 /// Floats that slicing leaves for each group of a row: the slices' magics, then Σx; for formats without biases the slices' zeros

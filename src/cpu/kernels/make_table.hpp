@@ -75,7 +75,7 @@ template <class V>
 KernelTable make_table() {
   static_assert(
       std::has_single_bit(static_cast<unsigned>(V::few_float_rows.along_n)) && V::few_float_rows.along_n <= V::float_gemv_rows,
-      "rows go to kernels of a power of two of them");
+      "rows are rounded up to a power of two, and a larger one has no kernel along N");
   KernelTable table = {};
   for (int p = 0; p < max_slices; ++p) {
     table.gemm_tile[p] = V::gemm_tile[p];

@@ -2,7 +2,7 @@
 //
 // Rows are read where they lie, 16 bytes at a time, four times from each line, for which all 16 lines must stay in L1. Rows a
 // multiple of 4096 bytes apart cannot: their lines share a set of it. Chunks of those are copied, each while the one before it is
-// used. Where a strip has fewer than 16 rows, or some words too few for a block, these are copied before they are used.
+// used. Strips of fewer than 16 rows, and words at the end that do not fill a block, are copied before they are used.
 #pragma once
 
 #include "cpu/kernels/copy_rows.hpp"
@@ -25,6 +25,10 @@ struct BlockRun {
 template <class V, int size>
 class RowCopies {
  public:
+  RowCopies() = default;
+  RowCopies(const RowCopies&) = delete;  // it points into itself
+  RowCopies& operator=(const RowCopies&) = delete;
+
   /// Words [first, end) of the rows: the blocks to be read first.
   BlockRun begin(const WeightStrip& strip, std::int64_t first, std::int64_t end) {
     row_ = strip.codes + first * 4;
@@ -32,7 +36,7 @@ class RowCopies {
     rows_ = strip.rows;
     words_left_ = end - first;
     chunks_left_ = 0;
-    const std::byte* begin = row_;
+    const std::byte* in_place = row_;
     if (rows_ == lanes && !strip.packed) {
       if (row_stride_ % one_set != 0) {
         row_ += words_left_ / size * size * 4;
@@ -51,7 +55,7 @@ class RowCopies {
       row_ += chunk_words * 4;
       return {chunk_, chunk_words * 4, chunk_};
     }
-    return {begin, row_stride_, row_};
+    return {in_place, row_stride_, row_};
   }
 
   /// The blocks to be read next, where those up to `at` have been.
@@ -59,9 +63,10 @@ class RowCopies {
     if (chunks_left_ > 0) {
       return next_of_chunk(at);
     }
-    copy_rows<copied * 4, size * 4>(row_, row_stride_, rows_, std::min<std::int64_t>(copied, words_left_) * 4, bytes_);
-    row_ += copied * 4;
-    words_left_ -= copied;
+    const std::int64_t words = std::min<std::int64_t>(copied, words_left_);
+    copy_rows<copied * 4, size * 4>(row_, row_stride_, rows_, words * 4, bytes_);
+    row_ += words * 4;
+    words_left_ -= words;
     return {bytes_, copied * 4, bytes_ + copied * 4};
   }
 
@@ -69,23 +74,19 @@ class RowCopies {
   /// Rows a multiple of this apart lie in the same set of L1: 64 sets of a line on most processors, 8 or 12 ways.
   static constexpr std::int64_t one_set = 4096;
   static constexpr int copied = 64 / size * size;  // words: with fewer, calls would cost as much as copying
-  /// Two lines of each row: processors fetch neighbours in pairs.
-  static constexpr int chunk_words = 2 * line_bytes / 4;
+  /// Two lines of each row, where rows begin with one: processors fetch neighbours in pairs.
+  static constexpr int chunk_words = 2 * lanes;
   static constexpr bool has_chunks = chunk_words % size == 0;
 
-  /// Copies as many lines of the chunk at row_, row by row, as a block has words: with its last block, all of it.
+  /// Copies `size` / 2 rows of the chunk at row_: with the last of its 32 / size blocks, all 16.
   [[gnu::always_inline]] void copy_of_chunk(std::int64_t block, std::byte* to) {
-    constexpr int lines = chunk_words * 4 / line_bytes;
-    static_assert(!has_chunks || size % lines == 0);
-    const std::int64_t first_row = block * (size / lines);
-    const std::byte* from = row_ + first_row * row_stride_;
-    to += first_row * chunk_words * 4;
-    for (int row = 0; row < size / lines; ++row) {
-      for (int line = 0; line < lines; ++line) {
-        V::store_words(to + line * line_bytes, V::load_words(from + line * line_bytes, lanes), lanes);
+    static_assert(!has_chunks || size % 2 == 0);
+    const std::byte* from = row_ + block * (size / 2) * row_stride_;
+    to += block * (size / 2) * chunk_words * 4;
+    for (int row = 0; row < size / 2; ++row) {
+      for (int half = 0; half < chunk_words * 4; half += lanes * 4) {
+        V::store_words(to + row * chunk_words * 4 + half, V::load_words(from + row * row_stride_ + half, lanes), lanes);
       }
-      from += row_stride_;
-      to += chunk_words * 4;
     }
   }
 
@@ -112,7 +113,7 @@ class RowCopies {
   int rows_ = 0;
   std::int64_t chunks_left_ = 0;  // with the one that is read
   std::int64_t words_left_ = 0;   // after them
-  std::byte* chunk_ = nullptr;    // that is read; once its last block is, that and the next change places
+  std::byte* chunk_ = nullptr;    // being read; changes places with the next when its last block is handed out
   std::byte* next_chunk_ = nullptr;
   alignas(line_bytes) std::byte bytes_[lanes * 4 * std::max(copied, 2 * chunk_words)];
 };
@@ -127,7 +128,7 @@ class RowBlocks {
   RowBlocks(const WeightStrip& strip, std::int64_t first, std::int64_t end, RowCopies<V, size>& copies)
       : copies_(copies), run_(copies.begin(strip, first, end)) {}
 
-  /// Call it once for every block.
+  /// Call it once for every block, and no more often.
   [[gnu::always_inline]] void next(i32 (&block)[size]) {
     if (run_.from == run_.until) [[unlikely]] {
       run_ = copies_.after(run_.from);

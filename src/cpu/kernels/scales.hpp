@@ -64,7 +64,7 @@ typename V::f32 load_packed_scales(const std::byte* at) {
 }
 
 /// What is read of a row at a time.
-inline constexpr int piece_bytes = 16;  // as copy_short_rows copies
+inline constexpr int piece_bytes = short_row;
 constexpr int groups_of_piece(ScaleType type) { return piece_bytes / bytes_of(type); }
 
 /// Calls sink(group, f32 of 16 rows) for the groups of a piece, whose first row is at `at`.
