@@ -258,7 +258,7 @@ def draw(path: Path) -> list[Path]:
             written += save(figure, path.with_name(f"{path.stem}-{name}"))
     if not written:
         raise ValueError(
-            f"{path} has nothing to draw: neither rows per expert that differ nor other libraries; try --suite limits"
+            f"{path} has neither two numbers of rows per expert to draw nor other libraries; try --suite limits"
         )
     return written
 
