@@ -257,9 +257,7 @@ def draw(path: Path) -> list[Path]:
         if figure is not None:
             written += save(figure, path.with_name(f"{path.stem}-{name}"))
     if not written:
-        raise ValueError(
-            f"{path} has neither two numbers of rows per expert to draw nor other libraries; try --suite limits"
-        )
+        raise ValueError(f"{path} has neither two numbers of rows per expert to draw nor other libraries; try --suite limits")
     return written
 
 
