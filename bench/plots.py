@@ -246,6 +246,10 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
+class NothingToDrawError(ValueError):
+    """A file of `gqmm bench` whose cases make no figure."""
+
+
 def draw(path: Path) -> list[Path]:
     """The files written. Throws ValueError for a file that `gqmm bench` did not write, or one without anything to draw."""
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -257,17 +261,23 @@ def draw(path: Path) -> list[Path]:
         if figure is not None:
             written += save(figure, path.with_name(f"{path.stem}-{name}"))
     if not written:
-        raise ValueError(f"{path} has neither two numbers of rows per expert to draw nor other libraries; try --suite limits")
+        raise NothingToDrawError(
+            f"{path} has neither two numbers of rows per expert to draw nor other libraries; try --suite limits"
+        )
     return written
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("figures", type=Path, nargs="+", help="files of `gqmm bench --json` or --results")
-    for path in parser.parse_args().figures:
+    parser.add_argument("--if-any", action="store_true", help="a file without anything to draw is no error")
+    arguments = parser.parse_args()
+    for path in arguments.figures:
         try:
             print(*draw(path), sep="\n")
         except ValueError as error:
+            if arguments.if_any and isinstance(error, NothingToDrawError):
+                continue
             raise SystemExit(f"plots: {error}") from None
         except KeyError as error:
             raise SystemExit(f"plots: {path} lacks {error}: an older gqmm made it; measure again") from None

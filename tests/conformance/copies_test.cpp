@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -26,20 +25,23 @@ std::vector<std::byte> memory_of_rows(int rows, std::int64_t stride, std::int64_
   return memory;
 }
 
+// Each row of out[16][pitch] begins with the row's bytes, or the last row's, and then zeros up to `filled`.
+void expect_copies(const std::byte* out, std::int64_t pitch, int rows, std::int64_t bytes, std::int64_t filled) {
+  for (std::int64_t n = 0; n < lanes; ++n) {
+    for (std::int64_t i = 0; i < filled; ++i) {
+      const std::byte expected = i < bytes ? byte_of(std::min<std::int64_t>(n, rows - 1), i) : std::byte{0};
+      ASSERT_EQ(out[n * pitch + i], expected) << rows << " rows of " << bytes << " bytes, row " << n << ", byte " << i;
+    }
+  }
+}
+
 TEST(Copies, ShortRowsOfEveryLengthAreFilledUpWithZeros) {
   for (int rows = 1; rows <= lanes; ++rows) {
     for (std::int64_t bytes = 1; bytes <= short_row; ++bytes) {
       const std::vector<std::byte> memory = memory_of_rows(rows, bytes + 3, bytes);
-      std::array<std::byte, lanes * short_row> out;
-      out.fill(std::byte{0xee});
+      std::vector<std::byte> out(lanes * short_row, std::byte{0xee});
       copy_short_rows(memory.data(), bytes + 3, rows, bytes, out.data());
-      for (std::int64_t n = 0; n < lanes; ++n) {
-        for (std::int64_t i = 0; i < short_row; ++i) {
-          const std::byte expected = i < bytes ? byte_of(std::min<std::int64_t>(n, rows - 1), i) : std::byte{0};
-          ASSERT_EQ(out[static_cast<std::size_t>(n * short_row + i)], expected)
-              << rows << " rows of " << bytes << " bytes, row " << n << ", byte " << i;
-        }
-      }
+      expect_copies(out.data(), short_row, rows, bytes, short_row);
     }
   }
 }
@@ -50,17 +52,9 @@ TEST(Copies, RowsAreFilledUpWithZerosToAWholeBlock) {
   for (const int rows : {1, 7, lanes}) {
     for (std::int64_t bytes = 1; bytes <= capacity; ++bytes) {
       const std::vector<std::byte> memory = memory_of_rows(rows, bytes + 1, bytes);
-      std::array<std::byte, lanes * capacity> out;
-      out.fill(std::byte{0xee});
+      std::vector<std::byte> out(lanes * capacity, std::byte{0xee});
       copy_rows<capacity, block>(memory.data(), bytes + 1, rows, bytes, out.data());
-      const std::int64_t whole = (bytes + block - 1) / block * block;
-      for (std::int64_t n = 0; n < lanes; ++n) {
-        for (std::int64_t i = 0; i < whole; ++i) {
-          const std::byte expected = i < bytes ? byte_of(std::min<std::int64_t>(n, rows - 1), i) : std::byte{0};
-          ASSERT_EQ(out[static_cast<std::size_t>(n * capacity + i)], expected)
-              << rows << " rows of " << bytes << " bytes, row " << n << ", byte " << i;
-        }
-      }
+      expect_copies(out.data(), capacity, rows, bytes, (bytes + block - 1) / block * block);
     }
   }
 }

@@ -316,6 +316,11 @@ class TestPlots:
         with pytest.raises(ValueError, match="neither two numbers of rows"):
             self.draw(tmp_path, limits_of(cases))
 
+    def test_suites_that_vary_more_than_rows_have_no_roofline(self, tmp_path: Path) -> None:
+        document = limits_of([a_case(rows, 2, False, []) for rows in (1, 8)]) | {"suite": "routing"}
+        with pytest.raises(ValueError, match="neither two numbers of rows"):
+            self.draw(tmp_path, document)
+
     def test_figures_without_anything_to_draw_are_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="--suite limits"):
             self.draw(tmp_path, limits_of([a_case(1, 2, False, [])]))

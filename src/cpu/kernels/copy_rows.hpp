@@ -8,20 +8,6 @@
 namespace gqmm::cpu {
 namespace {
 
-/// memcpy of less than 2 · `most`, a power of two, in pieces whose sizes are constants: a call of memcpy for each of 16 rows is
-/// most of the time of a strip with few groups.
-template <int most>
-[[gnu::always_inline]] inline void copy_short(std::byte* to, const std::byte* from, std::int64_t bytes) {
-  if ((bytes & most) != 0) {
-    __builtin_memcpy(to, from, most);
-    to += most;
-    from += most;
-  }
-  if constexpr (most > 1) {
-    copy_short<most / 2>(to, from, bytes);
-  }
-}
-
 /// `bytes` of each row, at most `capacity`, → out[16][capacity], and zeros up to a whole number of blocks. Rows that do not exist
 /// repeat the last one.
 template <int capacity, int block>
@@ -35,16 +21,16 @@ template <int capacity, int block>
     return;
   }
   static_assert(capacity % block == 0);
-  const std::int64_t last_block = (bytes - 1) / block * block;
+  const std::int64_t end = (bytes + block - 1) / block * block;
   for (int n = 0; n < lanes; ++n) {
     const std::byte* row = first_row + (n < rows ? n : rows - 1) * stride;
     std::byte* to = out + n * capacity;
-    __builtin_memset(to + last_block, 0, block);
     std::int64_t at = 0;
     for (; at + 64 <= bytes; at += 64) {
       __builtin_memcpy(to + at, row + at, 64);
     }
-    copy_short<32>(to + at, row + at, bytes - at);
+    __builtin_memcpy(to + at, row + at, static_cast<std::size_t>(bytes - at));
+    __builtin_memset(to + bytes, 0, static_cast<std::size_t>(end - bytes));
   }
 }
 

@@ -2,7 +2,7 @@
 //
 //     c[r][n] = c[r][n] + Σ_{k in block} x[r][k] · ŵ[k][n]        blocks ascending, as float_gemm_tile has it, with the same bits
 //
-// Unpacking runs on other pipes than fma does, so that with 16 rows (AVX-512) it costs almost nothing.
+// Unpacking mxfp8 runs on other pipes than fma does, so that with 16 rows (AVX-512) it costs almost nothing.
 #pragma once
 
 #include "cpu/kernels/float_path.hpp"

@@ -134,7 +134,7 @@ struct Avx512Bw {
   }
 
   /// The same `bytes` bytes at the bottom of each quarter. Without a mask where possible: its kmov, which compilers leave in
-  /// loops, costs the float GEMV 2 to 3 of 18 cycles.
+  /// loops, costs 2 to 3 cycles for 16 codes.
   template <int bytes>
   static i32 load_to_quarters(const std::byte* p) {
     if constexpr (bytes == 8) {
