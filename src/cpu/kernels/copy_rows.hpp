@@ -29,8 +29,10 @@ template <int capacity, int block>
     for (; at + 64 <= bytes; at += 64) {
       __builtin_memcpy(to + at, row + at, 64);
     }
-    __builtin_memcpy(to + at, row + at, static_cast<std::size_t>(bytes - at));
-    __builtin_memset(to + bytes, 0, static_cast<std::size_t>(end - bytes));
+    if (at < end) {  // calls, even where there is nothing to copy
+      __builtin_memcpy(to + at, row + at, static_cast<std::size_t>(bytes - at));
+      __builtin_memset(to + bytes, 0, static_cast<std::size_t>(end - bytes));
+    }
   }
 }
 
