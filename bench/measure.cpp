@@ -3,7 +3,6 @@
 #include "machine.hpp"
 
 #include <fmt/format.h>
-#include <omp.h>
 #include <gqmm/system.hpp>
 
 #include <algorithm>
@@ -115,8 +114,8 @@ std::vector<double> measure_peers(PeerProcess& process, std::vector<double>& spe
       continue;
     }
     if (threads > 1) {
-      // OpenMP's threads go on spinning for up to 0.2 s after a parallel region, on the cores that the peer is to use.
-      std::this_thread::sleep_for(std::chrono::milliseconds(250));
+      // The library's threads go on spinning for some milliseconds after a call, on the cores that the peer is to use.
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     const auto start = Clock::now();
     seconds[i] = process.measure(peer);
@@ -184,9 +183,7 @@ Limit binding_limit(const Case& settings, double arithmetic, double memory) {
   return settings.cached || settings.slices() * arithmetic > memory ? arithmetic_limit(settings) : Limit::dram_read;
 }
 
-Runner::Runner(MeasureOptions options, PeerOptions peers) : options_(std::move(options)), peer_options_(std::move(peers)) {
-  omp_get_max_threads();  // OpenMP reads the thread's affinity once, and run() narrows it
-}
+Runner::Runner(MeasureOptions options, PeerOptions peers) : options_(std::move(options)), peer_options_(std::move(peers)) {}
 
 Probes& Runner::probes(int threads) {
   auto& found = probes_[threads];

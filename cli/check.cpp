@@ -119,7 +119,7 @@ void report_failures(const std::vector<NamedResult>& results) {
 
 void check(const CheckArguments& arguments, int& exit_status) {
   const std::string isa(active_instruction_set());
-  const int threads = arguments.settings.threads > 0 ? arguments.settings.threads : available_threads();
+  const int threads = arguments.settings.threads > 0 ? arguments.settings.threads : get_num_threads();
   const std::vector<NamedResult> results = run_checks(arguments);
   std::int64_t compared = 0;
   std::size_t failed = 0;

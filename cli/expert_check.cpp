@@ -121,11 +121,11 @@ CheckResult compare_with_reference(const Problem& problem, const CheckSettings& 
   Random random(settings.seed);
   const std::vector<std::int64_t> chosen = choose(rows, problem.N, settings.samples, random);
   std::vector<CheckedOutput> compared(chosen.size());
-  const int threads = settings.threads > 0 ? settings.threads : available_threads();
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (std::size_t i = 0; i < chosen.size(); ++i) {
-    compared[i] = compare(problem, chosen[i]);
-  }
+  const int threads = settings.threads > 0 ? settings.threads : get_num_threads();
+  cpu::share_out(static_cast<std::int64_t>(chosen.size()), threads, [&](std::int64_t i) {
+    const auto position = static_cast<std::size_t>(i);
+    compared[position] = compare(problem, chosen[position]);
+  });
   result.compared = static_cast<std::int64_t>(compared.size());
   result.worst = *std::max_element(compared.begin(), compared.end(),
                                    [](const CheckedOutput& a, const CheckedOutput& b) { return a.fraction < b.fraction; });

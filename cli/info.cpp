@@ -1,6 +1,6 @@
-#include "api/thread_limits.hpp"
 #include "cli/commands.hpp"
 #include "cli/output.hpp"
+#include "threads/limits.hpp"
 
 #include <gqmm/system.hpp>
 
@@ -22,7 +22,10 @@ namespace {
 
 using Value = Rows::Value;
 
-Value value_or_null(const std::optional<int>& value) { return value ? Value(*value) : Value(); }
+template <class T>
+Value value_or_null(const std::optional<T>& value) {
+  return value ? Value(*value) : Value();
+}
 
 /// "model name	: AMD …" of /proc/cpuinfo; null where the kernel does not say.
 Value cpu_model() {
@@ -83,7 +86,8 @@ Value collect() {
   for (const InstructionSet& set : instruction_sets()) {
     sets.push_back({{"name", set.name}, {"description", set.description}, {"supported", set.supported}});
   }
-  const ThreadLimits limits = thread_limits();
+  const threads::ThreadLimits limits = threads::thread_limits();
+  const threads::OmpNumThreads& omp = limits.omp_num_threads;
   return {{"version", std::string(version())},
           {"cpu", cpu_model()},
           {"instruction_sets", sets},
@@ -91,8 +95,10 @@ Value collect() {
           {"threads",
            {{"available", available_threads()},
             {"affinity", limits.affinity},
-            {"cgroup_quota", value_or_null(limits.cgroup)},
-            {"OMP_NUM_THREADS", value_or_null(limits.environment)}}},
+            {"cgroup_quota", value_or_null(limits.cgroup_quota)},
+            {"GQMM_NUM_THREADS", value_or_null(limits.gqmm_num_threads)},
+            {"OMP_NUM_THREADS", value_or_null(omp.threads)},
+            {"OMP_NUM_THREADS_ignored", omp.ignored.empty() ? Value() : Value(omp.ignored)}}},
           {"cache_kib", {{"l1", cache_size(_SC_LEVEL1_DCACHE_SIZE)}, {"l2", cache_size(_SC_LEVEL2_CACHE_SIZE)}}},
           {"memory_nodes", memory_nodes()},
           {"huge_pages",
@@ -120,9 +126,12 @@ std::string table(const Value& info) {
                      set["description"].get<std::string>()));
   }
   const Value& threads = info["threads"];
-  line("threads", fmt::format("{} (affinity {}, cgroup quota {}, OMP_NUM_THREADS {})", threads["available"].dump(),
-                              threads["affinity"].dump(), text_or(threads["cgroup_quota"], "none"),
-                              text_or(threads["OMP_NUM_THREADS"], "not set")));
+  const Value& ignored = threads["OMP_NUM_THREADS_ignored"];
+  line("threads", fmt::format("{} (affinity {}, cgroup quota {}, GQMM_NUM_THREADS {}, OMP_NUM_THREADS {})",
+                              threads["available"].dump(), threads["affinity"].dump(), text_or(threads["cgroup_quota"], "none"),
+                              text_or(threads["GQMM_NUM_THREADS"], "not set"),
+                              ignored.is_null() ? text_or(threads["OMP_NUM_THREADS"], "not set")
+                                                : fmt::format("ignored: {}", ignored.get<std::string>())));
   const Value& caches = info["cache_kib"];
   line("caches of a core", fmt::format("L1 {} KiB, L2 {} KiB", text_or(caches["l1"], "?"), text_or(caches["l2"], "?")));
   line("memory nodes", text_or(info["memory_nodes"], "unknown"));

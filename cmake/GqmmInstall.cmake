@@ -6,15 +6,6 @@ include(CMakePackageConfigHelpers)
 set_target_properties(gqmm PROPERTIES
   VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} DEFINE_SYMBOL "")
 
-# A static library built by Clang needs Clang's OpenMP runtime, whatever compiler its user has: FindOpenMP in the user's project
-# would find another one. So the package names the runtime that the library was built with, gqmm::openmp_runtime.
-set(runtime ${OpenMP_CXX_LIB_NAMES})
-list(FILTER runtime INCLUDE REGEX "omp")
-list(GET runtime 0 runtime)
-set(gqmm_openmp_file ${OpenMP_${runtime}_LIBRARY})
-get_filename_component(gqmm_openmp_name ${gqmm_openmp_file} NAME)
-get_filename_component(gqmm_openmp_dir ${gqmm_openmp_file} DIRECTORY)
-
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/gqmm)
 install(TARGETS gqmm EXPORT gqmm-targets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development

@@ -1,22 +1,14 @@
 #include "probes/probes.hpp"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <span>
 #include <stdexcept>
 
 namespace gqmm::bench {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_between(Clock::time_point start, Clock::time_point end) {
-  return std::chrono::duration<double>(end - start).count();
-}
 
 ProbeSet find_set(std::string_view name) {
   std::string names;
@@ -68,9 +60,9 @@ std::string_view unit_of(Limit limit) {
 }
 
 Probes::Probes(int threads, std::string_view set, std::size_t buffer_bytes, Pages pages)
-    : threads_(threads), set_(find_set(set)), buffer_(buffer_bytes, pages) {
+    : threads_(threads), set_(find_set(set)), buffer_(buffer_bytes, pages), team_(std::make_unique<ProbeThreads>(threads)) {
   // Each thread touches what it will read, so that on machines with several memories it reads its own.
-  seconds_of([&](int thread) {
+  team_->seconds_of([&](int thread) {
     const std::size_t share = buffer_.size() / static_cast<std::size_t>(threads_);
     std::memset(buffer_.data() + static_cast<std::size_t>(thread) * share, 1, share);
   });
@@ -101,28 +93,10 @@ ReadVariant Probes::fastest_reader() const {
   return variants[best];
 }
 
-/// Wall time of work(thread) on every thread at once, from the moment when all of them are there.
-template <class Work>
-double Probes::seconds_of(const Work& work) const {
-  Clock::time_point start;
-  Clock::time_point end;
-#pragma omp parallel num_threads(threads_)
-  {
-#pragma omp barrier
-#pragma omp master
-    start = Clock::now();
-    work(omp_get_thread_num());
-#pragma omp barrier
-#pragma omp master
-    end = Clock::now();
-  }
-  return seconds_between(start, end);
-}
-
 double Probes::read_rate(const ReadVariant& variant) const {
   const std::size_t share = buffer_.size() / static_cast<std::size_t>(threads_) & ~std::size_t{63};
   std::size_t bytes = 0;
-  const double seconds = seconds_of([&](int thread) {
+  const double seconds = team_->seconds_of([&](int thread) {
     const std::size_t read = variant.run(buffer_.data() + static_cast<std::size_t>(thread) * share, share);
     if (thread == 0) {
       bytes = read;
@@ -135,7 +109,7 @@ double Probes::arithmetic_rate(Limit limit, std::int64_t rounds) const {
   const bool dot = limit == Limit::int8_dot;
   const auto run = dot ? set_.loops->int8_dot : set_.loops->float32_fma;
   const double operations = dot ? set_.loops->int8_dot_operations : set_.loops->float32_fma_operations;
-  const double seconds = seconds_of([&](int) { run(rounds); });
+  const double seconds = team_->seconds_of([&](int) { run(rounds); });
   return operations * static_cast<double>(rounds) * threads_ / seconds;
 }
 

@@ -3,7 +3,9 @@
 
 #include "memory.hpp"
 #include "probes/loops.hpp"
+#include "probes/probe_threads.hpp"
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,8 +44,6 @@ class Probes {
   [[nodiscard]] std::string description(Limit limit) const;
 
  private:
-  template <class Work>
-  double seconds_of(const Work& work) const;
   [[nodiscard]] double read_rate(const ReadVariant& variant) const;
   [[nodiscard]] ReadVariant fastest_reader() const;
   [[nodiscard]] std::int64_t calibrated_rounds(Limit limit) const;
@@ -52,6 +52,7 @@ class Probes {
   int threads_;
   ProbeSet set_;
   PageMemory buffer_;
+  std::unique_ptr<ProbeThreads> team_;
   std::int64_t dot_rounds_ = 0;
   std::int64_t fma_rounds_ = 0;
   ReadVariant reader_ = {};

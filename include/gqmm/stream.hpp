@@ -16,11 +16,10 @@ struct Device {
 /// A CPU stream has no queue: an operator runs in the caller's thread and has finished when it returns.
 struct Stream {
   Device device = {};
-  /// Threads of a call, the caller's included. 0: as many as the machine grants this process, that is the smallest of the
-  /// affinity mask, the cgroup's CPU quota and OMP_NUM_THREADS (see gqmm::available_threads). Inside an OpenMP parallel region
-  /// of the caller's a call has one thread.
+  /// Threads of a call, the caller's included. 0: as many as gqmm::get_num_threads() says. A call has one thread inside a
+  /// parallel region of another library, and while another call has the process's team.
   int threads = 0;
-  /// The most that `threads` may be. Of many more, a system refuses to start some, upon which OpenMP ends the process.
+  /// The most that `threads` may be.
   static constexpr int max_threads = 4096;
 };
 

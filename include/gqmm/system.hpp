@@ -28,8 +28,18 @@ struct InstructionSet {
 /// benchmarks: not to be called while an operator runs.
 void set_instruction_set(std::string_view name);
 
-/// Threads that this process may use: the smallest of the affinity mask, the cgroup's CPU quota (rounded up) and
-/// OMP_NUM_THREADS.
+/// Threads that the machine grants this process: the smallest of the affinity mask, the CPU quota of its control group (rounded
+/// up) and GQMM_NUM_THREADS, or else OMP_NUM_THREADS. A changed mask counts at once, a changed quota within a second; the
+/// variables are read once. If an OpenMP runtime has bound the calling thread (OMP_PROC_BIND, GOMP_CPU_AFFINITY …), the mask from
+/// before counts. Throws std::invalid_argument if GQMM_NUM_THREADS is not a whole number from 1 to 4096.
 [[nodiscard]] int available_threads();
+
+/// Threads of a call whose stream names no number (Stream::threads), the caller's included: what set_num_threads said last, or
+/// available_threads(), whose errors it has.
+[[nodiscard]] int get_num_threads();
+
+/// Sets that number for the whole process, from the next call on. It may be larger than available_threads(). 0:
+/// available_threads() again. Throws std::invalid_argument if `threads` is negative or above Stream::max_threads.
+void set_num_threads(int threads);
 
 }  // namespace gqmm

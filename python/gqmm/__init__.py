@@ -4,6 +4,7 @@ The functions mean what those of ``mlx.core`` mean in MLX 0.32.4, on x86-64 and 
 JAX and MLX.
 """
 
+from gqmm import _threadpoolctl
 from gqmm._gqmm import (
     Device,
     InstructionSet,
@@ -11,12 +12,15 @@ from gqmm._gqmm import (
     Stream,
     active_instruction_set,
     available_threads,
+    get_num_threads,
     instruction_sets,
+    set_num_threads,
     version,
 )
 from gqmm._ops import UnpackedWeights, dequantize, gather_mm, gather_qmm, pack, quantize, quantized_matmul, unpack
 
 __version__ = version()
+_threadpoolctl.register()
 
 __all__ = [
     "Device",
@@ -30,9 +34,11 @@ __all__ = [
     "dequantize",
     "gather_mm",
     "gather_qmm",
+    "get_num_threads",
     "instruction_sets",
     "pack",
     "quantize",
     "quantized_matmul",
+    "set_num_threads",
     "unpack",
 ]

@@ -33,12 +33,12 @@ class Stream:
 
     def __init__(self, threads: int = 0, device: Device = Device()) -> None:
         """
-        threads: threads of a call, the caller's included; 0: available_threads(). Raises ValueError if negative or above 4096.
+        threads: threads of a call, the caller's included; 0: get_num_threads(). Raises ValueError if negative or above 4096.
         """
 
     @property
     def threads(self) -> int:
-        """Threads of a call; 0: available_threads()."""
+        """Threads of a call; 0: get_num_threads()."""
 
     @property
     def device(self) -> Device:
@@ -124,8 +124,21 @@ def active_instruction_set() -> str:
 
 def available_threads() -> int:
     """
-    Threads that this process may use: the smallest of the affinity mask, the cgroup's CPU quota (rounded up) and
-    OMP_NUM_THREADS.
+    Threads that the machine grants this process: the smallest of the affinity mask, the CPU quota of its control group
+    (rounded up) and GQMM_NUM_THREADS, or else OMP_NUM_THREADS. A changed mask counts at once, a changed quota within a
+    second; the variables are read once. Raises ValueError if GQMM_NUM_THREADS is not a whole number from 1 to 4096.
+    """
+
+def get_num_threads() -> int:
+    """
+    Threads of a call whose stream names no number: what set_num_threads() said last, or available_threads().
+    """
+
+def set_num_threads(threads: int) -> None:
+    """
+    Sets the number of threads of calls whose stream names none, for the whole process and from the next call on. It may be
+    larger than available_threads(); 0: available_threads() again. Raises ValueError if it is negative or above 4096,
+    TypeError if it is not an integer.
     """
 
 def version() -> str:

@@ -2,7 +2,6 @@
 
 #include "api/lower.hpp"
 #include "arrays.hpp"
-#include "team_thread.hpp"
 
 #include <gqmm/ops.hpp>
 
@@ -35,10 +34,7 @@ Product::Kernel DenseProduct::kernel(const Operands&) const {
   return [](const Operands& operands, mx::array& y) {
     GatherMmOptions options = options_of(operands, view_of);
     options.out = writable_view_of(y);
-    run_product(static_cast<double>(y.size()) * operands.x.shape(-1), [&](int threads) {
-      options.stream.threads = threads;
-      gqmm::gather_mm(view_of(operands.x), view_of(operands.weights.front()), options);
-    });
+    gqmm::gather_mm(view_of(operands.x), view_of(operands.weights.front()), options);
   };
 }
 

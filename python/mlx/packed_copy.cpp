@@ -78,7 +78,6 @@ std::optional<PackedWeights> PackedCopy::use() {
 
 PackedWeights PackedCopy::pack() const {
   PackOptions options = options_;
-  options.stream.threads = 1;  // MLX's thread shall have no team of its own (team_thread.hpp)
   if (weights_.size() > 2) {
     options.biases = view_of(weights_[2]);
   }

@@ -3,7 +3,6 @@
 #include "api/lower.hpp"
 #include "arrays.hpp"
 #include "indexing.hpp"
-#include "team_thread.hpp"
 
 #include <mlx/ops.h>
 
@@ -70,16 +69,13 @@ Product::Kernel QuantizedProduct::kernel(const Operands& inputs) const {
     GatherQmmOptions options = options_of(operands, settings, view_of);
     options.out = writable_view_of(y);
     const std::optional<PackedWeights> copy = packed ? packed->use() : std::nullopt;
-    run_product(static_cast<double>(y.size()) * operands.x.shape(-1), [&](int threads) {
-      options.stream.threads = threads;
-      if (copy) {
-        options.scales.reset();
-        options.biases.reset();
-        gqmm::gather_qmm(x, *copy, options);
-      } else {
-        gqmm::gather_qmm(x, view_of(operands.weights[w_position]), options);
-      }
-    });
+    if (copy) {
+      options.scales.reset();
+      options.biases.reset();
+      gqmm::gather_qmm(x, *copy, options);
+    } else {
+      gqmm::gather_qmm(x, view_of(operands.weights[w_position]), options);
+    }
   };
 }
 

@@ -5,7 +5,6 @@
 #include "dense_product.hpp"
 #include "indexing.hpp"
 #include "plan/routing.hpp"
-#include "team_thread.hpp"
 
 #include <gqmm/ops.hpp>
 
@@ -41,7 +40,7 @@ std::vector<float> stack_rows(const mx::array& stack, std::span<const std::int64
 }
 
 /// y[e] = a_rows.T @ b_rows over the rows of the pairs that use matrix e.
-void sum_products(const mx::array& a, const mx::array& b, const std::vector<std::int64_t>& indices, int threads, mx::array& y) {
+void sum_products(const mx::array& a, const mx::array& b, const std::vector<std::int64_t>& indices, mx::array& y) {
   const std::int64_t N = y.shape(1);
   const std::int64_t K = y.shape(2);
   const Routing routing = route(indices, y.shape(0), false);
@@ -54,8 +53,7 @@ void sum_products(const mx::array& a, const mx::array& b, const std::vector<std:
     const std::int64_t float_bytes = sizeof(float);
     gather_mm(array::borrow(a_rows.data(), {N, rows}, Dtype::float32, {float_bytes, N * float_bytes}),
               array::borrow(b_rows.data(), {rows, K}, Dtype::float32),
-              {.stream = {.threads = threads},
-               .out = array::borrow_mut(y.data<float>() + segment.expert * N * K, {N, K}, Dtype::float32)});
+              {.out = array::borrow_mut(y.data<float>() + segment.expert * N * K, {N, K}, Dtype::float32)});
   }
 }
 
@@ -74,19 +72,18 @@ class SumOfProducts final : public mx::UnaryPrimitive {
 
   void eval_cpu(const Arrays& inputs, mx::array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
-    mx::cpu::get_command_encoder(stream()).dispatch([op = op_, name = indices_name_, count = count_,
-                                                     a = mx::array::unsafe_weak_copy(inputs[0]),
-                                                     b = mx::array::unsafe_weak_copy(inputs[1]),
-                                                     indices = mx::array::unsafe_weak_copy(inputs[2]),
-                                                     y = mx::array::unsafe_weak_copy(out)]() mutable {
-      std::fill_n(y.data<float>(), y.size(), 0.0F);
-      const std::optional<array> index_view = view_of(indices);
-      const Shape matrices = {count};
-      const std::vector<std::int64_t> positions = resolve_indices(op, {"the operand", name, matrices, index_view});
-      if (a.size() != 0 && b.size() != 0) {
-        run_product(static_cast<double>(a.size()) * b.shape(-1), [&](int threads) { sum_products(a, b, positions, threads, y); });
-      }
-    });
+    mx::cpu::get_command_encoder(stream()).dispatch(
+        [op = op_, name = indices_name_, count = count_, a = mx::array::unsafe_weak_copy(inputs[0]),
+         b = mx::array::unsafe_weak_copy(inputs[1]), indices = mx::array::unsafe_weak_copy(inputs[2]),
+         y = mx::array::unsafe_weak_copy(out)]() mutable {
+          std::fill_n(y.data<float>(), y.size(), 0.0F);
+          const std::optional<array> index_view = view_of(indices);
+          const Shape matrices = {count};
+          const std::vector<std::int64_t> positions = resolve_indices(op, {"the operand", name, matrices, index_view});
+          if (a.size() != 0 && b.size() != 0) {
+            sum_products(a, b, positions, y);
+          }
+        });
   }
   void eval_gpu(const Arrays&, mx::array&) override { throw std::runtime_error("GqmmSumOfProducts runs on the CPU only."); }
 

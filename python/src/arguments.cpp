@@ -23,6 +23,21 @@ std::string parse_string(ArgumentName name, nb::handle value) {
   return nb::cast<std::string>(value);
 }
 
+int to_int(ArgumentName name, const char* wanted, nb::handle value) {
+  const nb::object index = nb::steal(PyBool_Check(value.ptr()) ? nullptr : PyNumber_Index(value.ptr()));
+  if (!index.is_valid()) {
+    PyErr_Clear();
+    fail_kind(name, wanted, value);
+  }
+  int overflow = 0;
+  const long number = PyLong_AsLongAndOverflow(index.ptr(), &overflow);
+  if (overflow != 0 || number > std::numeric_limits<int>::max() || number < std::numeric_limits<int>::min()) {
+    throw std::invalid_argument(
+        fmt::format("[{}] {} = {} is out of range; no setting is of more than 32 bits", name.op, name.name, repr_of(index)));
+  }
+  return static_cast<int>(number);
+}
+
 }  // namespace
 
 bool parse_bool(ArgumentName name, nb::handle value) {
@@ -42,22 +57,10 @@ std::optional<bool> parse_optional_bool(ArgumentName name, nb::handle value) {
   return parse_bool(name, value);
 }
 
+int parse_int(ArgumentName name, nb::handle value) { return to_int(name, "an integer", value); }
+
 std::optional<int> parse_optional_int(ArgumentName name, nb::handle value) {
-  if (value.is_none()) {
-    return std::nullopt;
-  }
-  const nb::object index = nb::steal(PyBool_Check(value.ptr()) ? nullptr : PyNumber_Index(value.ptr()));
-  if (!index.is_valid()) {
-    PyErr_Clear();
-    fail_kind(name, "an integer or None", value);
-  }
-  int overflow = 0;
-  const long number = PyLong_AsLongAndOverflow(index.ptr(), &overflow);
-  if (overflow != 0 || number > std::numeric_limits<int>::max() || number < std::numeric_limits<int>::min()) {
-    throw std::invalid_argument(
-        fmt::format("[{}] {} = {} is out of range; no setting is of more than 32 bits", name.op, name.name, repr_of(index)));
-  }
-  return static_cast<int>(number);
+  return value.is_none() ? std::nullopt : std::optional(to_int(name, "an integer or None", value));
 }
 
 std::optional<Mode> parse_optional_mode(const char* op, nb::handle value) {

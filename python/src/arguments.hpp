@@ -12,6 +12,7 @@
 namespace gqmm::python {
 
 bool parse_bool(ArgumentName name, nb::handle value);
+int parse_int(ArgumentName name, nb::handle value);
 /// None gives nothing, here and below.
 std::optional<bool> parse_optional_bool(ArgumentName name, nb::handle value);
 std::optional<int> parse_optional_int(ArgumentName name, nb::handle value);

@@ -1,6 +1,8 @@
 // The classes that users see: Device, Stream, PackedWeights, InstructionSet.
 #include "classes.hpp"
 
+#include "arguments.hpp"
+#include "gil.hpp"
 #include "io/error.hpp"
 
 #include <gqmm/packed_weights.hpp>
@@ -85,9 +87,9 @@ void bind_streams(nb::module_& m) {
           "__init__", [](Stream* self, int threads, const Device& device) { new (self) Stream(make_stream(threads, device)); },
           nb::arg("threads") = 0, nb::arg("device") = Device{},
           nb::sig("def __init__(self, threads: int = 0, device: Device = Device()) -> None"),
-          "threads: threads of a call, the caller's included; 0: available_threads(). Raises ValueError if negative or above "
+          "threads: threads of a call, the caller's included; 0: get_num_threads(). Raises ValueError if negative or above "
           "4096.")
-      .def_ro("threads", &Stream::threads, "Threads of a call; 0: available_threads().")
+      .def_ro("threads", &Stream::threads, "Threads of a call; 0: get_num_threads().")
       .def_ro("device", &Stream::device, "The stream's device.")
       .def("__eq__", &stream_equals, nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__", [](const Stream& self) { return nb::hash(nb::make_tuple(self.device.index, self.threads)); })
@@ -117,11 +119,11 @@ void bind_packed_weights(nb::module_& m) {
           nb::sig("def shape(self) -> tuple[int, ...]"),
           "Shape of the weights they stand for: (…, N, K) when transpose, else (…, K, N).")
       .def_prop_ro("nbytes", &PackedWeights::nbytes, "Bytes of memory held.")
-      .def("save", &PackedWeights::save, nb::arg("path"), nb::call_guard<nb::gil_scoped_release>(),
+      .def("save", &PackedWeights::save, nb::arg("path"), nb::call_guard<ReleasedGil>(),
            nb::sig("def save(self, path: str | os.PathLike[str]) -> None"),
            "Write a file that load() reads: safetensors, with the settings among its metadata. The file is whole or absent; one "
            "that exists is replaced. Raises OSError if it cannot be written.")
-      .def_static("load", &PackedWeights::load, nb::arg("path"), nb::call_guard<nb::gil_scoped_release>(),
+      .def_static("load", &PackedWeights::load, nb::arg("path"), nb::call_guard<ReleasedGil>(),
                   nb::sig("def load(path: str | os.PathLike[str]) -> PackedWeights"),
                   "Map a file that save() wrote into memory: nothing is read before a product needs it, and processes share it. "
                   "Raises OSError if the file cannot be read or is not such a file.")
@@ -146,14 +148,24 @@ void bind_system(nb::module_& m) {
         "Name of the instruction set in use: the most capable that is supported, or the one that the environment variable\n"
         "GQMM_ISA names. Raises ValueError if GQMM_ISA names one that is unknown or unsupported.");
   m.def("available_threads", &available_threads,
-        "Threads that this process may use: the smallest of the affinity mask, the cgroup's CPU quota (rounded up) and\n"
-        "OMP_NUM_THREADS.");
+        "Threads that the machine grants this process: the smallest of the affinity mask, the CPU quota of its control group\n"
+        "(rounded up) and GQMM_NUM_THREADS, or else OMP_NUM_THREADS. A changed mask counts at once, a changed quota within a\n"
+        "second; the variables are read once. Raises ValueError if GQMM_NUM_THREADS is not a whole number from 1 to 4096.");
+  m.def("get_num_threads", &get_num_threads,
+        "Threads of a call whose stream names no number: what set_num_threads() said last, or available_threads().");
+  m.def(
+      "set_num_threads", [](nb::handle threads) { set_num_threads(parse_int({"set_num_threads", "threads"}, threads)); },
+      nb::arg("threads").none(), nb::sig("def set_num_threads(threads: int) -> None"),
+      "Sets the number of threads of calls whose stream names none, for the whole process and from the next call on. It may be\n"
+      "larger than available_threads(); 0: available_threads() again. Raises ValueError if it is negative or above 4096,\n"
+      "TypeError if it is not an integer.");
   m.def("version", &version, "Version of the library.");
 }
 
 }  // namespace
 
 void bind_classes(nb::module_& module) {
+  register_interrupt_translator();
   bind_streams(module);
   bind_packed_weights(module);
   bind_system(module);

@@ -3,6 +3,7 @@
 #include "arguments.hpp"
 #include "arrays.hpp"
 #include "classes.hpp"
+#include "gil.hpp"
 
 #include <gqmm/gqmm.hpp>
 
@@ -17,13 +18,6 @@ namespace {
 
 std::optional<array> view_of(const std::optional<Operand>& operand) {
   return operand ? std::optional<array>(operand->view) : std::nullopt;
-}
-
-/// Runs `compute` without the GIL.
-template <class Compute>
-auto without_gil(Compute&& compute) {
-  const nb::gil_scoped_release release;
-  return compute();
 }
 
 /// Optional array arguments of the products. They outlive the options, which only view them.

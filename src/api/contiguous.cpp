@@ -1,6 +1,7 @@
 #include "api/contiguous.hpp"
 
 #include "plan/matrix_batch.hpp"
+#include "threads/interrupt.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -74,6 +75,7 @@ array with_contiguous_rows(const array& a, std::span<const std::int64_t> used) {
   for (const std::int64_t index : used) {
     const std::int64_t offset = to.matrix(index) - memory.bytes();
     const auto position = static_cast<std::size_t>(offset / matrix_bytes);
+    throw_if_interrupted();
     if (!filled[position]) {
       filled[position] = true;
       StridedMatrix matrix = matrix_of(from, index);
@@ -91,6 +93,7 @@ array copy_row_major(const array& a) {
   const MatrixBatch from(a);
   const std::int64_t row_bytes = from.cols() * static_cast<std::int64_t>(size_of(a.dtype()));
   for (std::int64_t index = 0; index < from.count(); ++index) {
+    throw_if_interrupted();
     copy_matrix(matrix_of(from, index), copy.mutable_bytes() + index * from.rows() * row_bytes, row_bytes);
   }
   return copy;

@@ -6,6 +6,7 @@
 #include "cpu/float_environment.hpp"
 #include "plan/matrix_batch.hpp"
 #include "plan/problem.hpp"
+#include "threads/interrupt.hpp"
 
 #include <gqmm/ops.hpp>
 
@@ -119,6 +120,7 @@ array dequantize(const array& w, const array& scales, const DequantizeOptions& o
   std::byte* to = result.mutable_bytes();
   for (std::int64_t matrix = 0; matrix < reader.matrices(); ++matrix) {
     for (std::int64_t row = 0; row < reader.rows(); ++row) {
+      throw_if_interrupted();
       to = reader.read_row(matrix, row, output, to);
     }
   }

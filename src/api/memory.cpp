@@ -1,5 +1,8 @@
 #include "api/memory.hpp"
 
+#include "threads/first_use.hpp"
+#include "threads/fork.hpp"
+
 #include <algorithm>
 #include <mutex>
 #include <new>
@@ -44,11 +47,15 @@ void* allocate(std::size_t bytes) {
 
 void release(void* data, std::size_t bytes) { ::operator delete(data, alignment_of(bytes)); }
 
+constinit threads::ForkSafeMutex cache_mutex;
+const threads::ForkSafeMutex::Registration cache_registration(cache_mutex);
+
+/// Blocks that results of earlier calls have left. Guarded by cache_mutex.
 class BlockCache {
  public:
   /// A kept block of `bytes` to twice as many, or nullptr.
   void* take(std::size_t bytes, std::size_t& size) {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(cache_mutex);
     const auto fits = [&](const Block& block) { return block.size >= bytes && block.size / 2 <= bytes; };
     const auto found = std::find_if(blocks_.begin(), blocks_.end(), fits);
     if (found == blocks_.end()) {
@@ -62,7 +69,7 @@ class BlockCache {
   }
   /// Keeps a block; the oldest ones make room for it.
   void give(void* data, std::size_t size) noexcept {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(cache_mutex);
     while (!blocks_.empty() && kept_ + size > kept_at_most) {
       kept_ -= blocks_.front().size;
       release(blocks_.front().data, blocks_.front().size);
@@ -81,15 +88,14 @@ class BlockCache {
     void* data;
     std::size_t size;
   };
-  std::mutex mutex_;
   std::vector<Block> blocks_;
   std::size_t kept_ = 0;
 };
 
-/// Never destroyed: results may outlive every other static object.
+constinit threads::FirstUse<BlockCache> the_cache;
+
 BlockCache& cache() {
-  static auto* const instance = new BlockCache;
-  return *instance;
+  return the_cache.get([] { return BlockCache(); });
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "cpu/backend.hpp"
 #include "plan/matrix_batch.hpp"
 #include "plan/packed.hpp"
+#include "threads/interrupt.hpp"
 
 #include <gqmm/system.hpp>
 
@@ -56,6 +57,7 @@ array unpack_strips(const array& packed, const Shape& shape) {
   const std::int64_t strips = strips_of(to.rows());
   const std::int64_t line_bytes = strip_width * to.col_stride();
   for (std::int64_t i = 0; i < to.count() * strips; ++i) {
+    throw_if_interrupted();
     const std::int64_t row = i % strips * strip_width;
     copy_matrix({.data = packed.bytes() + i * to.cols() * line_bytes,
                  .row_stride = to.col_stride(),
@@ -105,7 +107,7 @@ PackedWeights pack(const array& w, const array& scales, const PackOptions& optio
   data->shape.push_back(options.transpose ? extents.N : extents.K);
   data->shape.push_back(options.transpose ? extents.K : extents.N);
   data->experts = checked_count(op, "w", leading);
-  const int threads = options.stream.threads > 0 ? options.stream.threads : available_threads();
+  const int threads = options.stream.threads > 0 ? options.stream.threads : get_num_threads();
   data->codes = rearrange(w, options.transpose, data->experts, threads);
   data->scales = rearrange(scales, options.transpose, data->experts, threads);
   if (options.biases) {

@@ -4,6 +4,7 @@
 #include "api/weights.hpp"
 #include "cpu/float_environment.hpp"
 #include "plan/matrix_batch.hpp"
+#include "threads/interrupt.hpp"
 
 #include <gqmm/ops.hpp>
 
@@ -135,6 +136,7 @@ Quantized quantize(const array& w, const QuantizeOptions& options) {
   const std::span<float> weights(buffer.data(), static_cast<std::size_t>(group_size));
   for (std::int64_t matrix = 0; matrix < matrices.count(); ++matrix) {
     for (std::int64_t row = 0; row < matrices.rows(); ++row) {
+      throw_if_interrupted();
       const std::byte* address = matrices.row(matrix, row);
       for (std::int64_t first = 0; first < matrices.cols(); first += group_size) {
         for (float& weight : weights) {

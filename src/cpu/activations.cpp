@@ -1,6 +1,7 @@
 #include "cpu/activations.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace gqmm::cpu {
 namespace {
@@ -9,8 +10,10 @@ constexpr std::size_t kept_scratch = std::size_t{64} << 20;
 // Marking every matrix of x costs one word each; sorting the pairs' positions some ten words each.
 constexpr std::int64_t matrices_per_pair_worth_marking = 8;
 
-thread_local Scratch word_scratch;
-thread_local Scratch scale_scratch;
+// A call takes what its thread keeps and gives it back at its end. A second call of the thread may begin before that, in a check
+// whether the first one should stop; it has memory of its own.
+thread_local Scratch kept_word_scratch;
+thread_local Scratch kept_scale_scratch;
 
 /// Rows a power of two apart would fall into the same few sets of L1: an odd number of cache lines spreads them.
 std::int64_t spread_stride(std::int64_t elements) {
@@ -47,27 +50,34 @@ void find_distinct(std::span<const std::int64_t> lhs, std::int64_t matrices, std
 }  // namespace
 
 Activations::Activations(const Problem& problem, const KernelTable& kernels, bool sliced, bool even_odd)
-    : problem_(problem), kernels_(kernels), sliced_(sliced), even_odd_(even_odd) {
+    : problem_(problem),
+      kernels_(kernels),
+      word_scratch_(std::move(kept_word_scratch)),
+      scale_scratch_(std::move(kept_scale_scratch)),
+      sliced_(sliced),
+      even_odd_(even_odd) {
   find_distinct(problem.lhs, problem.x.count(), matrices_, slot_of_pair_);
   const std::int64_t rows = count();
   if (!sliced_) {
     floats_stride_ = spread_stride(problem.K);
-    floats_ = word_scratch.take<float>(rows, floats_stride_);
+    floats_ = word_scratch_.take<float>(rows, floats_stride_);
     return;
   }
   groups_ = problem.K / problem.group_size;
   words_stride_ = spread_stride(problem.K / 4 * problem.slices);
   group_scales_ = x_scales_of_group(problem.slices, problem.format->has_biases);
   scales_stride_ = groups_ * group_scales_;
-  words_ = word_scratch.take<std::int32_t>(rows, words_stride_);
-  scales_ = scale_scratch.take<float>(rows, scales_stride_);
+  words_ = word_scratch_.take<std::int32_t>(rows, words_stride_);
+  scales_ = scale_scratch_.take<float>(rows, scales_stride_);
   exceptional_.resize(static_cast<std::size_t>(rows * groups_));
   any_exceptional_.resize(static_cast<std::size_t>(rows));
 }
 
 Activations::~Activations() {
-  word_scratch.release(kept_scratch);
-  scale_scratch.release(kept_scratch);
+  word_scratch_.release(kept_scratch);
+  scale_scratch_.release(kept_scratch);
+  kept_word_scratch = std::move(word_scratch_);
+  kept_scale_scratch = std::move(scale_scratch_);
 }
 
 void Activations::prepare(std::int64_t row) {

@@ -45,6 +45,8 @@ class Activations {
 
   const Problem& problem_;
   const KernelTable& kernels_;
+  Scratch word_scratch_;
+  Scratch scale_scratch_;
   bool sliced_;
   bool even_odd_;
   std::int64_t groups_ = 0;

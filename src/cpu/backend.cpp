@@ -2,14 +2,15 @@
 
 #include "cpu/dispatch.hpp"
 #include "cpu/product.hpp"
-#include "cpu/team.hpp"
-#include "cpu/work_shares.hpp"
 #include "formats/registry.hpp"
 #include "plan/packed.hpp"
+#include "threads/limits.hpp"
+#include "threads/team.hpp"
 
 #include <gqmm/system.hpp>
 
 #include <algorithm>
+#include <array>
 
 namespace gqmm::cpu {
 namespace {
@@ -54,16 +55,22 @@ std::int64_t threads_worth(double multiply_adds) {
 }
 
 int threads_of(const Problem& problem) {
-  const int wanted = team_size(problem.threads > 0 ? problem.threads : available_threads());
+  threads::check_environment();
   const double work = static_cast<double>(problem.rhs.size()) * static_cast<double>(problem.M) * static_cast<double>(problem.N) *
                       static_cast<double>(problem.K);
-  return static_cast<int>(std::min(std::int64_t{wanted}, threads_worth(work)));
+  const std::int64_t worth = threads_worth(work);
+  if (worth == 1) {
+    return 1;  // a tiny call asks the system nothing
+  }
+  const int wanted = problem.threads > 0 ? problem.threads : get_num_threads();
+  return static_cast<int>(std::min(std::int64_t{wanted}, worth));
 }
 
 void share_out(std::int64_t count, int wanted_threads, const std::function<void(std::int64_t i)>& work) {
-  const int threads = team_size(wanted_threads);
-  WorkShares shares(count, threads, [](std::int64_t) { return 1; });
-  run_phases(threads, [&](int thread) { shares.drain(thread, [&](std::int64_t i, std::int64_t) { work(i); }); }, [](int) {});
+  threads::check_environment();
+  threads::TeamCall team(wanted_threads);
+  threads::Step step(count, team.threads(), [](std::int64_t) { return 1; }, [&work](std::int64_t i, std::int64_t) { work(i); });
+  team.run(std::array{&step});
 }
 
 void run(const Problem& problem) {
@@ -76,20 +83,24 @@ void run(const Problem& problem) {
   const Weights weights(problem, kernels);
   const std::int64_t experts = problem.packed != nullptr ? problem.packed->experts : problem.w.count();
   const Routing routing = route(problem.rhs, experts, problem.sorted);
-  const int wanted_threads = threads_of(problem);
+  threads::TeamCall team(threads_of(problem));
   const std::vector<Item> items = make_items(routing, problem.M, weights.strips(),
-                                             choose_tiling(problem, kernels, routing, weights.strips(), wanted_threads));
+                                             choose_tiling(problem, kernels, routing, weights.strips(), team.threads()));
   Activations activations(problem, kernels, integers, even_odd);
   const Product product(problem, kernels, routing, activations, weights);
 
   const auto item_count = static_cast<std::int64_t>(items.size());
-  const auto threads = static_cast<int>(std::min<std::int64_t>(wanted_threads, std::max(item_count, activations.count())));
-  const auto item = [&items](std::int64_t i) { return i == WorkShares::none ? nullptr : &items[static_cast<std::size_t>(i)]; };
-  WorkShares rows(activations.count(), threads, [](std::int64_t) { return 1; });
-  WorkShares blocks(item_count, threads, [&](std::int64_t i) { return cost(*item(i)); });
-  run_phases(
-      threads, [&](int thread) { rows.drain(thread, [&](std::int64_t row, std::int64_t) { activations.prepare(row); }); },
-      [&](int thread) { blocks.drain(thread, [&](std::int64_t i, std::int64_t next) { product.run(*item(i), item(next)); }); });
+  team.use_at_most(std::max(item_count, activations.count()));
+  const auto item = [&items](std::int64_t i) {
+    return i == threads::WorkShares::none ? nullptr : &items[static_cast<std::size_t>(i)];
+  };
+  threads::Step slicing(
+      activations.count(), team.threads(), [](std::int64_t) { return 1; },
+      [&activations](std::int64_t row, std::int64_t) { activations.prepare(row); });
+  threads::Step multiplying(
+      item_count, team.threads(), [&](std::int64_t i) { return cost(*item(i)); },
+      [&](std::int64_t i, std::int64_t next) { product.run(*item(i), item(next)); });
+  team.run(std::array{&slicing, &multiplying});
 }
 
 }  // namespace gqmm::cpu

@@ -11,14 +11,15 @@ namespace gqmm::cpu {
 /// The most threads that so many multiply-adds are worth: waking one more would cost more than it saves.
 std::int64_t threads_worth(double multiply_adds);
 
-/// The threads that run() is planned for: as many as are wanted, OpenMP would give here, and the work is worth.
+/// The threads that run() asks for: what the problem's stream says, or gqmm::get_num_threads, but no more than the work is worth.
+/// Throws std::invalid_argument if GQMM_NUM_THREADS has a wrong value.
 int threads_of(const Problem& problem);
 
 /// Runs work(i) for i = 0 … count − 1, each thread a contiguous share, on up to `wanted_threads` threads, the caller's included.
 void share_out(std::int64_t count, int wanted_threads, const std::function<void(std::int64_t i)>& work);
 
-/// Writes problem.y. Expects a valid problem; throws std::bad_alloc, or std::length_error where the call is cut into 2^31 items
-/// or more.
+/// Writes problem.y. Expects a valid problem. Throws std::bad_alloc; std::length_error where the call is cut into 2^31 items or
+/// more; std::invalid_argument if GQMM_NUM_THREADS has a wrong value; Interrupted if an InterruptCheck asked to stop.
 void run(const Problem& problem);
 
 }  // namespace gqmm::cpu

@@ -1,5 +1,7 @@
 #include "cpu/machine.hpp"
 
+#include "threads/first_use.hpp"
+
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -37,8 +39,8 @@ bool is_zen3_or_zen4() {
 }  // namespace
 
 const Machine& machine() {
-  static const Machine found = {.l1_bytes = l1_bytes(), .decode_prefetches_to_l2 = is_zen3_or_zen4()};
-  return found;
+  constinit static threads::FirstUse<const Machine> found;
+  return found.get([] { return Machine{.l1_bytes = l1_bytes(), .decode_prefetches_to_l2 = is_zen3_or_zen4()}; });
 }
 
 }  // namespace gqmm::cpu

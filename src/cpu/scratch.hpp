@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <utility>
 
 namespace gqmm::cpu {
 
@@ -12,8 +13,12 @@ class Scratch {
  public:
   Scratch() = default;
   ~Scratch() { free(); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
+  Scratch(Scratch&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  Scratch& operator=(Scratch&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
 
   /// Room for `rows` times `per_row` elements. Throws std::bad_alloc, also for more bytes than can be counted.
   template <class T>

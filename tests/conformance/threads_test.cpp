@@ -3,21 +3,18 @@
 #include "conformance/support/check.hpp"
 #include "conformance/support/problems.hpp"
 #include "cpu/backend.hpp"
-#include "cpu/team.hpp"
 #include "formats/registry.hpp"
 #include "plan/packed.hpp"
 
 #include <sched.h>
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -138,114 +135,17 @@ TEST(Threads, QuestionsAboutTheSystemMayBeAskedFromAnyThread) {
   EXPECT_EQ(wrong, 0);
 }
 
-/// Levels of parallel regions inside one another that OpenMP grants more than one thread, for a scope.
-class ActiveLevels {
- public:
-  explicit ActiveLevels(int levels) : saved_(omp_get_max_active_levels()) { omp_set_max_active_levels(levels); }
-  ~ActiveLevels() { omp_set_max_active_levels(saved_); }
-  ActiveLevels(const ActiveLevels&) = delete;
-  ActiveLevels& operator=(const ActiveLevels&) = delete;
-
- private:
-  int saved_;
-};
-
-TEST(Threads, InsideACallersParallelRegionNoTeamIsStarted) {
-  const std::vector<Expected> problems = problems_with_results(formats().size());
-  const ActiveLevels four(4);  // the runtime would allow nested teams
-  constexpr int team = 3;
-  int before = 0;
-  int most = 0;
-  int wrong = 0;
-#pragma omp parallel num_threads(team) reduction(+ : wrong)
-  {
-#pragma omp barrier
-#pragma omp single
-    before = process_threads();
-    for (const Expected& problem : problems) {
-      Operands operands = problem.operands;
-      operands.options.stream.threads = 4;
-      wrong += same_bits(problem.y, call(operands)) ? 0 : 1;
-#pragma omp critical
-      most = std::max(most, process_threads());
-    }
-  }
-  EXPECT_EQ(wrong, 0);
-  EXPECT_EQ(most, before) << "threads of the process inside the region, after calls that asked for 4";
-}
-
-/// What a call inside a parallel region is planned for, and the order in which share_out, alone, would walk through eight pieces.
-struct Planned {
-  int threads = 0;
-  std::vector<std::int64_t> order;
-};
-
-Planned planned_in_a_region(const Problem& problem, int team) {
-  Planned planned;
-#pragma omp parallel num_threads(team)
-  {
-#pragma omp master
-    {
-      planned.threads = cpu::threads_of(problem);
-      std::mutex mutex;
-      cpu::share_out(8, 4, [&](std::int64_t i) {
-        const std::lock_guard lock(mutex);
-        planned.order.push_back(i);
-      });
-    }
-  }
-  return planned;
-}
-
-TEST(Threads, InsideACallersParallelRegionACallIsPlannedForOneThread) {
-  Operands operands = make_operands(spec_number(0));
-  operands.options.stream.threads = 4;
-  Lowered lowered = lower(operands);
-  lowered.problem.K = 1 << 20;  // worth many threads; nothing is computed
-  const std::vector<std::int64_t> forwards = {0, 1, 2, 3, 4, 5, 6, 7};
-  for (const int levels : {1, 2}) {
-    const ActiveLevels allowed(levels);
-    const Planned alone = planned_in_a_region(lowered.problem, 2);
-    EXPECT_EQ(alone.threads, 1);
-    EXPECT_EQ(alone.order, forwards);
-    EXPECT_EQ(planned_in_a_region(lowered.problem, 1).threads, 4) << "a region of one thread is not active";
-    EXPECT_EQ(cpu::threads_of(lowered.problem), 4);
-  }
-}
-
 // The work of a call spreads over as many threads as its stream says, not one more.
 TEST(Threads, ACallTakesAsManyThreadsAsItsStreamSays) {
   Operands operands = make_operands(spec_number(2));
   operands.options.stream.threads = 1;
   std::optional<array> y;
-  int alone = 0;
-  int with_three = 0;
-  // On a thread that has never run a parallel region, whose team therefore has to be started.
-  std::thread caller([&] {
-    const int before = process_threads();
-    y = call(operands);
-    alone = process_threads() - before;
-    operands.options.stream.threads = 3;
-    EXPECT_TRUE(same_bits(*y, call(operands)));
-    with_three = process_threads() - before;
-  });
-  caller.join();
-  EXPECT_EQ(alone, 0);
-  EXPECT_LE(with_three, 2);
-}
-
-TEST(Threads, ThePoolIsTheProgramsOwnOpenMp) {
-  // A team of the caller's first: the call reuses its threads and starts none.
-  int before = 0;
-#pragma omp parallel num_threads(3)
-  {
-#pragma omp single
-    before = process_threads();
-  }
-  Operands operands = make_operands(spec_number(3));
-  operands.options.stream.threads = 3;
-  (void)call(operands);
+  const int before = process_threads();
+  y = call(operands);
   EXPECT_EQ(process_threads(), before);
+  operands.options.stream.threads = 3;
+  EXPECT_TRUE(same_bits(*y, call(operands)));
+  EXPECT_LE(process_threads(), std::max(before, 3));
 }
 
 TEST(Threads, AvailableThreadsAreWithinTheAffinityMask) {

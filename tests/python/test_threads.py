@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 import oracle
 import pytest
 from oracle import Setting
+from processes import run
 
 
 @pytest.mark.parametrize("setting", oracle.DEFAULTS, ids=str)
@@ -85,17 +85,41 @@ def test_errors_leave_the_gil_held():
         list(pool.map(lambda _: fail(), range(64)))
 
 
-def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+def test_set_num_threads_holds_until_it_is_taken_back():
+    by_default = gqmm.get_num_threads()
+    try:
+        for threads in (1, 3, 4096, np.int64(2)):
+            gqmm.set_num_threads(threads)
+            assert gqmm.get_num_threads() == threads
+        for wrong, error in ((-1, ValueError), (4097, ValueError), (2**40, ValueError), (1.0, TypeError), (None, TypeError)):
+            with pytest.raises(error, match="set_num_threads"):
+                gqmm.set_num_threads(wrong)
+            assert gqmm.get_num_threads() == 2
+    finally:
+        gqmm.set_num_threads(0)
+    assert gqmm.get_num_threads() == by_default == gqmm.available_threads()
 
 
-def test_available_threads_honour_the_environment_and_the_affinity():
-    assert run("import gqmm; print(gqmm.available_threads())", OMP_NUM_THREADS="1").stdout.strip() == "1"
-    one_core = "import os, gqmm; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(gqmm.available_threads())"
-    assert run(one_core).stdout.strip() == "1"
-    assert 1 <= gqmm.available_threads() <= len(os.sched_getaffinity(0))
+def test_threadpoolctl_limits_gqmm():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    before = gqmm.get_num_threads()
+    with threadpoolctl.threadpool_limits(1):
+        assert gqmm.get_num_threads() == 1
+    assert gqmm.get_num_threads() == before
+    with threadpoolctl.threadpool_limits(3, user_api="gqmm"):
+        assert gqmm.get_num_threads() == 3
+    with threadpoolctl.threadpool_limits({"gqmm": 1}):
+        assert gqmm.get_num_threads() == 1
+    assert gqmm.get_num_threads() == before
+    (info,) = (library for library in threadpoolctl.threadpool_info() if library["user_api"] == "gqmm")
+    assert info["version"] == gqmm.__version__
+
+
+@pytest.mark.parametrize("order", ["import gqmm, threadpoolctl", "import threadpoolctl, gqmm"])
+def test_threadpoolctl_may_be_imported_before_or_after(order):
+    pytest.importorskip("threadpoolctl")
+    result = run(f"{order}\nwith threadpoolctl.threadpool_limits(1): print(gqmm.get_num_threads())")
+    assert result.stdout == "1\n", result.stderr
 
 
 def test_the_instruction_set_is_chosen_by_the_environment():

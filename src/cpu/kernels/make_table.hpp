@@ -59,11 +59,12 @@ constexpr FormatKernels make_format_kernels() {
   return kernels;
 }
 
+template <class V, class Formats>
+struct FormatTable;
 template <class V, class... F>
-const FormatKernels* all_format_kernels(TypeList<F...>) {
-  static constexpr FormatKernels table[] = {make_format_kernels<V, F>()...};
-  return table;
-}
+struct FormatTable<V, TypeList<F...>> {
+  static constexpr FormatKernels kernels[] = {make_format_kernels<V, F>()...};
+};
 
 /// Kinds that share code share a kernel.
 template <class V>
@@ -71,8 +72,9 @@ constexpr PanelKind code_of(PanelKind kind) {
   return kind == PanelKind::bytes && !V::wide_dot_differs ? PanelKind::wide_bytes : kind;
 }
 
+/// Evaluated by the compiler, so that no first call has to make the table: a process may fork during it.
 template <class V>
-KernelTable make_table() {
+consteval KernelTable make_table() {
   static_assert(
       std::has_single_bit(static_cast<unsigned>(V::few_float_rows.along_n)) && V::few_float_rows.along_n <= V::float_gemv_rows,
       "rows are rounded up to a power of two, and a larger one has no kernel along N");
@@ -83,7 +85,7 @@ KernelTable make_table() {
   table.float_tile = V::float_tile;
   table.float_gemv_rows = V::float_gemv_rows;
   table.few_float_rows = V::few_float_rows;
-  table.formats = all_format_kernels<V>(AllFormats{});
+  table.formats = FormatTable<V, AllFormats>::kernels;
   for_each(Values<1, 2, 3>{}, [&]<int slices>() {
     constexpr TileSize tile = V::gemm_tile[slices - 1];
     static_assert(tile.mr <= max_tile_rows && tile.nv <= max_tile_strips);
@@ -118,14 +120,22 @@ constexpr FormatKernels picked_or(const FormatKernels& other) {
 }
 
 /// The kernels of another vocabulary, but V's for the formats whose codes V picks from words.
+template <class V, class Formats>
+struct PickedTable;
 template <class V, class... F>
-KernelTable with_picked_bits(const KernelTable& other, TypeList<F...>) {
-  const FormatKernels* format = other.formats;
-  static const FormatKernels formats[] = {picked_or<V, F>(*format++)...};
-  KernelTable table = other;
-  table.formats = formats;
-  return table;
-}
+struct PickedTable<V, TypeList<F...>> {
+  explicit PickedTable(const KernelTable& other) : PickedTable(other, other.formats) {}
+  PickedTable(const PickedTable&) = delete;  // `table` refers to `formats`
+  PickedTable& operator=(const PickedTable&) = delete;
+
+  FormatKernels formats[sizeof...(F)];
+  KernelTable table;
+
+ private:
+  PickedTable(const KernelTable& other, const FormatKernels* format) : formats{picked_or<V, F>(*format++)...}, table(other) {
+    table.formats = formats;
+  }
+};
 
 }  // namespace
 }  // namespace gqmm::cpu

@@ -7,7 +7,7 @@
 namespace gqmm::cpu {
 
 const KernelTable& avx2_kernels() {
-  static const KernelTable table = make_table<Avx2>();
+  static constexpr KernelTable table = make_table<Avx2>();
   return table;
 }
 

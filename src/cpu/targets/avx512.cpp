@@ -7,7 +7,7 @@
 namespace gqmm::cpu {
 
 const KernelTable& avx512_kernels() {
-  static const KernelTable table = make_table<Avx512>();
+  static constexpr KernelTable table = make_table<Avx512>();
   return table;
 }
 

@@ -7,7 +7,7 @@
 namespace gqmm::cpu {
 
 const KernelTable& avx512bw_kernels() {
-  static const KernelTable table = make_table<Avx512Bw>();
+  static constexpr KernelTable table = make_table<Avx512Bw>();
   return table;
 }
 

@@ -4,12 +4,14 @@
 
 #include "cpu/kernels/make_table.hpp"
 #include "cpu/targets/targets.hpp"
+#include "threads/first_use.hpp"
 
 namespace gqmm::cpu {
 
 const KernelTable& avx512vbmi_kernels() {
-  static const KernelTable table = with_picked_bits<Avx512Vbmi>(avx512_kernels(), AllFormats{});
-  return table;
+  using Table = PickedTable<Avx512Vbmi, AllFormats>;  // a type of this file alone, and so is FirstUse of it
+  constinit static threads::FirstUse<const Table> made;
+  return made.get([] { return Table(avx512_kernels()); }).table;
 }
 
 }  // namespace gqmm::cpu

@@ -7,7 +7,7 @@
 namespace gqmm::cpu {
 
 const KernelTable& avxvnni_kernels() {
-  static const KernelTable table = make_table<AvxVnni>();
+  static constexpr KernelTable table = make_table<AvxVnni>();
   return table;
 }
 

@@ -7,7 +7,7 @@
 namespace gqmm::cpu {
 
 const KernelTable& i8mm_kernels() {
-  static const KernelTable table = make_table<I8mm>();
+  static constexpr KernelTable table = make_table<I8mm>();
   return table;
 }
 

@@ -7,7 +7,7 @@
 namespace gqmm::cpu {
 
 const KernelTable& neon_kernels() {
-  static const KernelTable table = make_table<Neon>();
+  static constexpr KernelTable table = make_table<Neon>();
   return table;
 }
 

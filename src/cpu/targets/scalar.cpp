@@ -7,7 +7,7 @@
 namespace gqmm::cpu {
 
 const KernelTable& scalar_kernels() {
-  static const KernelTable table = make_table<Scalar>();
+  static constexpr KernelTable table = make_table<Scalar>();
   return table;
 }
 

@@ -11,7 +11,7 @@
 #include <stdexcept>
 #include <vector>
 
-namespace gqmm::cpu {
+namespace gqmm::threads {
 
 /// Positions 0 … count − 1, cut into one share for each thread of a team. A thread takes its own from the front, in order, so
 /// that it knows which weights it will want next and what it has read stays in its cache; with none left, it takes from the back
@@ -23,9 +23,10 @@ class WorkShares {
   WorkShares(std::int64_t count, int shares, Cost cost);
   WorkShares(const WorkShares&) = delete;
   WorkShares& operator=(const WorkShares&) = delete;
-  /// Calls work(position, next) until nothing is left anywhere; `next` is where this thread is likely to go on, or none.
-  template <class Work>
-  void drain(int own, Work work);
+  /// Calls work(position, next) until nothing is left anywhere, or until may_go_on(), asked before each position, is false.
+  /// `next` is where this thread is likely to go on, or none.
+  template <class Work, class MayGoOn>
+  void drain(int own, Work work, MayGoOn may_go_on);
 
   static constexpr std::int64_t none = -1;
 
@@ -91,20 +92,22 @@ WorkShares::WorkShares(std::int64_t count, int shares, Cost cost)
   }
 }
 
-template <class Work>
-void WorkShares::drain(int own, Work work) {
+template <class Work, class MayGoOn>
+void WorkShares::drain(int own, Work work, MayGoOn may_go_on) {
   Share& mine = shares_[static_cast<std::size_t>(own)];
-  for (std::int64_t i = mine.take_first(); i != none; i = mine.take_first()) {
-    work(i, mine.left() > 0 ? i + 1 : none);
+  while (mine.left() > 0 && may_go_on()) {
+    if (const std::int64_t i = mine.take_first(); i != none) {
+      work(i, mine.left() > 0 ? i + 1 : none);
+    }
   }
   const auto fullest = [this]() -> Share& {
     return *std::max_element(shares_.begin(), shares_.end(), [](const Share& a, const Share& b) { return a.left() < b.left(); });
   };
-  for (Share* other = &fullest(); other->left() > 0; other = &fullest()) {
+  for (Share* other = &fullest(); other->left() > 0 && may_go_on(); other = &fullest()) {
     if (const std::int64_t i = other->take_last(); i != none) {
       work(i, other->left() > 0 ? i - 1 : none);
     }
   }
 }
 
-}  // namespace gqmm::cpu
+}  // namespace gqmm::threads

@@ -1,4 +1,4 @@
-#include "cpu/work_shares.hpp"
+#include "threads/work_shares.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,10 +7,11 @@
 #include <thread>
 #include <vector>
 
-namespace gqmm::cpu {
+namespace gqmm::threads {
 namespace {
 
 constexpr std::int64_t one_each(std::int64_t /*position*/) { return 1; }
+constexpr bool always() { return true; }
 
 struct Turn {
   std::int64_t position;
@@ -20,7 +21,7 @@ struct Turn {
 
 std::vector<Turn> drained_by(WorkShares& shares, int own) {
   std::vector<Turn> turns;
-  shares.drain(own, [&](std::int64_t position, std::int64_t next) { turns.push_back({position, next}); });
+  shares.drain(own, [&](std::int64_t position, std::int64_t next) { turns.push_back({position, next}); }, always);
   return turns;
 }
 
@@ -34,7 +35,7 @@ TEST(WorkShares, AThreadTakesItsOwnShareInOrderThenTheOthersFromTheBack) {
 TEST(WorkShares, TheFullestShareIsHelpedFirst) {
   WorkShares shares(9, 3, [](std::int64_t position) { return position < 2 ? 7 : 1; });  // 0 | 1 | 2 … 8
   std::vector<std::int64_t> positions;
-  shares.drain(0, [&](std::int64_t position, std::int64_t) { positions.push_back(position); });
+  shares.drain(0, [&](std::int64_t position, std::int64_t) { positions.push_back(position); }, always);
   EXPECT_EQ(positions, (std::vector<std::int64_t>{0, 8, 7, 6, 5, 4, 3, 1, 2}));
 }
 
@@ -43,6 +44,16 @@ TEST(WorkShares, AShareMayBeEmptyAndThereMayBeNothing) {
   EXPECT_EQ(drained_by(one, 3).size(), 1U);
   WorkShares nothing(0, 2, one_each);
   EXPECT_TRUE(drained_by(nothing, 0).empty());
+}
+
+TEST(WorkShares, AThreadThatMayNotGoOnLeavesTheRestToOthers) {
+  WorkShares shares(6, 2, one_each);
+  std::vector<std::int64_t> positions;
+  const auto take = [&](std::int64_t position, std::int64_t) { positions.push_back(position); };
+  shares.drain(0, take, [&] { return positions.size() < 4; });  // in the middle of the other's share
+  EXPECT_EQ(positions, (std::vector<std::int64_t>{0, 1, 2, 5}));
+  shares.drain(1, take, always);
+  EXPECT_EQ(positions, (std::vector<std::int64_t>{0, 1, 2, 5, 3, 4}));
 }
 
 TEST(WorkShares, CostsDecideWhereSharesAreCut) {
@@ -59,7 +70,7 @@ TEST(WorkShares, ThreadsThatStealGetEveryPositionOnce) {
   std::vector<std::thread> team;
   for (int thread = 0; thread < threads; ++thread) {
     team.emplace_back([&, thread] {
-      shares.drain(thread, [&](std::int64_t position, std::int64_t) { ++taken[static_cast<std::size_t>(position)]; });
+      shares.drain(thread, [&](std::int64_t position, std::int64_t) { ++taken[static_cast<std::size_t>(position)]; }, always);
     });
   }
   for (std::thread& thread : team) {
@@ -81,4 +92,4 @@ TEST(WorkShares, RefusesMorePositionsThanItCanCount) {
 }
 
 }  // namespace
-}  // namespace gqmm::cpu
+}  // namespace gqmm::threads

@@ -1,0 +1,64 @@
+#include "threads/processor_set.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <thread>
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace gqmm::threads {
+
+ProcessorSet ProcessorSet::of_thread([[maybe_unused]] pid_t thread) {
+  ProcessorSet set;
+#if defined(__linux__)
+  if (sched_getaffinity(thread, sizeof set.words_, reinterpret_cast<cpu_set_t*>(set.words_.data())) == 0) {
+    return set;
+  }
+  set = {};
+#endif
+  const unsigned machine = std::clamp(std::thread::hardware_concurrency(), 1U, static_cast<unsigned>(most));
+  for (unsigned processor = 0; processor < machine; ++processor) {
+    set.add(static_cast<int>(processor));
+  }
+  return set;
+}
+
+int ProcessorSet::count() const {
+  int processors = 0;
+  for (const std::uint64_t word : words_) {
+    processors += std::popcount(word);
+  }
+  return processors;
+}
+
+bool ProcessorSet::contains(const ProcessorSet& other) const {
+  for (std::size_t i = 0; i < words_.size(); ++i) {
+    if ((other.words_[i] & ~words_[i]) != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void ProcessorSet::add(int processor) {
+  const auto position = static_cast<std::size_t>(processor);
+  if (processor >= 0 && position < most) {
+    words_[position / word_bits] |= std::uint64_t{1} << (position % word_bits);
+  }
+}
+
+ProcessorSet& ProcessorSet::operator|=(const ProcessorSet& other) {
+  for (std::size_t i = 0; i < words_.size(); ++i) {
+    words_[i] |= other.words_[i];
+  }
+  return *this;
+}
+
+void ProcessorSet::apply_to([[maybe_unused]] pthread_t thread) const {
+#if defined(__linux__)
+  static_cast<void>(pthread_setaffinity_np(thread, sizeof words_, reinterpret_cast<const cpu_set_t*>(words_.data())));
+#endif
+}
+
+}  // namespace gqmm::threads

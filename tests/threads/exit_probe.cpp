@@ -1,0 +1,66 @@
+// A process that ends while other threads compute: static objects are destroyed, or not, and the exit status is 7.
+//
+//     exit_probe return | exit | quick_exit
+#include <gqmm/gqmm.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr std::int64_t N = 256;
+constexpr std::int64_t K = 512;
+constexpr std::int64_t rows = 64;
+
+std::atomic<int> calls{0};
+
+// Never destroyed, for threads go on reading them.
+const std::vector<float>* values = nullptr;
+const gqmm::array* x = nullptr;
+const gqmm::array* w = nullptr;
+
+void compute(const gqmm::array& x, const gqmm::array& w) {
+  while (true) {
+    const gqmm::array y = gqmm::gather_mm(x, w, {.stream = {.threads = 3}});
+    ++calls;
+  }
+}
+
+// A static object whose destructor computes as well, after those of the library's own.
+struct ComputesAtTheEnd {
+  ~ComputesAtTheEnd() {
+    const std::vector<float> values(N * K, 1.0F);
+    const gqmm::array a = gqmm::array::borrow(values.data(), {N, K}, gqmm::Dtype::float32);
+    const gqmm::array y = gqmm::gather_mm(a, gqmm::array::borrow(values.data(), {K, N}, gqmm::Dtype::float32), {});
+    if (static_cast<const float*>(static_cast<const void*>(y.bytes()))[0] != static_cast<float>(K)) {
+      std::abort();
+    }
+  }
+};
+const ComputesAtTheEnd computes_at_the_end;
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string_view how = argc > 1 ? argv[1] : "return";
+  values = new std::vector<float>(N * K, 1.0F);
+  x = new gqmm::array(gqmm::array::borrow(values->data(), {rows, K}, gqmm::Dtype::float32));
+  w = new gqmm::array(gqmm::array::borrow(values->data(), {K, N}, gqmm::Dtype::float32));
+  for (int i = 0; i < 2; ++i) {
+    std::thread([] { compute(*x, *w); }).detach();
+  }
+  while (calls < 3) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  if (how == "exit") {
+    std::exit(7);
+  }
+  if (how == "quick_exit") {
+    std::quick_exit(7);
+  }
+  return 7;
+}

@@ -1,0 +1,186 @@
+// A process that forks: its children compute, with a team of their own, whatever its threads were doing.
+#include "threads/team.hpp"
+
+#include <gqmm/gqmm.hpp>
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <iterator>
+#include <thread>
+#include <vector>
+
+namespace gqmm::threads {
+namespace {
+
+constexpr int ok = 0;
+
+/// Runs `child` in a forked process, which has 60 seconds. Returns its exit status, or −1 if a signal ended it.
+int status_of_child(const std::function<int()>& child) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    alarm(60);  // a child that hangs is ended
+    int status = 99;
+    try {
+      status = child();
+    } catch (...) {
+    }
+    _exit(status);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+int process_threads() {
+  return static_cast<int>(
+      std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator()));
+}
+
+/// A product that is worth several threads, whose every element is K.
+class Product {
+ public:
+  bool is_right(int threads) const {
+    const array y = gather_mm(array::borrow(values_.data(), {rows, K}, Dtype::float32),
+                              array::borrow(values_.data(), {K, N}, Dtype::float32), {.stream = {.threads = threads}});
+    std::vector<float> result(static_cast<std::size_t>(rows * N));
+    std::memcpy(result.data(), y.bytes(), result.size() * sizeof(float));
+    return result == std::vector<float>(result.size(), static_cast<float>(K));
+  }
+
+ private:
+  static constexpr std::int64_t rows = 64;
+  static constexpr std::int64_t N = 256;
+  static constexpr std::int64_t K = 256;
+  std::vector<float> values_ = std::vector<float>(static_cast<std::size_t>(K * N), 1.0F);
+};
+
+TEST(Fork, AChildComputesWithATeamOfItsOwn) {
+  const Product product;
+  ASSERT_TRUE(product.is_right(3));
+  EXPECT_EQ(status_of_child([&] {
+              const bool first = product.is_right(3) && product.is_right(1);
+              return first && process_threads() == 3 ? ok : 1;
+            }),
+            ok);
+  EXPECT_TRUE(product.is_right(3)) << "the parent's team is as before";
+}
+
+TEST(Fork, AChildOfAChildComputesToo) {
+  const Product product;
+  EXPECT_EQ(status_of_child([&] {
+              return product.is_right(2) && status_of_child([&] { return product.is_right(2) ? ok : 1; }) == ok &&
+                             product.is_right(2)
+                         ? ok
+                         : 1;
+            }),
+            ok);
+}
+
+TEST(Fork, WhileOtherThreadsComputeLeavesTheChildFree) {
+  const Product product;
+  std::atomic<bool> stop{false};
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 3; ++caller) {
+    callers.emplace_back([&, caller] {
+      while (!stop) {
+        wrong += product.is_right(1 + caller) ? 0 : 1;
+      }
+    });
+  }
+  for (int child = 0; child < 50; ++child) {
+    ASSERT_EQ(status_of_child([&] { return product.is_right(2) && product.is_right(1) ? ok : 1; }), ok) << child;
+  }
+  stop = true;
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+// Everything that a first call makes (the team, what is known of the machine, blocks of memory) is half made when the fork comes.
+TEST(Fork, WhileAnotherThreadIsInTheFirstCallLeavesTheChildFree) {
+  const Product product;
+  for (int turn = 0; turn < 30; ++turn) {
+    // The process in which the first call happens is itself a child.
+    ASSERT_EQ(status_of_child([&] {
+                std::atomic<bool> begins{false};
+                std::thread first([&] {
+                  begins = true;
+                  (void)product.is_right(3);
+                });
+                while (!begins) {
+                }
+                std::this_thread::sleep_for(std::chrono::microseconds(20 * turn));
+                const int status = status_of_child([&] { return product.is_right(3) ? ok : 1; });
+                first.join();
+                return status;
+              }),
+              ok)
+        << turn;
+  }
+}
+
+TEST(Fork, FromAThreadThatIsNotTheFirstOneLeavesTheChildFree) {
+  const Product product;
+  ASSERT_TRUE(product.is_right(2));
+  int status = -1;
+  std::thread([&] { status = status_of_child([&] { return product.is_right(2) ? ok : 1; }); }).join();
+  EXPECT_EQ(status, ok);
+}
+
+// A check whether the call should stop runs signal handlers, which may fork.
+TEST(Fork, WithinACallGivesTheChildAnErrorAndTheParentItsResult) {
+  pid_t child = -1;
+  bool forked = false;
+  {
+    const InterruptCheck check([&] {
+      if (!forked) {
+        forked = true;
+        child = fork();
+        if (child == 0) {
+          alarm(60);
+        }
+      }
+      return false;
+    });
+    std::atomic<int> items{0};
+    try {
+      TeamCall call(2);
+      Step step(
+          400, call.threads(), [](std::int64_t) { return 1; },
+          [&](std::int64_t, std::int64_t) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            ++items;
+          });
+      call.run(std::array{&step});
+      if (child == 0) {
+        _exit(1);  // a result in the child would not be whole
+      }
+      EXPECT_EQ(items, 400);
+    } catch (const std::runtime_error& error) {
+      if (child == 0) {
+        const Product product;  // the child's next call works
+        _exit(std::string(error.what()).find("forked") != std::string::npos && product.is_right(2) ? ok : 2);
+      }
+      ADD_FAILURE() << error.what();
+    }
+  }
+  ASSERT_TRUE(forked) << "the call was too short for a check";
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), ok);
+}
+
+}  // namespace
+}  // namespace gqmm::threads

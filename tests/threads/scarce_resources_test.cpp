@@ -1,0 +1,121 @@
+// A system that gives no thread, or no memory for one.
+#include "threads/team.hpp"
+
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <functional>
+#include <system_error>
+#include <thread>
+
+namespace gqmm::threads {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define GQMM_MEMORY_CANNOT_BE_LIMITED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define GQMM_MEMORY_CANNOT_BE_LIMITED 1
+#endif
+#endif
+
+constexpr int items = 100;
+
+/// Threads that a call is planned for that wants eight; −1 if it did not do its work.
+int threads_of_a_call() {
+  TeamCall call(8);
+  std::atomic<int> done{0};
+  Step step(items, call.threads(), [](std::int64_t) { return 1; }, [&](std::int64_t, std::int64_t) { ++done; });
+  call.run(std::array{&step});
+  return done == items ? call.threads() : -1;
+}
+
+/// What `child` returns in a forked process; −1 if a signal ended it.
+int in_a_child(const std::function<int()>& child) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    alarm(60);
+    int status = 99;
+    try {
+      status = child();
+    } catch (...) {
+    }
+    _exit(status);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+bool limit(int resource, rlim_t value) {
+  rlimit limits = {};
+  getrlimit(static_cast<__rlimit_resource_t>(resource), &limits);
+  limits.rlim_cur = value;
+  return setrlimit(static_cast<__rlimit_resource_t>(resource), &limits) == 0;
+}
+
+constexpr uid_t nobody = 65534;
+
+TEST(ScarceResources, ACallRunsOnTheCallerAloneIfNoThreadCanBeCreated) {
+  EXPECT_EQ(in_a_child([] {
+              // The limit does not hold for root.
+              if ((getuid() == 0 && setuid(nobody) != 0) || !limit(RLIMIT_NPROC, 0)) {
+                return 90;
+              }
+              return threads_of_a_call();
+            }),
+            1);
+}
+
+TEST(ScarceResources, ACallRunsOnTheThreadsThatCouldBeCreated) {
+  const int threads = in_a_child([] {
+    if (getuid() == 0 && setuid(nobody) != 0) {
+      return 90;
+    }
+    // Other processes of this user count too: the limit that just lets two more threads start is found by trying.
+    for (rlim_t most = 1; most < 2000; ++most) {
+      if (!limit(RLIMIT_NPROC, most)) {
+        return 91;
+      }
+      try {
+        std::thread([] {}).join();
+      } catch (const std::system_error&) {
+        continue;
+      }
+      return limit(RLIMIT_NPROC, most + 1) ? threads_of_a_call() : 92;
+    }
+    return 93;
+  });
+  EXPECT_EQ(threads, 3) << "two workers";
+}
+
+#if !defined(GQMM_MEMORY_CANNOT_BE_LIMITED)
+TEST(ScarceResources, ACallRunsOnTheCallerAloneIfThereIsNoMemoryForAStack) {
+  EXPECT_EQ(in_a_child([] {
+              // Room for small things, not for a stack. Threads of earlier tests have left some of the usual size.
+              pthread_attr_t attributes;
+              if (pthread_attr_init(&attributes) != 0 || pthread_attr_setstacksize(&attributes, std::size_t{64} << 20) != 0 ||
+                  pthread_setattr_default_np(&attributes) != 0) {
+                return 89;
+              }
+              std::size_t pages = 0;
+              std::FILE* file = std::fopen("/proc/self/statm", "r");
+              if (file == nullptr || std::fscanf(file, "%zu", &pages) != 1) {
+                return 90;
+              }
+              std::fclose(file);
+              const rlim_t used = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE));
+              return limit(RLIMIT_AS, used + (rlim_t{2} << 20)) ? threads_of_a_call() : 91;
+            }),
+            1);
+}
+#endif
+
+}  // namespace
+}  // namespace gqmm::threads
