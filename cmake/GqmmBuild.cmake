@@ -10,8 +10,7 @@ if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
 endif()
 
 find_package(OpenMP REQUIRED COMPONENTS CXX)
-find_package(fmt REQUIRED)
-find_package(nlohmann_json REQUIRED)
+include(GqmmDependencies)
 
 # fmt's headers; what they declare is in the library (src/fmt.cpp).
 add_library(gqmm_fmt INTERFACE)
