@@ -1,5 +1,5 @@
-// GQMM_API: what programs may take from the shared library. The library is compiled with hidden visibility, so that nothing else
-// of it can meet a program's own symbols, or those of another library with the same dependencies.
+// GQMM_API: what programs may take from the shared library. The library is compiled with hidden visibility, so nothing else of it
+// can meet a program's own symbols, or those of another library that contains the same dependencies.
 #pragma once
 
 #if defined(__GNUC__) || defined(__clang__)

@@ -1,6 +1,8 @@
 // What the library found on this machine and what it uses.
 #pragma once
 
+#include <gqmm/export.hpp>
+
 #include <string>
 #include <string_view>
 #include <vector>
@@ -8,9 +10,9 @@
 namespace gqmm {
 
 /// Version of the library, e.g. "0.1.0".
-[[nodiscard]] std::string_view version() noexcept;
+[[nodiscard]] GQMM_API std::string_view version() noexcept;
 
-struct InstructionSet {
+struct GQMM_API InstructionSet {
   std::string name;         ///< as GQMM_ISA takes it: "scalar"; "avx2", "avxvnni", "avx512bw", "avx512", "avx512vbmi";
                             ///< "neon", "i8mm"
   std::string description;  ///< the extensions it needs
@@ -18,18 +20,18 @@ struct InstructionSet {
 };
 
 /// Every instruction set that the library was built with, from the least to the most capable.
-[[nodiscard]] std::vector<InstructionSet> instruction_sets();
+[[nodiscard]] GQMM_API std::vector<InstructionSet> instruction_sets();
 
 /// The one in use: the most capable that is supported, or the one that the environment variable GQMM_ISA names. Throws
 /// std::invalid_argument if GQMM_ISA names one that is unknown or unsupported.
-[[nodiscard]] std::string_view active_instruction_set();
+[[nodiscard]] GQMM_API std::string_view active_instruction_set();
 
 /// Uses another one from the next call on, whatever GQMM_ISA says. Throws like active_instruction_set. For tests and
 /// benchmarks: not to be called while an operator runs.
-void set_instruction_set(std::string_view name);
+GQMM_API void set_instruction_set(std::string_view name);
 
 /// Threads that this process may use: the smallest of the affinity mask, the cgroup's CPU quota (rounded up) and
 /// OMP_NUM_THREADS.
-[[nodiscard]] int available_threads();
+[[nodiscard]] GQMM_API int available_threads();
 
 }  // namespace gqmm

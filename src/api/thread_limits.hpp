@@ -1,6 +1,8 @@
 // What limits gqmm::available_threads, for those who want to know why.
 #pragma once
 
+#include <gqmm/export.hpp>
+
 #include <optional>
 #include <string>
 
@@ -17,6 +19,6 @@ struct ThreadLimits {
 [[nodiscard]] std::optional<int> cgroup_threads(const std::string& root = {});
 
 /// As they are now; available_threads keeps what it found at its first call.
-[[nodiscard]] ThreadLimits thread_limits();
+[[nodiscard]] GQMM_API ThreadLimits thread_limits();
 
 }  // namespace gqmm

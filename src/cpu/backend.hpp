@@ -3,13 +3,15 @@
 
 #include "plan/problem.hpp"
 
+#include <gqmm/export.hpp>
+
 #include <cstdint>
 #include <functional>
 
 namespace gqmm::cpu {
 
 /// The most threads that so many multiply-adds are worth: waking one more would cost more than it saves.
-std::int64_t threads_worth(double multiply_adds);
+GQMM_API std::int64_t threads_worth(double multiply_adds);
 
 /// The threads that run() is planned for: as many as are wanted, OpenMP would give here, and the work is worth.
 int threads_of(const Problem& problem);
@@ -19,6 +21,6 @@ void share_out(std::int64_t count, int wanted_threads, const std::function<void(
 
 /// Writes problem.y. Expects a valid problem; throws std::bad_alloc, or std::length_error where the call is cut into 2^31 items
 /// or more.
-void run(const Problem& problem);
+GQMM_API void run(const Problem& problem);
 
 }  // namespace gqmm::cpu
