@@ -10,12 +10,27 @@ if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
 endif()
 
 find_package(Threads REQUIRED)
-find_package(fmt REQUIRED)
-find_package(nlohmann_json REQUIRED)
+include(GqmmDependencies)
 
-# fmt's headers; what they declare is in the library (src/fmt.cpp).
-add_library(gqmm_fmt INTERFACE)
-target_include_directories(gqmm_fmt SYSTEM INTERFACE $<TARGET_PROPERTY:fmt::fmt-header-only,INTERFACE_INCLUDE_DIRECTORIES>)
+# A shared library shows nothing but GQMM_API (include/gqmm/export.hpp). Tests look inside, so one that has tests shows all.
+if(NOT (BUILD_SHARED_LIBS AND (GQMM_BUILD_TESTS OR GQMM_BUILD_FUZZERS)))
+  set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+  set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+endif()
+
+# fmt's headers, and what they only declare (src/fmt.cpp). A static library contains it for everybody; a shared one keeps its own to
+# itself, so every program and extension links a copy.
+if(BUILD_SHARED_LIBS)
+  add_library(gqmm_fmt STATIC ${PROJECT_SOURCE_DIR}/src/fmt.cpp)
+  set(gqmm_fmt_scope PUBLIC)
+else()
+  add_library(gqmm_fmt INTERFACE)
+  set(gqmm_fmt_scope INTERFACE)
+endif()
+target_include_directories(gqmm_fmt SYSTEM ${gqmm_fmt_scope} $<TARGET_PROPERTY:fmt::fmt-header-only,INTERFACE_INCLUDE_DIRECTORIES>)
+if(GQMM_DLPACK_INCLUDE_DIR)
+  target_include_directories(gqmm_fmt SYSTEM ${gqmm_fmt_scope} ${GQMM_DLPACK_INCLUDE_DIR})
+endif()
 
 # Warnings are errors for this project's own targets. -ffp-contract=off because bitwise equality of the kernels needs every fma to be
 # written out (docs/numerics.md).

@@ -1,5 +1,7 @@
 #include "probes/probes.hpp"
 
+#include "cpu/cpuid.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -29,12 +31,12 @@ ProbeSet find_set(std::string_view name) {
 std::vector<ProbeSet> probe_sets() {
   std::vector<ProbeSet> sets;
 #if defined(GQMM_BENCH_X86)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-  sets.push_back({"avx512-vnni", avx512 && __builtin_cpu_supports("avx512vnni"), &avx512_vnni_loops});
+  const cpu::X86Features& has = cpu::x86_features();
+  const bool avx2 = has.avx2 && has.fma;
+  const bool avx512 = avx2 && has.avx512f && has.avx512bw;
+  sets.push_back({"avx512-vnni", avx512 && has.avx512vnni, &avx512_vnni_loops});
   sets.push_back({"avx512", avx512, &avx512_loops});
-  sets.push_back({"avx-vnni", avx2 && __builtin_cpu_supports("avxvnni"), &avx_vnni_loops});
+  sets.push_back({"avx-vnni", avx2 && has.avxvnni, &avx_vnni_loops});
   sets.push_back({"avx2", avx2, &avx2_loops});
 #endif
   sets.push_back({"portable", true, &portable_loops});

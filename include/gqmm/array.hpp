@@ -2,6 +2,8 @@
 // it; it does no arithmetic.
 #pragma once
 
+#include <gqmm/export.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -30,25 +32,25 @@ enum class Dtype : std::uint8_t {
 };
 
 /// Bytes of one element.
-[[nodiscard]] std::size_t size_of(Dtype dtype) noexcept;
+[[nodiscard]] GQMM_API std::size_t size_of(Dtype dtype) noexcept;
 /// NumPy's name of the type, e.g. "float32" ("bool" for bool_).
-[[nodiscard]] std::string_view name_of(Dtype dtype) noexcept;
+[[nodiscard]] GQMM_API std::string_view name_of(Dtype dtype) noexcept;
 /// Signed or unsigned integers; not bool.
-[[nodiscard]] bool is_integer(Dtype dtype) noexcept;
+[[nodiscard]] GQMM_API bool is_integer(Dtype dtype) noexcept;
 /// The types that the operators compute in: float16, bfloat16, float32.
-[[nodiscard]] bool is_compute_float(Dtype dtype) noexcept;
+[[nodiscard]] GQMM_API bool is_compute_float(Dtype dtype) noexcept;
 
 /// Element counts, outermost dimension first.
 using Shape = std::vector<std::int64_t>;
 /// Distances in BYTES between neighbours along each dimension; may be negative, zero, or odd.
 using Strides = std::vector<std::int64_t>;
 
-[[nodiscard]] std::int64_t element_count(const Shape& shape) noexcept;
-[[nodiscard]] Strides row_major_strides(const Shape& shape, std::size_t itemsize);
+[[nodiscard]] GQMM_API std::int64_t element_count(const Shape& shape) noexcept;
+[[nodiscard]] GQMM_API Strides row_major_strides(const Shape& shape, std::size_t itemsize);
 /// "(2, 3, 4)", "(5,)", "()".
-[[nodiscard]] std::string to_string(const Shape& shape);
+[[nodiscard]] GQMM_API std::string to_string(const Shape& shape);
 
-class array {
+class GQMM_API array {
  public:
   /// An empty float32 array of shape (0,).
   array();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gqmm/array.hpp>           // IWYU pragma: export
+#include <gqmm/export.hpp>          // IWYU pragma: export
 #include <gqmm/interrupt.hpp>       // IWYU pragma: export
 #include <gqmm/ops.hpp>             // IWYU pragma: export
 #include <gqmm/packed_weights.hpp>  // IWYU pragma: export

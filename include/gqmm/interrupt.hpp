@@ -1,6 +1,8 @@
 // How a program gives up a long call.
 #pragma once
 
+#include <gqmm/export.hpp>
+
 #include <functional>
 #include <stdexcept>
 
@@ -8,7 +10,7 @@ namespace gqmm {
 
 /// What an operator throws when its thread's InterruptCheck asked it to stop. The contents of its result are then unspecified; no
 /// thread works on it any more.
-class Interrupted : public std::runtime_error {
+class GQMM_API Interrupted : public std::runtime_error {
  public:
   Interrupted();
 };
@@ -17,7 +19,7 @@ class Interrupted : public std::runtime_error {
 /// up. A check inside the life of another one replaces it until it ends.
 ///
 /// `stop` may call operators itself. What it throws leaves the operator that asked.
-class InterruptCheck {
+class GQMM_API InterruptCheck {
  public:
   explicit InterruptCheck(std::function<bool()> stop);
   ~InterruptCheck();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <gqmm/array.hpp>
+#include <gqmm/export.hpp>
 #include <gqmm/packed_weights.hpp>
 #include <gqmm/stream.hpp>
 #include <gqmm/types.hpp>
@@ -12,7 +13,7 @@
 namespace gqmm {
 
 /// Options of gather_qmm; quantized_matmul takes those that it shares.
-struct GatherQmmOptions {
+struct GQMM_API GatherQmmOptions {
   /// affine: float16, bfloat16 or float32, (…, N, K/group_size) when transpose, else (…, K, N/group_size), leading dimensions
   /// as w. Other modes: uint8 (E8M0 for mxfp4 and mxfp8, E4M3 for nvfp4), same shape.
   std::optional<array> scales = {};
@@ -46,18 +47,18 @@ struct GatherQmmOptions {
 /// packed low to high as one little-endian bit stream per row. Result: (broadcast shape of the indices) + (M, N), in the type
 /// that x, scales and biases promote to (affine) or x's (other modes). Strides are free; memory may have any alignment.
 /// Throws std::invalid_argument before anything is written; the message names the operation, the values and a remedy.
-array gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
+GQMM_API array gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
 /// The same over packed weights. scales and biases must be None, and so must global_scale if w holds one; other settings, when
 /// given, must agree with w's.
-array gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions& options = {});
+GQMM_API array gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions& options = {});
 
 /// y = x @ ŵ.T (or x @ ŵ), the leading dimensions of x and w broadcast. x may have one dimension, as in MLX: the result then
 /// has one as well if w has two. Indices, sorted_indices and global_scale of the options must be left alone.
-array quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
-array quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options = {});
+GQMM_API array quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
+GQMM_API array quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options = {});
 
 /// The members mean what those of GatherQmmOptions do, for a and b in the place of x and w.
-struct GatherMmOptions {
+struct GQMM_API GatherMmOptions {
   std::optional<array> lhs_indices = {};
   std::optional<array> rhs_indices = {};
   bool sorted_indices = false;
@@ -67,9 +68,9 @@ struct GatherMmOptions {
 
 /// y[i] = a[lhs_indices[i]] @ b[rhs_indices[i]] over dense float matrices: a (…, M, K), b (…, K, N). A one-dimensional a (b) is
 /// a row (column) whose dimension is dropped from the result. Sums are in float32 whatever the type.
-array gather_mm(const array& a, const array& b, const GatherMmOptions& options = {});
+GQMM_API array gather_mm(const array& a, const array& b, const GatherMmOptions& options = {});
 
-struct QuantizeOptions {
+struct GQMM_API QuantizeOptions {
   std::optional<int> group_size = {};
   std::optional<int> bits = {};
   Mode mode = Mode::affine;
@@ -78,7 +79,7 @@ struct QuantizeOptions {
   Stream stream = {};  ///< checked, no more: quantize runs on the caller's thread alone
 };
 
-struct Quantized {
+struct GQMM_API Quantized {
   array w;                      ///< uint32 (…, K·bits/32)
   array scales;                 ///< (…, K/group_size): w's type for affine, else uint8
   std::optional<array> biases;  ///< affine only
@@ -86,9 +87,9 @@ struct Quantized {
 
 /// Quantizes the last dimension of w (float16, bfloat16 or float32, at least two dimensions, K a multiple of group_size), bit
 /// for bit as mlx.core.quantize does for finite input. docs/formats.md lists the deviations.
-Quantized quantize(const array& w, const QuantizeOptions& options = {});
+GQMM_API Quantized quantize(const array& w, const QuantizeOptions& options = {});
 
-struct DequantizeOptions {
+struct GQMM_API DequantizeOptions {
   std::optional<array> biases = {};
   std::optional<int> group_size = {};
   std::optional<int> bits = {};
@@ -102,6 +103,6 @@ struct DequantizeOptions {
 };
 
 /// The weights (…, K) that quantized w (…, K·bits/32) stands for, bit for bit as mlx.core.dequantize gives them.
-array dequantize(const array& w, const array& scales, const DequantizeOptions& options = {});
+GQMM_API array dequantize(const array& w, const array& scales, const DequantizeOptions& options = {});
 
 }  // namespace gqmm

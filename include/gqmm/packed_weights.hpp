@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gqmm/array.hpp>
+#include <gqmm/export.hpp>
 #include <gqmm/stream.hpp>
 #include <gqmm/types.hpp>
 
@@ -13,7 +14,7 @@
 namespace gqmm {
 
 /// The members mean what those of GatherQmmOptions do; products over the packed weights have these settings.
-struct PackOptions {
+struct GQMM_API PackOptions {
   std::optional<array> biases = {};
   std::optional<int> group_size = {};
   std::optional<int> bits = {};
@@ -25,7 +26,7 @@ struct PackOptions {
 
 /// An immutable, shared copy of quantized weights in kernel order, with its settings. Results are bit-identical to those from
 /// the original arrays. Copies of the object share the memory.
-class PackedWeights {
+class GQMM_API PackedWeights {
  public:
   struct Data;  // src/plan/packed.hpp
   explicit PackedWeights(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
@@ -53,9 +54,9 @@ class PackedWeights {
 };
 
 /// Copies w, scales and biases (shapes and types as in gather_qmm) into kernel order. Throws as gather_qmm does.
-[[nodiscard]] PackedWeights pack(const array& w, const array& scales, const PackOptions& options = {});
+[[nodiscard]] GQMM_API PackedWeights pack(const array& w, const array& scales, const PackOptions& options = {});
 
-struct UnpackedWeights {
+struct GQMM_API UnpackedWeights {
   array w;                            ///< uint32 (…, N, K·bits/32) when transpose, else (…, K, N·bits/32)
   array scales;                       ///< (…, N, K/group_size) when transpose, else (…, K, N/group_size), in the type packed
   std::optional<array> biases;        ///< affine only: the shape of scales
@@ -64,6 +65,6 @@ struct UnpackedWeights {
 
 /// The inverse: row-major copies with every bit that pack was given, also of weights that were saved and loaded. (A single
 /// global_scale comes back once per matrix.)
-[[nodiscard]] UnpackedWeights unpack(const PackedWeights& packed);
+[[nodiscard]] GQMM_API UnpackedWeights unpack(const PackedWeights& packed);
 
 }  // namespace gqmm

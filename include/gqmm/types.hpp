@@ -1,6 +1,8 @@
 // Small enumerations shared by the operators.
 #pragma once
 
+#include <gqmm/export.hpp>
+
 #include <cstdint>
 #include <string_view>
 
@@ -9,9 +11,9 @@ namespace gqmm {
 /// The weight formats of MLX. docs/formats.md draws the bits.
 enum class Mode : std::uint8_t { affine, mxfp4, mxfp8, nvfp4 };
 
-[[nodiscard]] std::string_view name_of(Mode mode) noexcept;
+[[nodiscard]] GQMM_API std::string_view name_of(Mode mode) noexcept;
 /// Throws std::invalid_argument, prefixed with "[op] ", for a name that is not a mode.
-[[nodiscard]] Mode mode_from_name(std::string_view name, std::string_view op);
+[[nodiscard]] GQMM_API Mode mode_from_name(std::string_view name, std::string_view op);
 
 /// How finely activations are cut into integers (docs/numerics.md).
 enum class Precision : std::uint8_t {
@@ -20,8 +22,8 @@ enum class Precision : std::uint8_t {
   float32,   ///< "float32": 24 bits whatever the result type
 };
 
-[[nodiscard]] std::string_view name_of(Precision precision) noexcept;
+[[nodiscard]] GQMM_API std::string_view name_of(Precision precision) noexcept;
 /// Throws std::invalid_argument, prefixed with "[op] ", for a name that is not a precision.
-[[nodiscard]] Precision precision_from_name(std::string_view name, std::string_view op);
+[[nodiscard]] GQMM_API Precision precision_from_name(std::string_view name, std::string_view op);
 
 }  // namespace gqmm

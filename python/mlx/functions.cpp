@@ -3,6 +3,7 @@
 #include "api/weights.hpp"
 #include "dense_product.hpp"
 #include "quantized_product.hpp"
+#include "stock.hpp"
 
 #include <mlx/ops.h>
 
@@ -28,8 +29,7 @@ std::optional<Mode> find_mode(std::string_view name) {
 }
 
 mx::array stock(const mx::array& x, const QuantizedArguments& a, bool gathers) {
-  return gathers ? mx::gather_qmm(x, a.w, a.scales, a.biases, a.lhs_indices, a.rhs_indices, a.transpose, a.group_size, a.bits,
-                                  a.mode, a.global_scale, a.sorted_indices, a.stream)
+  return gathers ? stock_gather_qmm(x, a)
                  : mx::quantized_matmul(x, a.w, a.scales, a.biases, a.transpose, a.group_size, a.bits, a.mode, a.stream);
 }
 

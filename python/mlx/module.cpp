@@ -1,4 +1,5 @@
-// gqmm.mlx._mlx: functions over arrays of MLX, with the signatures of mlx.core's in MLX 0.32.4.
+// gqmm.mlx._mlx: functions over arrays of MLX, with the signatures of mlx.core's in MLX 0.32.4 (and of the earlier versions that
+// it can be built for).
 #include "functions.hpp"
 #include "pack_cache.hpp"
 

@@ -126,7 +126,7 @@ mx::array QuantizedProduct::weight_vjp(const Operands& operands, std::size_t wei
   if (weight == biases_position) {
     return mx::sum(d_groups, -1, false, s);
   }
-  const mx::array ones = mx::ones_like(operands.weights[scales_position], mx::float32, s);
+  const mx::array ones = mx::ones(operands.weights[scales_position].shape(), mx::float32, s);
   const mx::array codes = mx::dequantize(operands.weights[w_position], ones, mx::zeros_like(ones, s), settings_.group_size,
                                          settings_.bits, "affine", std::nullopt, std::nullopt, s);
   return mx::sum(mx::multiply(d_groups, by_group(codes), s), -1, false, s);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gqmm/array.hpp>
+#include <gqmm/export.hpp>
 
 #include <cstdint>
 #include <optional>
@@ -31,7 +32,7 @@ Shape pair_shape(std::string_view op, const IndexedOperand& lhs, const IndexedOp
 
 /// The positions of operand.indices, which must be there, in row-major order. Throws std::invalid_argument for another type than
 /// integers and for positions out of range.
-std::vector<std::int64_t> resolve_indices(std::string_view op, const IndexedOperand& operand);
+GQMM_API std::vector<std::int64_t> resolve_indices(std::string_view op, const IndexedOperand& operand);
 
 /// Both index arrays absent: the leading shapes broadcast. One absent: it counts its operand's matrices, in the shape of its
 /// leading dimensions. The two then broadcast together. Throws std::invalid_argument for shapes that do not broadcast, types

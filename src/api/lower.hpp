@@ -5,6 +5,7 @@
 #include "api/contiguous.hpp"
 #include "plan/problem.hpp"
 
+#include <gqmm/export.hpp>
 #include <gqmm/ops.hpp>
 
 #include <memory>
@@ -37,11 +38,11 @@ struct Lowered {
   Lowered& operator=(const Lowered&) = delete;
 };
 
-Lowered lower_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
-Lowered lower_gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions& options);
-Lowered lower_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
-Lowered lower_quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options);
-Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& options);
+GQMM_API Lowered lower_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
+GQMM_API Lowered lower_gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions& options);
+GQMM_API Lowered lower_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
+GQMM_API Lowered lower_quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options);
+GQMM_API Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& options);
 
 /// What an operator would return, judged by the types, shapes and settings of its operands. Their memory is not read, so indices
 /// are not checked. Throws as the operator does. For front ends that build graphs.
@@ -49,8 +50,8 @@ struct ResultType {
   Shape shape;
   Dtype dtype;
 };
-ResultType result_of_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
-ResultType result_of_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
-ResultType result_of_gather_mm(const array& a, const array& b, const GatherMmOptions& options);
+GQMM_API ResultType result_of_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
+GQMM_API ResultType result_of_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
+GQMM_API ResultType result_of_gather_mm(const array& a, const array& b, const GatherMmOptions& options);
 
 }  // namespace gqmm

@@ -4,6 +4,7 @@
 #include "formats/registry.hpp"
 
 #include <gqmm/array.hpp>
+#include <gqmm/export.hpp>
 
 #include <cstdint>
 #include <optional>
@@ -24,7 +25,8 @@ struct QuantizedWeights {
 inline const array* address_of(const std::optional<array>& a) { return a ? &*a : nullptr; }
 
 /// resolve_settings of formats/registry.hpp over optionals.
-QuantizationSettings resolve_settings(std::string_view op, Mode mode, std::optional<int> bits, std::optional<int> group_size);
+GQMM_API QuantizationSettings resolve_settings(std::string_view op, Mode mode, std::optional<int> bits,
+                                               std::optional<int> group_size);
 
 /// Throws std::invalid_argument unless K weights are a whole number of groups. `what` is to be padded if not.
 void check_whole_groups(std::string_view op, std::string_view what, std::int64_t K, const QuantizationSettings& settings);

@@ -1,5 +1,6 @@
 #include "cpu/dispatch.hpp"
 
+#include "cpu/cpuid.hpp"
 #include "cpu/targets/targets.hpp"
 
 #include <gqmm/system.hpp>
@@ -25,16 +26,18 @@ struct Target {
 
 #if defined(__x86_64__)
 [[maybe_unused]] bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const cpu::X86Features& has = cpu::x86_features();
+  return has.avx2 && has.fma && has.f16c;
 }
-[[maybe_unused]] bool has_avxvnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+[[maybe_unused]] bool has_avxvnni() { return has_avx2() && cpu::x86_features().avxvnni; }
 [[maybe_unused]] bool has_avx512bw() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && has_avx2();
+  const cpu::X86Features& has = cpu::x86_features();
+  return has_avx2() && has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl;
 }
-[[maybe_unused]] bool has_avx512() { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
+[[maybe_unused]] bool has_avx512() { return has_avx512bw() && cpu::x86_features().avx512vnni; }
 [[maybe_unused]] bool has_avx512vbmi() {
-  return has_avx512() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
+  const cpu::X86Features& has = cpu::x86_features();
+  return has_avx512() && has.avx512vbmi && has.avx512vbmi2;
 }
 #elif defined(__aarch64__)
 [[maybe_unused]] bool has_neon() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }

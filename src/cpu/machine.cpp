@@ -1,11 +1,9 @@
 #include "cpu/machine.hpp"
 
+#include "cpu/cpuid.hpp"
 #include "threads/first_use.hpp"
 
 #include <unistd.h>
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 namespace gqmm::cpu {
 namespace {
@@ -18,19 +16,9 @@ std::int64_t l1_bytes() {
   return bytes > 0 ? bytes : least_l1_bytes;
 }
 
-/// AMD's family 19h: Zen 3 and Zen 4. (GCC 12 and its libgcc have no name for Zen 4.)
 bool is_zen3_or_zen4() {
 #if defined(__x86_64__)
-  unsigned eax = 0;
-  unsigned ebx = 0;
-  unsigned ecx = 0;
-  unsigned edx = 0;
-  if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) == 0 || ebx != signature_AMD_ebx) {
-    return false;
-  }
-  __get_cpuid(1, &eax, &ebx, &ecx, &edx);
-  const unsigned family = (eax >> 8 & 0xfU) + (eax >> 20 & 0xffU);
-  return family == 0x19;
+  return find_zen3_or_zen4(this_processor());
 #else
   return false;
 #endif

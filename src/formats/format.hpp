@@ -6,6 +6,7 @@
 // beside this one; registry.hpp lists them, and everything else (validation, reference, kernels, tests) enumerates that list.
 #pragma once
 
+#include <gqmm/export.hpp>
 #include <gqmm/types.hpp>
 
 #include "formats/float_types.hpp"
@@ -42,7 +43,7 @@ struct Format {
 };
 
 /// "affine 4-bit", "mxfp8".
-std::string describe(const Format& format);
+GQMM_API std::string describe(const Format& format);
 
 /// The scale at `address` as float32, exactly. `dtype` matters for ScaleEncoding::floating only.
 inline float load_scale(const std::byte* address, ScaleEncoding encoding, Dtype dtype) {

@@ -4,6 +4,8 @@
 #include "formats/affine.hpp"
 #include "formats/microscaling.hpp"
 
+#include <gqmm/export.hpp>
+
 #include <span>
 #include <string_view>
 
@@ -16,10 +18,10 @@ using AllFormats = TypeList<Affine<1>, Affine<2>, Affine<3>, Affine<4>, Affine<5
                             Mxfp4, Mxfp8, Nvfp4>;
 
 /// Every format, in the order of AllFormats.
-std::span<const Format> formats();
+GQMM_API std::span<const Format> formats();
 
 /// The format of `mode` with `bits` (nullptr: none).
-const Format* find_format(Mode mode, int bits);
+GQMM_API const Format* find_format(Mode mode, int bits);
 
 struct QuantizationSettings {
   const Format* format;
@@ -27,7 +29,7 @@ struct QuantizationSettings {
 };
 
 /// Fills in MLX's defaults. Throws std::invalid_argument, prefixed with "[op] ", for bits or group_size out of the table.
-QuantizationSettings resolve_settings(std::string_view op, Mode mode, const int* bits, const int* group_size);
+GQMM_API QuantizationSettings resolve_settings(std::string_view op, Mode mode, const int* bits, const int* group_size);
 
 /// Position of a format in AllFormats, for tables of kernels.
 inline std::size_t index_of(const Format& format) { return static_cast<std::size_t>(&format - formats().data()); }

@@ -1,6 +1,8 @@
 // JSON from files that nobody vouches for.
 #pragma once
 
+#include <gqmm/export.hpp>
+
 #include <nlohmann/json.hpp>
 
 #include <string_view>
@@ -17,6 +19,6 @@ inline constexpr int max_json_depth = 64;
 
 /// The document in `text`. Throws FileError, naming `origin`, for anything but one JSON value within the limits above whose
 /// objects have no key twice (parsers disagree about which one holds).
-[[nodiscard]] nlohmann::json parse_json(std::string_view text, std::string_view origin);
+[[nodiscard]] GQMM_API nlohmann::json parse_json(std::string_view text, std::string_view origin);
 
 }  // namespace gqmm::io

@@ -1,6 +1,8 @@
 // A file mapped into memory, read-only.
 #pragma once
 
+#include <gqmm/export.hpp>
+
 #include <cstddef>
 #include <filesystem>
 #include <memory>
@@ -11,7 +13,7 @@ namespace gqmm::io {
 
 /// The whole of a regular file. Pages are read when they are first touched; nothing is copied. (As with every mapping, a file
 /// that another process truncates meanwhile raises SIGBUS when its lost part is touched.)
-class MappedFile {
+class GQMM_API MappedFile {
  public:
   /// Throws FileError if the file cannot be opened or is not a regular file.
   [[nodiscard]] static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <gqmm/array.hpp>
+#include <gqmm/export.hpp>
 
 #include <cstddef>
 #include <filesystem>
@@ -21,7 +22,7 @@
 namespace gqmm::io {
 
 /// One tensor, as a view of the file's memory.
-struct Tensor {
+struct GQMM_API Tensor {
   std::string type;  ///< as the header spells it, e.g. "BF16", "F8_E4M3"
   Shape shape;
   std::span<const std::byte> bytes;
@@ -56,6 +57,6 @@ struct SafetensorsFile {
                                                 std::string_view origin);
 
 /// The same over a file mapped into memory.
-[[nodiscard]] SafetensorsFile open_safetensors(const std::filesystem::path& path);
+[[nodiscard]] GQMM_API SafetensorsFile open_safetensors(const std::filesystem::path& path);
 
 }  // namespace gqmm::io

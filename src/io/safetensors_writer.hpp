@@ -3,6 +3,8 @@
 
 #include "io/safetensors.hpp"
 
+#include <gqmm/export.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -22,7 +24,7 @@ struct TensorLayout {
 
 /// All tensors are declared first, then written one at a time in any order, so that memory need hold only one. The bytes go to a
 /// temporary file in the same folder, which takes the name `path` in commit() and is removed without it.
-class SafetensorsWriter {
+class GQMM_API SafetensorsWriter {
  public:
   /// Throws FileError if the file exists and `overwrite` is false, if it cannot be created, for a name that comes twice, and for
   /// a type or shape that the format does not have.

@@ -1,6 +1,8 @@
 // Which rows each expert multiplies.
 #pragma once
 
+#include <gqmm/export.hpp>
+
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -21,6 +23,6 @@ struct Routing {
 
 /// Stable sort of the pairs by expert: counting sort, O(pairs + experts); a comparison sort where experts far outnumber pairs, so
 /// that experts that are not hit cost nothing. `sorted`: rhs ascends already.
-Routing route(std::span<const std::int64_t> rhs, std::int64_t experts, bool sorted);
+GQMM_API Routing route(std::span<const std::int64_t> rhs, std::int64_t experts, bool sorted);
 
 }  // namespace gqmm

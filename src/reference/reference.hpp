@@ -4,6 +4,8 @@
 
 #include "plan/problem.hpp"
 
+#include <gqmm/export.hpp>
+
 #include <vector>
 
 namespace gqmm {
@@ -16,16 +18,16 @@ struct ReferenceValue {
 };
 
 /// Output [pair, m, n] of the problem.
-ReferenceValue reference_value(const Problem& problem, std::int64_t pair, std::int64_t m, std::int64_t n);
+GQMM_API ReferenceValue reference_value(const Problem& problem, std::int64_t pair, std::int64_t m, std::int64_t n);
 
 /// The dequantized weight ŵ[expert, n, k] (or [expert, k, n] without transpose) in double.
 double reference_weight(const Problem& problem, std::int64_t expert, std::int64_t n, std::int64_t k);
 
 /// û|ref| + c · 2^(−p) · magnitude: docs/numerics.md derives it. Infinite where the reference is not finite or beyond the range
 /// of the result type.
-double error_bound(const Problem& problem, const ReferenceValue& reference);
+GQMM_API double error_bound(const Problem& problem, const ReferenceValue& reference);
 
 /// |y − ref| / error_bound; 0 where both are the same infinity or both NaN, Inf where only one of them is finite.
-double error_fraction(const Problem& problem, const ReferenceValue& reference, float y);
+GQMM_API double error_fraction(const Problem& problem, const ReferenceValue& reference, float y);
 
 }  // namespace gqmm

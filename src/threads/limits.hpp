@@ -4,6 +4,8 @@
 #include "threads/environment.hpp"
 #include "threads/processor_set.hpp"
 
+#include <gqmm/export.hpp>
+
 #include <optional>
 
 namespace gqmm::threads {
@@ -20,7 +22,7 @@ struct ThreadLimits {
 };
 
 /// The limits as they are now. Throws std::invalid_argument if GQMM_NUM_THREADS has a wrong value.
-[[nodiscard]] ThreadLimits thread_limits();
+[[nodiscard]] GQMM_API ThreadLimits thread_limits();
 
 /// Throws std::invalid_argument if GQMM_NUM_THREADS has a wrong value. Takes a few nanoseconds.
 void check_environment();

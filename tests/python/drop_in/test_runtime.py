@@ -107,6 +107,7 @@ def test_an_error_in_an_evaluation_reaches_its_caller_and_no_other(problem, rows
         assert mx.array_equal(drop_in.gather_qmm(x, *weights, rhs_indices=rhs), expected)
 
 
+@pytest.mark.skipif(mx.__version__ != "0.32.4", reason="MLX before 0.32.4 ends the process where NumPy reads a failed result")
 def test_a_result_that_failed_has_no_numbers(problem):
     """MLX may raise again when it is read, or take it for evaluated."""
     x, weights, rhs, _ = problem

@@ -1,0 +1,28 @@
+"""``python -m gqmm`` and the command ``gqmm``: the program that lies in this package becomes the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from gqmm import _gqmm
+
+
+def main() -> NoReturn:
+    """Run the program with this process's arguments, environment, standard streams and signals."""
+    program = Path(str(_gqmm.__file__)).parent / "bin" / "gqmm"
+    # Python ignores these two from its start on, and a program inherits that: `gqmm inspect | head` would not end.
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        if signal.getsignal(ignored) is signal.SIG_IGN:
+            signal.signal(ignored, signal.SIG_DFL)
+    try:
+        os.execv(program, ["gqmm", *sys.argv[1:]])
+    except FileNotFoundError:
+        sys.exit(f"gqmm: this build of the package has no program ({program}): build it again with GQMM_BUILD_CLI=ON")
+
+
+if __name__ == "__main__":
+    main()
