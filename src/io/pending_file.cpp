@@ -209,13 +209,17 @@ void PendingFile::write_at(std::uint64_t offset, std::span<const std::byte> byte
   }
 }
 
+void PendingFile::flush() {
+  if (::fsync(fd_) != 0) {
+    fail("cannot write", errno);
+  }
+}
+
 void PendingFile::publish(const OutputPath& target, bool replace) {
   if (replace && target.mode && ::fchmod(fd_, *target.mode) != 0) {
     fail("cannot set the permissions of the file that it replaces", errno);
   }
-  if (::fsync(fd_) != 0) {
-    fail("cannot write", errno);
-  }
+  flush();
   if (!temporary_.empty() && ::close(std::exchange(fd_, -1)) != 0) {  // a file without a name is closed once it has one
     fail("cannot write", errno);
   }

@@ -63,7 +63,9 @@ class PendingFile {
   void reserve(std::uint64_t size);
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
 
-  /// Writes everything to the disk and gives the file its name, in the same file system. An existing regular file is replaced in
+  /// Writes everything to the disk. publish does so too; a file that was flushed before is published at once.
+  void flush();
+  /// Flushes the file and gives it its name, in the same file system. An existing regular file is replaced in
   /// one step if `replace` is true, and its permissions are kept; nothing else is ever replaced.
   void publish(const OutputPath& target, bool replace);
 

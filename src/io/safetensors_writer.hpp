@@ -36,6 +36,8 @@ class SafetensorsWriter {
   void write(std::string_view name, std::span<const std::byte> bytes) { write_part(name, 0, bytes); }
   /// Some of them, from byte `first` of the tensor on.
   void write_part(std::string_view name, std::uint64_t first, std::span<const std::byte> bytes);
+  /// Writes what there is to the disk, so that commit takes no time.
+  void flush() { file_.flush(); }
   /// Puts the file in place once every tensor has been written. Throws FileError; without `overwrite` also if a file of that name
   /// has appeared meanwhile.
   void commit();
