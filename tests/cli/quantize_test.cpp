@@ -1,0 +1,574 @@
+// gqmm quantize: which tensors, into what, and never a wrong or a lost file.
+#include "cli_test_support.hpp"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <csignal>
+#include <map>
+
+namespace gqmm::cli {
+namespace {
+
+TEST_F(Cli, QuantizeWritesWhatInspectAndCheckRead) {
+  write_float_checkpoint();
+  struct Setting {
+    std::string mode;
+    int bits;
+    int group_size;
+  };
+  for (const auto& [mode, bits, group_size] :
+       {Setting{"affine", 3, 32}, {"affine", 4, 128}, {"mxfp4", 4, 32}, {"mxfp8", 8, 32}, {"nvfp4", 4, 16}}) {
+    const Outcome outcome = run("quantize float.safetensors out.safetensors --force --mode " + mode + " --bits " +
+                                std::to_string(bits) + " --group-size " + std::to_string(group_size));
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json found = run_json("inspect out.safetensors");
+    ASSERT_EQ(found["tensors"].size(), 2U);
+    EXPECT_EQ(found["tensors"][0]["tensor"], "bare");
+    EXPECT_EQ(found["tensors"][0]["K"], 256);
+    EXPECT_EQ(found["tensors"][1]["tensor"], "experts");
+    EXPECT_EQ(found["tensors"][1]["experts"], 3);
+    for (const json& tensor : found["tensors"]) {
+      EXPECT_EQ(tensor["mode"], mode);
+      EXPECT_EQ(tensor["bits"], bits);
+      EXPECT_EQ(tensor["group_size"], group_size);
+    }
+    EXPECT_EQ(run_json("check out.safetensors --all --samples 50")["failed"], 0);
+  }
+}
+
+TEST_F(Cli, QuantizeSaysWhatItDidInEveryFormat) {
+  write_float_checkpoint();
+  const json found = run_json("quantize float.safetensors out.safetensors --bits 8");
+  EXPECT_EQ(found["mode"], "affine");
+  EXPECT_EQ(found["bits"], 8);
+  EXPECT_EQ(found["quantized"], 2);
+  EXPECT_EQ(found["copied"], 3);
+  EXPECT_EQ(found["bytes_after"], std::filesystem::file_size(folder_.path() / "out.safetensors"));
+  const Outcome csv = run("quantize float.safetensors out.safetensors --force --format csv");
+  EXPECT_TRUE(csv.out.starts_with("path,mode,bits,group_size,quantized,copied,bytes_before,bytes_after")) << csv.out;
+  expect_error("quantize out.safetensors again.safetensors --group-size 128", "is quantized already; give the float checkpoint");
+}
+
+TEST_F(Cli, QuantizeRefusesAFileWithNothingToQuantize) {
+  io::SafetensorsWriter writer(folder_.path() / "narrow.safetensors", {{"l.weight", "F32", {2, 8}}}, {}, false);
+  const std::vector<float> values(16);
+  writer.write("l.weight", std::as_bytes(std::span(values)));
+  writer.commit();
+  expect_error("quantize narrow.safetensors out.safetensors", "there is nothing to quantize");
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out.safetensors"));
+}
+
+TEST_F(Cli, QuantizeCopiesEverythingElse) {
+  write_float_checkpoint();
+  ASSERT_EQ(run("quantize float.safetensors out.safetensors").status, 0);
+  const auto before = io::open_safetensors(folder_.path() / "float.safetensors");
+  const auto after = io::open_safetensors(folder_.path() / "out.safetensors");
+  EXPECT_EQ(after.metadata.at("note"), "kept");
+  EXPECT_EQ(after.tensors.size(), 3U + 3U + 3U);
+  for (const char* name : {"odd.weight", "norm.weight", "ids"}) {
+    const io::Tensor& a = before.tensors.at(name);
+    const io::Tensor& b = after.tensors.at(name);
+    EXPECT_EQ(a.type, b.type);
+    EXPECT_EQ(a.shape, b.shape);
+    EXPECT_TRUE(std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end())) << name;
+  }
+}
+
+TEST_F(Cli, QuantizeReplacesAFileOnlyWithForceEvenIfItIsItsInput) {
+  write_float_checkpoint();
+  folder_.write("out.safetensors", "precious");
+  expect_error("quantize float.safetensors out.safetensors", "exists already; --force replaces it");
+  EXPECT_EQ(io::MappedFile::open(folder_.path() / "out.safetensors")->text(), "precious");
+  EXPECT_EQ(run("quantize float.safetensors float.safetensors --force").status, 0);
+  EXPECT_EQ(run_json("inspect float.safetensors")["tensors"].size(), 2U);
+}
+
+TEST_F(Cli, QuantizeLeavesNothingBehindWhenItFails) {
+  io::SafetensorsWriter writer(folder_.path() / "nan.safetensors", {{"l.weight", "F32", {1, 32}}}, {}, false);
+  const std::vector<float> values(32, std::nanf(""));
+  writer.write("l.weight", std::as_bytes(std::span(values)));
+  writer.commit();
+  expect_error("quantize nan.safetensors out.safetensors --mode mxfp4", "\"l.weight\": [quantize]");
+  expect_error("quantize nan.safetensors out.safetensors --bits 7", "bits = 7 is not available");
+  expect_error("quantize nan.safetensors absent/out.safetensors --group-size 32", "cannot create a file in its folder");
+  expect_error("quantize " + model_ + " out.safetensors", "is quantized already; give the float checkpoint");
+  std::vector<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
+    left.push_back(entry.path().filename());
+  }
+  std::sort(left.begin(), left.end());
+  EXPECT_EQ(left, (std::vector<std::string>{"nan.safetensors", "stderr", "stdout"}));
+}
+
+/// A float32 tensor, for write_model. Values differ, and are finite in every type.
+struct FloatTensor {
+  std::string name;
+  Shape shape;
+  std::string type = "F32";
+};
+
+class QuantizeCli : public Cli {
+ protected:
+  /// A safetensors file of the given tensors.
+  void write_tensors(const std::string& name, const std::vector<FloatTensor>& tensors, const io::Metadata& metadata = {}) const {
+    std::vector<io::TensorLayout> layouts;
+    for (const FloatTensor& tensor : tensors) {
+      layouts.push_back({tensor.name, tensor.type, tensor.shape});
+    }
+    io::SafetensorsWriter writer(folder_.path() / name, layouts, metadata, true);
+    for (const FloatTensor& tensor : tensors) {
+      const auto bytes = static_cast<std::size_t>(*io::byte_count(tensor.type, tensor.shape));
+      std::vector<float> values(bytes / 4 + 1);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        values[i] = std::sin(static_cast<float>(i));
+      }
+      writer.write(tensor.name, std::as_bytes(std::span(values)).first(bytes));
+    }
+    writer.commit();
+  }
+
+  /// A folder with a model in MLX's names.
+  void write_model(const std::string& name,
+                   const std::string& config = R"({"model_type": "qwen3_moe", "tie_word_embeddings": true})",
+                   std::vector<FloatTensor> tensors = model_tensors()) const {
+    std::filesystem::create_directory(folder_.path() / name);
+    write_tensors(name + "/model.safetensors", tensors, {{"format", "mlx"}});
+    folder_.write(name + "/config.json", config);
+    folder_.write(name + "/tokenizer.json", "{}");
+  }
+
+  static std::vector<FloatTensor> model_tensors() {
+    return {{"model.embed_tokens.weight", {32, 64}},
+            {"model.layers.0.input_layernorm.weight", {64}},
+            {"model.layers.0.mlp.gate.weight", {4, 64}},
+            {"model.layers.0.mlp.switch_mlp.up_proj.weight", {4, 16, 64}},
+            {"model.layers.0.self_attn.q_proj.weight", {64, 64}},
+            {"lm_head.weight", {32, 64}}};
+  }
+
+  /// "to" of every tensor that a dry run prints.
+  [[nodiscard]] std::map<std::string, std::string> plan_of(const std::string& arguments) const {
+    std::map<std::string, std::string> plan;
+    const json found = run_json("quantize --dry-run " + arguments);
+    for (const json& tensor : found["tensors"]) {
+      plan[tensor["name"]] = tensor["to"];
+    }
+    return plan;
+  }
+
+  [[nodiscard]] std::string text_of(const std::string& name) const {
+    return std::string(io::MappedFile::open(folder_.path() / name)->text());
+  }
+
+  /// Names in the folder, hidden ones too, but for the streams of the last run.
+  [[nodiscard]] std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_.path())) {
+      names.push_back(entry.path().lexically_relative(folder_.path()));
+    }
+    std::erase_if(names, [](const std::string& name) { return name == "stdout" || name == "stderr"; });
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+};
+
+constexpr const char* four_bits = "affine 4-bit, group_size 64";
+
+TEST_F(QuantizeCli, LeavesWhatIsNoMatrixOfALayer) {
+  write_model("in", R"({"model_type": "unknown"})",
+              {{"model.embed_tokens.weight", {32, 64}},
+               {"model.layers.0.mlp.experts.up_proj.weight", {4, 16, 64}},
+               {"model.layers.0.mlp.experts.up_proj.bias", {4, 64}},
+               {"model.layers.0.mlp.experts.gate_up_bias", {4, 64}},
+               {"model.layers.0.mlp.router.weight", {4, 64}},
+               {"model.layers.0.mlp.gate.weight", {4, 64}},
+               {"model.layers.0.mlp.shared_expert_gate.weight", {1, 64}},
+               {"model.layers.0.mlp.gate_proj.weight", {64, 64}},
+               {"model.layers.0.self_attn.q_norm.weight", {4, 64}},
+               {"model.layers.0.self_attn.sinks", {64}},
+               {"model.layers.0.ln_1.weight", {2, 64}},
+               {"model.layers.0.conv.conv.weight", {64, 4, 64}},
+               {"model.layers.0.conv.in_proj.weight", {64, 64}},
+               {"model.layers.0.mixer.conv1d.weight", {64, 4, 64}},
+               {"model.layers.0.mixer.A_log", {64, 64}},
+               {"model.layers.0.stem.weight", {64, 3, 64}},
+               {"model.layers.0.patches.weight", {64, 16, 16, 64}},
+               {"model.wpe.weight", {128, 64}},
+               {"model.embed_positions.weight", {128, 64}},
+               {"model.pos_embed", {128, 64}},
+               {"model.relative_attention_bias.weight", {32, 64}},
+               {"model.composition.weight", {64, 64}},
+               {"model.half.weight", {64, 100}},
+               {"model.ids.position_ids", {2, 64}, "I64"}});
+  std::map<std::string, std::string> plan = plan_of("in");
+  for (const char* quantized :
+       {"model.embed_tokens.weight", "model.layers.0.mlp.experts.up_proj.weight", "model.layers.0.mlp.gate_proj.weight",
+        "model.layers.0.conv.in_proj.weight", "model.composition.weight"}) {
+    EXPECT_EQ(plan[quantized], four_bits) << quantized;
+    plan.erase(quantized);
+  }
+  for (const auto& [name, to] : plan) {
+    EXPECT_TRUE(to == "F32" || to == "I64") << name << " becomes " << to;
+  }
+  ASSERT_EQ(run("quantize in out").status, 0);
+  const auto before = io::open_safetensors(folder_.path() / "in/model.safetensors");
+  const auto after = io::open_safetensors(folder_.path() / "out/model.safetensors");
+  EXPECT_EQ(after.tensors.size(), before.tensors.size() + 2 * 5);
+  for (const auto& [name, to] : plan) {
+    const io::Tensor& a = before.tensors.at(name);
+    const io::Tensor& b = after.tensors.at(name);
+    EXPECT_TRUE(a.shape == b.shape && std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end())) << name;
+  }
+}
+
+TEST_F(QuantizeCli, DryRunPrintsEveryTensorAndWritesNothing) {
+  write_model("in");
+  const auto before = names();
+  const json found = run_json("quantize in out --dry-run --bits 3");
+  ASSERT_EQ(found["tensors"].size(), 6U);
+  EXPECT_EQ(found["tensors"][1], (json{{"name", "model.embed_tokens.weight"},
+                                       {"shape", {32, 64}},
+                                       {"from", "F32"},
+                                       {"to", "affine 3-bit, group_size 64"},
+                                       {"bytes", 32 * (64 * 3 / 8 + 2 * 4)},
+                                       {"why", nullptr}}));
+  EXPECT_EQ(found["tensors"][0]["why"], "tied to the embedding");
+  EXPECT_EQ(found["tensors"][3]["to"], "affine 8-bit, group_size 64") << "the router, as mlx-lm has it";
+  std::uint64_t bytes = 0;
+  for (const json& tensor : found["tensors"]) {
+    bytes += tensor["bytes"].get<std::uint64_t>();
+  }
+  EXPECT_EQ(found["bytes_after"], bytes);
+  EXPECT_TRUE(run("quantize --dry-run in --format csv").out.starts_with("name,shape,from,to,bytes,why\r\n"));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "4 tensors would be quantized and 2 copied", run("quantize in --dry-run").out);
+  EXPECT_EQ(names(), before);
+  expect_error("quantize in", "OUT is required");
+}
+
+TEST_F(QuantizeCli, GlobsSelectTensorsByNameAndExcludeWins) {
+  write_model("in");
+  using Names = std::vector<std::string>;
+  const auto quantized = [&](const std::string& arguments) {
+    Names names;
+    for (const auto& [name, to] : plan_of("in " + arguments)) {
+      if (to != "F32") {
+        names.push_back(name);
+      }
+    }
+    return names;
+  };
+  const std::string gate = "model.layers.0.mlp.gate.weight";
+  const std::string up = "model.layers.0.mlp.switch_mlp.up_proj.weight";
+  const std::string q = "model.layers.0.self_attn.q_proj.weight";
+  const std::string embedding = "model.embed_tokens.weight";
+  EXPECT_EQ(quantized(""), (Names{embedding, gate, up, q}));
+  EXPECT_EQ(quantized("--exclude '*switch_mlp*' --exclude model.embed_tokens"), (Names{gate, q}));
+  EXPECT_EQ(quantized("--include '*switch_mlp*'"), (Names{up}));
+  EXPECT_EQ(quantized("--include '*.layers.0.*' --include '*embed*' --exclude '*.mlp.*'"), (Names{embedding, q}));
+  EXPECT_EQ(quantized("--include lm_head"), (Names{"lm_head.weight"})) << "named alone, it is quantized all the same";
+  expect_error("quantize in out --include '*mpl*'", "--include \"*mpl*\" matches no tensor");
+  expect_error("quantize in out --exclude nothing", "--exclude \"nothing\" matches no tensor");
+  expect_error("quantize in out --include '*layernorm*'", "matches only tensors that cannot be quantized");
+  expect_error("quantize in out --include '*q_proj' --exclude '*q_proj'", "there is nothing to quantize");
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out"));
+}
+
+TEST_F(QuantizeCli, SettingsOfATensorAreThoseOfItsLastMatch) {
+  write_model("in");
+  const auto plan = plan_of("in --mode mxfp4 --per-tensor '*proj=8:32:mxfp8' --per-tensor '*q_proj.weight=6'");
+  EXPECT_EQ(plan.at("model.layers.0.mlp.switch_mlp.up_proj.weight"), "mxfp8, group_size 32");
+  EXPECT_EQ(plan.at("model.layers.0.self_attn.q_proj.weight"), "affine 6-bit, group_size 64");
+  EXPECT_EQ(plan.at("model.layers.0.mlp.gate.weight"), "affine 8-bit, group_size 64");
+}
+
+TEST_F(QuantizeCli, WrongSettingsOfATensorAreErrors) {
+  write_model("in");
+  const auto expect = [&](const std::string& setting, const std::string& message) {
+    expect_error("quantize in out --per-tensor '" + setting + "'", message);
+  };
+  expect("*q_proj", "has no GLOB before \"=\"; write GLOB=BITS[:GROUP[:MODE]]");
+  expect("=4", "has no GLOB");
+  expect("*q_proj=four", "BITS is \"four\", not a number");
+  expect("*q_proj=", "BITS is \"\", not a number");
+  expect("*q_proj=4:", "GROUP is \"\", not a number");
+  expect("*q_proj=4:64:affine:1", "more than three settings");
+  expect("*q_proj=7", "bits = 7 is not available in mode \"affine\"");
+  expect("*q_proj=4:48", "group_size = 48 is not available");
+  expect("*q_proj=4:64:q4_0", "unknown mode \"q4_0\"");
+  expect("*q_porj=8", "--per-tensor \"*q_porj\" matches no tensor");
+  expect("*q_proj=8:128", "K = 64 is not a multiple of group_size = 128, which --per-tensor asks for");
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out"));
+}
+
+TEST_F(QuantizeCli, ASingleFileKeepsTheSettingsOfEveryTensor) {
+  write_model("in");
+  ASSERT_EQ(run("quantize in out.safetensors --per-tensor '*up_proj=8:32'").status, 0);
+  std::map<std::string, int> bits;
+  const json found = run_json("inspect out.safetensors");
+  for (const json& tensor : found["tensors"]) {
+    bits[tensor["tensor"]] = tensor["bits"];
+  }
+  EXPECT_EQ(bits, (std::map<std::string, int>{{"model.embed_tokens", 4},
+                                              {"model.layers.0.mlp.gate", 8},
+                                              {"model.layers.0.mlp.switch_mlp.up_proj", 8},
+                                              {"model.layers.0.self_attn.q_proj", 4}}));
+  EXPECT_EQ(run_json("check out.safetensors --all --samples 50")["failed"], 0);
+}
+
+TEST_F(QuantizeCli, RefusesEveryOtherSchemeByItsName) {
+  struct Case {
+    std::string scheme;
+    std::vector<FloatTensor> tensors;
+    std::string config = "{}";
+  };
+  const FloatTensor norm = {"model.norm.weight", {64}};
+  for (const auto& [scheme, tensors, config] : {
+           Case{"AWQ", {{"l.qweight", {64, 8}, "I32"}, {"l.qzeros", {1, 8}, "I32"}, {"l.scales", {1, 64}, "F16"}, norm}},
+           {"GPTQ",
+            {{"l.qweight", {8, 64}, "I32"}, {"l.qzeros", {1, 8}, "I32"}, {"l.scales", {1, 64}, "F16"}, {"l.g_idx", {64}, "I32"}}},
+           {"compressed-tensors",
+            {{"l.weight_packed", {64, 8}, "I32"}, {"l.weight_scale", {64, 64}, "BF16"}, {"l.weight_shape", {2}, "I64"}}},
+           {"fp8", {{"l.weight", {64, 64}, "F8_E4M3"}, {"l.weight_scale_inv", {64, 64}}}},
+           {"bitsandbytes", {{"l.weight", {2048, 1}, "U8"}, {"l.weight.absmax", {64, 64}}, {"l.weight.quant_map", {16}}}},
+           {"gpt-oss mxfp4",
+            {{"m.experts.down_proj_blocks", {2, 64, 2, 16}, "U8"}, {"m.experts.down_proj_scales", {2, 64, 2}, "U8"}}},
+           {"MLX", {{"l.weight", {64, 8}, "U32"}, {"l.scales", {64, 1}}, {"l.biases", {64, 1}}}},
+           {"an unknown scheme", {{"l.weight", {64, 64}, "I8"}, {"l.magnitude", {64, 64}}}},
+           {"AQLM", {{"l.packed", {64, 64}, "U8"}, norm}, R"({"quantization_config": {"quant_method": "aqlm"}})"},
+       }) {
+    std::filesystem::remove_all(folder_.path() / "in");
+    write_model("in", config, tensors);
+    for (const char* out : {"out", "out.safetensors", "--dry-run"}) {
+      expect_error(std::string("quantize in ") + out, scheme);
+    }
+    expect_error("quantize in out", "quantized already");
+  }
+  EXPECT_EQ(names(), (std::vector<std::string>{"in", "in/config.json", "in/model.safetensors", "in/tokenizer.json"}));
+}
+
+TEST_F(QuantizeCli, AFolderIsWholeAndHasEverySmallFile) {
+  write_model("in", R"({"model_type": "qwen3_moe", "limit": Infinity, "big": 1e999, "quantization": null})");
+  std::filesystem::create_directory(folder_.path() / "in/additional_chat_templates");
+  std::filesystem::create_directory(folder_.path() / "in/original");
+  for (const char* name : {"generation_config.json", "modeling.py", "chat_template.jinja", "additional_chat_templates/tool.jinja",
+                           "empty.txt", "pytorch_model.bin", "original/params.json", ".gitattributes", "vocab.safetensors"}) {
+    folder_.write(std::string("in/") + name, std::string(name) == "empty.txt" ? "" : name);
+  }
+  std::filesystem::create_symlink("../in/tokenizer.json", folder_.path() / "in/linked.json");
+  ASSERT_EQ(run("quantize in out/ --max-shard-size 5KB").status, 0);
+  std::vector<std::string> made = names();
+  std::erase_if(made, [](const std::string& name) { return !name.starts_with("out"); });
+  EXPECT_EQ(made,
+            (std::vector<std::string>{"out", "out/additional_chat_templates", "out/additional_chat_templates/tool.jinja",
+                                      "out/chat_template.jinja", "out/config.json", "out/empty.txt", "out/generation_config.json",
+                                      "out/linked.json", "out/model-00001-of-00003.safetensors",
+                                      "out/model-00002-of-00003.safetensors", "out/model-00003-of-00003.safetensors",
+                                      "out/model.safetensors.index.json", "out/modeling.py", "out/tokenizer.json"}));
+  EXPECT_EQ(text_of("out/modeling.py"), "modeling.py");
+  EXPECT_FALSE(std::filesystem::is_symlink(folder_.path() / "out/linked.json"));
+  const std::string config = text_of("out/config.json");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, R"("limit": Infinity)", config);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, R"("big": 1e999)", config);
+  EXPECT_EQ(config.find("null"), std::string::npos) << config;
+}
+
+TEST_F(QuantizeCli, AFolderIsReadByInspectAndCheck) {
+  write_model("in");
+  const json result = run_json("quantize in out --bits 8");
+  EXPECT_EQ(result["quantized"], 4);
+  EXPECT_EQ(result["copied"], 2);
+  EXPECT_EQ(run_json("inspect out")["tensors"].size(), 4U);
+  EXPECT_EQ(run_json("check out --all --samples 50")["failed"], 0);
+  expect_error("quantize out again", "quantized by MLX");
+}
+
+TEST_F(QuantizeCli, ForceReplacesOnlyAFolderThatItWrote) {
+  write_model("in");
+  ASSERT_EQ(run("quantize in out --max-shard-size 5KB").status, 0);
+  const std::vector<std::string> before = names();
+  const std::string index = text_of("out/model.safetensors.index.json");
+  expect_error("quantize in out --bits 8", "exists already; --force replaces a folder that gqmm quantize wrote");
+  folder_.write("out/notes.txt", "mine");
+  expect_error("quantize in out --bits 8 --force", "holds \"notes.txt\", which gqmm quantize did not write");
+  EXPECT_EQ(text_of("out/notes.txt"), "mine");
+  EXPECT_EQ(text_of("out/model.safetensors.index.json"), index);
+  std::filesystem::remove(folder_.path() / "out/notes.txt");
+  std::filesystem::create_directory(folder_.path() / "out/mine");
+  expect_error("quantize in out --bits 8 --force", "holds the folder \"mine\"");
+  std::filesystem::remove(folder_.path() / "out/mine");
+  ASSERT_EQ(run("quantize in out --bits 8 --force").status, 0);
+  EXPECT_EQ(run_json("inspect out")["tensors"][0]["bits"], 8);
+  EXPECT_EQ(names(), (std::vector<std::string>{"in", "in/config.json", "in/model.safetensors", "in/tokenizer.json", "out",
+                                               "out/config.json", "out/model.safetensors", "out/model.safetensors.index.json",
+                                               "out/tokenizer.json"}))
+      << "no shard of the old model, no other folder";
+  std::filesystem::create_directory(folder_.path() / "theirs");
+  folder_.write("theirs/model.safetensors.index.json", "{}");
+  expect_error("quantize in theirs --force", "which gqmm quantize did not write");
+  std::filesystem::create_directory(folder_.path() / "empty");
+  expect_error("quantize in empty", "exists already");
+  EXPECT_EQ(run("quantize in empty --force").status, 0);
+}
+
+TEST_F(QuantizeCli, TheInputIsNeverTheOutput) {
+  write_model("in");
+  std::filesystem::create_directory_symlink("in", folder_.path() / "link");
+  const std::string model = text_of("in/model.safetensors");
+  for (const char* arguments : {"in in", "in in/", "in ./in", "in link", "link in", "link link"}) {
+    for (const char* force : {"", " --force"}) {
+      expect_error(std::string("quantize ") + arguments + force, "is the input itself; name another folder");
+    }
+  }
+  expect_error("quantize in in/model.safetensors --force", "is a file of the input");
+  std::filesystem::create_symlink("in/model.safetensors", folder_.path() / "out.safetensors");
+  expect_error("quantize in out.safetensors --force", "is a file of the input");
+  EXPECT_EQ(text_of("in/model.safetensors"), model);
+}
+
+TEST_F(QuantizeCli, TheOutputIsARegularFileOrNew) {
+  write_float_checkpoint();
+  write_model("in");
+  ASSERT_EQ(::mkfifo((folder_.path() / "pipe.safetensors").c_str(), 0600), 0);
+  ASSERT_EQ(::mkfifo((folder_.path() / "pipe").c_str(), 0600), 0);
+  std::filesystem::create_symlink("absent", folder_.path() / "dangling");
+  std::filesystem::create_directory(folder_.path() / "folder");
+  folder_.write("file", "precious");
+  for (const char* input : {"float.safetensors", "in"}) {
+    expect_error(std::string("quantize --force ") + input + " pipe.safetensors", "is a named pipe");
+  }
+  expect_error("quantize --force float.safetensors /dev/null", "[/dev/null] is a device");
+  expect_error("quantize --force float.safetensors dangling", "is a symbolic link that leads to no file");
+  expect_error("quantize --force float.safetensors folder", "is a folder");
+  for (const char* out : {"pipe", "dangling", "file", "/dev/null"}) {
+    expect_error(std::string("quantize --force in ") + out, "exists already and is no folder");
+  }
+  expect_error("quantize in absent/out", "cannot create a file in its folder");
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  EXPECT_TRUE(std::filesystem::is_fifo(folder_.path() / "pipe"));
+  EXPECT_TRUE(std::filesystem::is_fifo(folder_.path() / "pipe.safetensors"));
+  EXPECT_EQ(text_of("file"), "precious");
+}
+
+/// A run that takes long enough to be interrupted, of zeros that take no space on the disk.
+class InterruptedQuantize : public QuantizeCli {
+ protected:
+  void SetUp() override {
+    std::filesystem::create_directory(folder_.path() / "in");
+    const std::string header = R"({"l.weight":{"dtype":"F16","shape":[4096,65536],"data_offsets":[0,536870912]}})";
+    folder_.write("in/model.safetensors", io::safetensors_bytes(header, ""));
+    std::filesystem::resize_file(folder_.path() / "in/model.safetensors", 8 + header.size() + 536870912);
+    folder_.write("in/config.json", "{}");
+    folder_.write("out.safetensors", "precious");
+    before_ = names();
+  }
+
+  /// The status of a run of the program that gets `signal` once it has opened its output.
+  [[nodiscard]] int interrupted(const std::vector<std::string>& arguments, int signal, bool with_names) const {
+    const ::pid_t child = ::fork();
+    if (child == 0) {
+      if (::chdir(folder_.path().c_str()) != 0) {
+        ::_exit(99);
+      }
+      if (with_names) {
+        ::setenv("LD_PRELOAD", GQMM_NO_TMPFILE, 1);
+        ::setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1);
+      }
+      std::vector<char*> argv = {const_cast<char*>(GQMM_PROGRAM), const_cast<char*>("quantize")};
+      for (const std::string& argument : arguments) {
+        argv.push_back(const_cast<char*>(argument.c_str()));
+      }
+      argv.push_back(nullptr);
+      ::execv(GQMM_PROGRAM, argv.data());
+      ::_exit(98);
+    }
+    int status = -1;
+    while (!writes_a_file(child)) {
+      if (::waitpid(child, &status, WNOHANG) == child) {
+        return status;
+      }
+      ::usleep(1000);
+    }
+    ::kill(child, signal);
+    ::waitpid(child, &status, 0);
+    return status;
+  }
+
+  std::vector<std::string> before_;
+
+ private:
+  /// Has a descriptor of a file in the folder that is none of those before, with all of its space reserved.
+  [[nodiscard]] bool writes_a_file(::pid_t child) const {
+    const std::filesystem::path descriptors = "/proc/" + std::to_string(child) + "/fd";
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(descriptors, error)) {
+      const std::string target = std::filesystem::read_symlink(entry.path(), error);
+      struct stat status = {};
+      if (target.starts_with(std::filesystem::canonical(folder_.path()).native()) &&
+          target.find("model.safetensors") == std::string::npos && ::stat(entry.path().c_str(), &status) == 0 &&
+          status.st_size > 100'000'000) {
+        return true;
+      }
+    }
+    return false;
+  }
+};
+
+TEST_F(InterruptedQuantize, LeavesNothingAndTheOldFileWhole) {
+  for (const bool with_names : {false, true}) {
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU}) {
+      for (const std::vector<std::string>& arguments :
+           {std::vector<std::string>{"in", "out.safetensors", "--force"}, std::vector<std::string>{"in", "out"}}) {
+        const int status = interrupted(arguments, signal, with_names);
+        EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == signal) << status;
+        EXPECT_EQ(names(), before_) << "after signal " << signal << (with_names ? " without O_TMPFILE" : "");
+        EXPECT_EQ(text_of("out.safetensors"), "precious");
+      }
+    }
+  }
+}
+
+TEST_F(InterruptedQuantize, LeavesNothingEvenWhenItIsKilled) {
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"in", "out.safetensors", "--force"}, std::vector<std::string>{"in", "out"}}) {
+    const int status = interrupted(arguments, SIGKILL, false);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
+    EXPECT_EQ(names(), before_);
+    EXPECT_EQ(text_of("out.safetensors"), "precious");
+  }
+}
+
+TEST_F(QuantizeCli, ALimitForFileSizesIsAnError) {
+  write_model("in");
+  folder_.write("out.safetensors", "precious");
+  const auto before = names();
+  for (const char* arguments : {"in out.safetensors --force", "in out"}) {
+    const std::string command = "cd " + folder_.path().native() + " && trap - XFSZ && ulimit -f 4 && '" + GQMM_PROGRAM +
+                                "' quantize " + arguments + " 2>/dev/null";
+    const int status = std::system(("bash -c \"" + command + "\"").c_str());
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 2) << status;
+    EXPECT_EQ(names(), before);
+    EXPECT_EQ(text_of("out.safetensors"), "precious");
+  }
+}
+
+TEST_F(QuantizeCli, AFullDiskIsAnErrorThatLeavesNothing) {
+  write_model("in");
+  const auto disk = folder_.path() / "disk";
+  std::filesystem::create_directory(disk);
+  if (::mount("none", disk.c_str(), "tmpfs", 0, "size=12k") != 0) {
+    GTEST_SKIP() << "only root may mount a small file system";
+  }
+  folder_.write("disk/out.safetensors", "precious");
+  const auto before = names();
+  for (const char* out : {"disk/out.safetensors --force", "disk/out"}) {
+    expect_error(std::string("quantize in ") + out, "No space left on device");
+    EXPECT_EQ(names(), before);
+    EXPECT_EQ(text_of("disk/out.safetensors"), "precious");
+  }
+  ::umount2(disk.c_str(), MNT_DETACH);
+}
+
+}  // namespace
+}  // namespace gqmm::cli
