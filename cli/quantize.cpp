@@ -5,9 +5,8 @@
 #include "io/checkpoint.hpp"
 #include "io/error.hpp"
 #include "io/foreign_scheme.hpp"
-#include "io/json.hpp"
 #include "io/mapped_file.hpp"
-#include "io/model_folder.hpp"
+#include "io/new_folder.hpp"
 
 #include <fmt/format.h>
 
@@ -63,8 +62,8 @@ bool makes_folder(const QuantizeArguments& arguments) {
   return is_folder(arguments.in) && !fs::path(arguments.out).native().ends_with(".safetensors");
 }
 
-void refuse_quantized(const io::Checkpoint& checkpoint, const nlohmann::json& config) {
-  auto scheme = io::find_foreign_scheme(config.is_null() ? nullptr : &config, checkpoint.tensors);
+void refuse_quantized(const io::Checkpoint& checkpoint) {
+  auto scheme = io::find_foreign_scheme(checkpoint.config.is_null() ? nullptr : &checkpoint.config, checkpoint.tensors);
   if (!scheme) {
     scheme = io::find_mlx_scheme(checkpoint.tensors);
   }
@@ -173,15 +172,14 @@ void run(const QuantizeArguments& arguments) {
     check_output(arguments, checkpoint);
   }
   const std::optional<std::string> config = config_text(arguments.in);
-  const nlohmann::json parsed = config ? io::parse_json(*config, arguments.in + ", config.json") : nlohmann::json();
-  refuse_quantized(checkpoint, parsed);
+  refuse_quantized(checkpoint);
   if (!config && makes_folder(arguments)) {
     throw io::FileError(arguments.in,
                         "has no config.json, which a model's folder needs; name a file that ends in .safetensors "
                         "as OUT for the tensors alone");
   }
   options.lone_file = !config && !is_folder(arguments.in);
-  const io::ModelFacts facts = io::facts_of(parsed);
+  const io::ModelFacts facts = io::facts_of(checkpoint.config);
   QuantizeJob job = {&checkpoint,
                      io::make_plan(io::in_mlx_names(checkpoint.tensors, facts, arguments.in), facts, options, arguments.in),
                      options.settings, arguments.force};

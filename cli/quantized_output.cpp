@@ -4,7 +4,8 @@
 #include "cli/interruption.hpp"
 #include "io/error.hpp"
 #include "io/mapped_file.hpp"
-#include "io/model_folder.hpp"
+#include "io/model_copy.hpp"
+#include "io/new_folder.hpp"
 #include "io/safetensors_writer.hpp"
 
 #include <gqmm/ops.hpp>

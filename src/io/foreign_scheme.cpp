@@ -1,12 +1,12 @@
 #include "io/foreign_scheme.hpp"
 
 #include "io/error.hpp"
+#include "io/quantization_keys.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,7 +24,7 @@ constexpr std::string_view float_needed = "give the float checkpoint that it was
 
 /// A scheme by the names that config.json has for it.
 struct Method {
-  std::string_view method;  // lower case
+  std::string_view method;  // as quantization_method gives it
   std::string_view name;
   std::string_view remedy;
 };
@@ -39,8 +39,9 @@ constexpr Method methods[] = {
     {"eetq", "EETQ", start_again},
     {"exl2", "EXL2", start_again},
     {"exl3", "EXL3", start_again},
-    {"fbgemm_fp8", "FBGEMM fp8", start_again},
+    {"fbgemm-fp8", "FBGEMM fp8", start_again},
     {"fp4", "fp4", start_again},
+    {"finegrained-fp8", "fp8", convert},
     {"fp8", "fp8", convert},
     {"gptq", "GPTQ", convert},
     {"higgs", "HIGGS", start_again},
@@ -94,13 +95,6 @@ constexpr Mark marks[] = {
     {"", {"F8_E4M3", "F8_E5M2"}, "", "fp8"},
     {"", {"F4"}, "", "fp4"},
 };
-
-std::string lower(std::string_view text) {
-  std::string result(text);
-  std::transform(result.begin(), result.end(), result.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return result;
-}
 
 const Tensor* find(const TensorMap& tensors, const std::string& name) {
   const auto found = tensors.find(name);
@@ -175,55 +169,17 @@ bool may_be_packed(const TensorMap& tensors, const std::string& name, const Tens
   return found == nullptr || !is_mlx_weight(tensors, weight, *found);
 }
 
-/// Where config.json and the files that it is merged from keep the settings of a scheme.
-constexpr const char* config_pointers[] = {
-    "/quantization_config",      "/quantization", "/compression_config", "/text_config/quantization_config",
-    "/text_config/quantization",
-};
-
 std::optional<Scheme> scheme_of_config(const json& config) {
-  for (const char* pointer : config_pointers) {
-    const json::json_pointer where(pointer);
-    if (!config.contains(where)) {
-      continue;
-    }
-    std::string method = quantization_method(config.at(where));
-    if (method.empty() && std::string_view(pointer) == "/compression_config" && config.at(where).is_object()) {
-      method = "compressed-tensors";
-    }
+  for (const QuantizationValue& found : quantization_values(config)) {
+    const std::string method = quantization_method(*found.value);
     if (!method.empty() && method != "mlx") {
-      return scheme_of(method, fmt::format("config.json: {} names {}", pointer + 1, in_quotes(method)));
+      return scheme_of(method, fmt::format("config.json: {} names {}", found.key, in_quotes(method)));
     }
   }
   return std::nullopt;
 }
 
 }  // namespace
-
-std::string quantization_method(const json& settings) {
-  if (!settings.is_object()) {
-    return "";
-  }
-  const auto text = [&settings](const char* key) {
-    const auto found = settings.find(key);
-    return found != settings.end() && found->is_string() ? lower(found->get_ref<const std::string&>()) : std::string();
-  };
-  if (std::string method = text("quant_method"); !method.empty()) {
-    std::replace(method.begin(), method.end(), '_', '-');
-    return method == "fbgemm-fp8" ? "fbgemm_fp8" : method == "finegrained-fp8" ? "fp8" : method;
-  }
-  const auto inner = settings.find("quantization");
-  if (!text("quant_algo").empty() || (inner != settings.end() && inner->is_object() && inner->contains("quant_algo"))) {
-    return "modelopt";
-  }
-  for (const char* key : {"load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit"}) {
-    const auto found = settings.find(key);
-    if (found != settings.end() && found->is_boolean() && found->get<bool>()) {
-      return "bitsandbytes";
-    }
-  }
-  return text("method");
-}
 
 std::optional<Scheme> find_foreign_scheme(const json* config, const TensorMap& tensors) {
   std::optional<Scheme> shown = scheme_of_tensors(tensors);

@@ -29,8 +29,4 @@ struct Scheme {
 /// One sentence, without the file: `holds GPTQ weights (tensor "a.qweight"); convert it with …`.
 [[nodiscard]] std::string describe(const Scheme& scheme);
 
-/// The "quant_method" of a JSON object, or what stands for it in other tools' files ("quant_algo", "load_in_4bit"); empty if it
-/// names none. Lower case.
-[[nodiscard]] std::string quantization_method(const nlohmann::json& settings);
-
 }  // namespace gqmm::io
