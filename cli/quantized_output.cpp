@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include <sys/resource.h>
 #include <algorithm>
 #include <functional>
 #include <stdexcept>
@@ -187,6 +188,15 @@ SmallFile write_small_file(const io::NewFolder& folder, const std::string& name,
   return result;
 }
 
+/// Every shard is open until the end, and a model may have more of them than a process may open files by default.
+void allow_open_files() {
+  struct ::rlimit limit = {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    static_cast<void>(::setrlimit(RLIMIT_NOFILE, &limit));
+  }
+}
+
 }  // namespace
 
 std::uint64_t write_file(const QuantizeJob& job, const std::filesystem::path& out) {
@@ -212,6 +222,7 @@ std::uint64_t write_file(const QuantizeJob& job, const std::filesystem::path& ou
 
 std::uint64_t write_folder(const QuantizeJob& job, const std::filesystem::path& out, const std::string& config,
                            std::uint64_t shard_bytes) {
+  allow_open_files();
   const io::NewFolder folder(out, job.force);
   const std::filesystem::path& from = job.checkpoint->path;
   const std::vector<Items> shards = cut_into_shards(job.plan, shard_bytes);

@@ -62,9 +62,9 @@ Contents contents_of(const fs::path& folder) {
   return contents;
 }
 
-/// Throws FileError if the folder holds anything that gqmm did not write.
-void check_is_ours(const fs::path& folder) {
-  const Contents contents = contents_of(folder);
+/// The files of a folder. Throws FileError if it holds anything that gqmm did not write.
+std::set<std::string> check_is_ours(const fs::path& folder) {
+  Contents contents = contents_of(folder);
   const std::set<std::string> ours = written_files(folder);
   for (const std::string& name : contents.files) {
     if (!ours.contains(name)) {
@@ -82,6 +82,7 @@ void check_is_ours(const fs::path& folder) {
                                                    in_quotes(name)));
     }
   }
+  return std::move(contents.files);
 }
 
 /// Removes the named files, then the folders, which are empty but for what somebody put there meanwhile. That stays.
@@ -110,16 +111,16 @@ NewFolder::NewFolder(fs::path path, bool replace) : path_(std::move(path)), repl
     throw FileError(path_.native(), "does not name a new folder");
   }
   parent_ = folder_of(path_);
-  check_place();
+  static_cast<void>(check_place());
 }
 
-void NewFolder::check_place() const {
+std::optional<std::set<std::string>> NewFolder::check_place() const {
   struct stat status = {};
   if (::lstat(path_.c_str(), &status) != 0) {
     if (errno != ENOENT) {
       throw FileError(path_.native(), system_error_text("cannot be written", errno));
     }
-    return;
+    return std::nullopt;
   }
   if (!S_ISDIR(status.st_mode)) {
     throw FileError(path_.native(),
@@ -129,7 +130,7 @@ void NewFolder::check_place() const {
   if (!replace_) {
     throw FileError(path_.native(), "exists already; --force replaces a folder that gqmm quantize wrote");
   }
-  check_is_ours(path_);
+  return check_is_ours(path_);
 }
 
 PendingFile NewFolder::new_file(const std::string& name) const { return {parent_, (path_ / name).native()}; }
@@ -159,9 +160,8 @@ void NewFolder::put_in_place(const fs::path& staging) const {
     return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0 ? 0 : errno;
   };
   const auto unsupported = [](int error) { return error == EINVAL || error == ENOSYS; };
-  check_place();
-  std::error_code ignored;
-  if (!fs::exists(fs::symlink_status(path_, ignored))) {
+  const std::optional<std::set<std::string>> old_files = check_place();
+  if (!old_files) {
     int error = rename(staging, path_, RENAME_NOREPLACE);
     if (unsupported(error)) {  // a plain rename replaces at most an empty folder
       error = rename(staging, path_, 0);
@@ -171,20 +171,22 @@ void NewFolder::put_in_place(const fs::path& staging) const {
     }
     return;
   }
-  const std::set<std::string> old_files = written_files(path_);
   fs::path old = staging;
   int error = rename(staging, path_, RENAME_EXCHANGE);
   if (unsupported(error)) {
     old = parent_ / random_name(".gqmm-");
     error = rename(path_, old, 0);
-    if (error == 0 && (error = rename(staging, path_, 0)) != 0) {
-      static_cast<void>(rename(old, path_, 0));
+    if (error == 0) {
+      error = rename(staging, path_, 0);
+      if (error != 0) {
+        static_cast<void>(rename(old, path_, 0));
+      }
     }
   }
   if (error != 0) {
     throw FileError(path_.native(), system_error_text("cannot put the finished folder in its place", error));
   }
-  if (!remove_files(old, old_files)) {
+  if (!remove_files(old, *old_files)) {
     throw FileError(path_.native(),
                     fmt::format("is written, but not all of the old folder could be removed; see {}", old.native()));
   }

@@ -5,6 +5,8 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,7 +31,8 @@ class NewFolder {
   void commit(const std::vector<std::string>& names, const std::function<void(const std::filesystem::path&)>& publish) const;
 
  private:
-  void check_place() const;
+  /// The files in the folder that is to be replaced; nullopt if there is none. Throws FileError if it may not be replaced.
+  [[nodiscard]] std::optional<std::set<std::string>> check_place() const;
   void put_in_place(const std::filesystem::path& staging) const;
 
   std::filesystem::path path_;

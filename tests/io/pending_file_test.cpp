@@ -291,6 +291,14 @@ TEST(PendingFile, IsWholeOrAbsentWhereThereAreNoHardLinks) {
   expect_whole_or_absent(folder.path());
 }
 
+TEST(PendingFile, IsWholeOrAbsentWhereRenameAlwaysReplaces) {
+  const TemporaryFolder folder;
+  const Failing without_name(system_calls().open_without_name, EOPNOTSUPP);
+  const Failing link(system_calls().link, EPERM);
+  const Failing rename(system_calls().rename_with_flags, EINVAL);
+  expect_whole_or_absent(folder.path());
+}
+
 TEST(PendingFile, AFileThatCannotGetItsNameIsAnError) {
   const TemporaryFolder folder;
   const Failing link(system_calls().link, EDQUOT);

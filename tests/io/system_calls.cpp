@@ -63,4 +63,10 @@ int rename(const char* from, const char* to) noexcept {
   return call_unless(system_calls().rename, SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
 }
 
+int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) noexcept {
+  static const std::atomic<int> never = 0;
+  return call_unless(flags != 0 ? system_calls().rename_with_flags : never, SYS_renameat2, from_folder, from, to_folder, to,
+                     flags);
+}
+
 }  // extern "C"

@@ -11,8 +11,9 @@ struct SystemCalls {
   /// errno of each following call; 0: the call is made.
   std::atomic<int> open_without_name = 0;  ///< open with O_TMPFILE, as on file systems that do not have it
   std::atomic<int> fsync = 0;
-  std::atomic<int> link = 0;    ///< link and linkat
-  std::atomic<int> rename = 0;  ///< rename, but not renameat2
+  std::atomic<int> link = 0;               ///< link and linkat
+  std::atomic<int> rename = 0;             ///< rename, but not renameat2
+  std::atomic<int> rename_with_flags = 0;  ///< renameat2 that exchanges two names or never replaces one
 };
 
 [[nodiscard]] SystemCalls& system_calls();
