@@ -21,6 +21,8 @@ std::string hub_name(std::string name) {
   for (const std::string_view address : {"https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/", "hf://"}) {
     if (name.starts_with(address)) {
       name.erase(0, address.size());
+      const std::size_t end = name.find('/', name.find('/') + 1);  // of OWNER/NAME/tree/main
+      name.erase(std::min(end, name.size()));
       break;
     }
   }
@@ -34,20 +36,6 @@ std::string hub_name(std::string name) {
   const bool plain = std::all_of(name.begin(), name.begin() + static_cast<std::ptrdiff_t>(slash), is_name_character) &&
                      std::all_of(name.begin() + static_cast<std::ptrdiff_t>(slash) + 1, name.end(), is_name_character);
   return plain && !name.ends_with(".safetensors") ? name : "";
-}
-
-void refuse_hub_name(const fs::path& path) {
-  std::error_code error;
-  const fs::path parent = path.parent_path();
-  if (fs::exists(fs::symlink_status(path, error)) || (!parent.empty() && fs::exists(parent, error))) {
-    return;
-  }
-  if (const std::string name = hub_name(path.native()); !name.empty()) {
-    throw FileError(path.native(),
-                    fmt::format("there is no such file or folder; if this is a model on the Hugging Face hub, download it with "
-                                "`hf download {} --local-dir FOLDER` and name that folder",
-                                name));
-  }
 }
 
 nlohmann::json read_config(const fs::path& folder) {
@@ -109,10 +97,26 @@ void find_settings(Checkpoint& checkpoint, const ModelFiles& model, const fs::pa
 
 }  // namespace
 
+std::string hub_remedy(const fs::path& path) {
+  std::error_code error;
+  const fs::path parent = path.parent_path();
+  if (fs::exists(fs::symlink_status(path, error)) || (!parent.empty() && fs::exists(parent, error))) {
+    return "";
+  }
+  const std::string name = hub_name(path.native());
+  return name.empty() ? ""
+                      : fmt::format(
+                            "if this is a model on the Hugging Face hub, download it with `hf download {} --local-dir FOLDER` "
+                            "and name that folder",
+                            name);
+}
+
 void print_notice(std::string_view sentence) { fmt::print(stderr, "gqmm: {}\n", sentence); }
 
 Checkpoint open_checkpoint(const fs::path& path, const Notify& notify) {
-  refuse_hub_name(path);
+  if (const std::string remedy = hub_remedy(path); !remedy.empty()) {
+    throw FileError(path.native(), "there is no such file or folder; " + remedy);
+  }
   Checkpoint checkpoint;
   checkpoint.path = path;
   std::error_code error;

@@ -29,6 +29,10 @@ struct Checkpoint {
 /// Writes "gqmm: " and the sentence to the standard error.
 void print_notice(std::string_view sentence);
 
+/// What to do about a path that does not exist but looks like a model on the Hugging Face hub, "OWNER/NAME" or an address there;
+/// empty for every other path.
+[[nodiscard]] std::string hub_remedy(const std::filesystem::path& path);
+
 /// One safetensors file, or a folder with the files that open_model_folder finds (model_files.hpp). The settings come from the
 /// safetensors metadata "quantization" (as `gqmm quantize` writes it) or from config.json in the same folder. `notify` is told
 /// what was not as it should be but could be read. Throws FileError, which says what to do about a file of another kind and about

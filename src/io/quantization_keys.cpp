@@ -17,7 +17,6 @@ struct Key {
 
 constexpr Key keys[] = {{"quantization", false}, {"quantization_config", true}, {"compression_config", true}};
 
-/// Objects of config.json for the whole model (the document itself) and for its language model.
 constexpr const char* parts[] = {
     "", "/text_config", "/language_config", "/llm_config", "/thinker_config", "/thinker_config/text_config"};
 
@@ -42,9 +41,11 @@ std::string text_of(const json& object, const char* key) {
 
 }  // namespace
 
+std::span<const char* const> language_model_pointers() { return parts; }
+
 std::vector<QuantizationValue> quantization_values(const json& model_config) {
   std::vector<QuantizationValue> values;
-  for (const char* part : parts) {
+  for (const char* part : language_model_pointers()) {
     for (const Key& key : keys) {
       const std::string pointer = fmt::format("{}/{}", part, key.name);
       const json::json_pointer where(pointer);

@@ -3,10 +3,15 @@
 
 #include <nlohmann/json.hpp>
 
+#include <span>
 #include <string>
 #include <vector>
 
 namespace gqmm::io {
+
+/// JSON pointers to the objects of a config.json that can describe the language model: the document itself ("") and, in a model
+/// of several parts, an object of its own such as "/text_config". In the order in which they count.
+[[nodiscard]] std::span<const char* const> language_model_pointers();
 
 struct QuantizationValue {
   std::string key;              ///< for people: "text_config.quantization"
@@ -15,8 +20,8 @@ struct QuantizationValue {
 };
 
 /// The values of "quantization", "quantization_config" and "compression_config" in the document of a config.json, in the order
-/// in which they count. A model of several parts keeps those of its language model in an object of its own ("text_config").
-/// null and values in something that is no object are left out. The values are those of `model_config`, which must outlive them.
+/// in which they count, from each of language_model_pointers(). null is left out. The values are those of `model_config`, which
+/// must outlive them.
 [[nodiscard]] std::vector<QuantizationValue> quantization_values(const nlohmann::json& model_config);
 
 /// The "quant_method" of such a value, or what stands for it in other tools' files ("quant_algo", "load_in_4bit"), in lower case

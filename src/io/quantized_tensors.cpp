@@ -143,9 +143,8 @@ QuantizationSettings settings_beside(const QuantizationSettings& defaults, const
     return found == fitting.end() ? std::nullopt : std::optional(*found);
   };
   const auto usual_group_size = [&defaults](const QuantizationSettings& settings) {
-    const Mode mode = settings.format->mode;
-    return settings.group_size ==
-           (mode == defaults.format->mode ? defaults.group_size : resolve_settings("", mode, nullptr, nullptr).group_size);
+    const bool same_mode = settings.format->mode == defaults.format->mode;
+    return settings.group_size == (same_mode ? defaults.group_size : settings.format->default_group_size);
   };
   if (const auto found = find(usual_group_size)) {
     return *found;

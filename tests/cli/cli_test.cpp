@@ -2,10 +2,23 @@
 
 #include <gqmm/system.hpp>
 
+#include <cstdint>
+#include <filesystem>
 #include <fstream>
+#include <span>
+#include <string>
+#include <vector>
 
 namespace gqmm::cli {
 namespace {
+
+/// Rows of `inspect` without the column "inferred".
+json without_inferred(json tensors) {
+  for (json& tensor : tensors) {
+    tensor.erase("inferred");
+  }
+  return tensors;
+}
 
 TEST_F(Cli, HelpExplainsEveryCommandWithExamples) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "Examples:", run("--help").out);
@@ -161,10 +174,133 @@ TEST_F(Cli, BrokenFilesAreStatusTwo) {
     expect_error("quantize cut.safetensors out.safetensors", "[cut.safetensors] ");
   }
   folder_.write("model.safetensors", whole);
-  folder_.write("config.json", R"({"quantization": {"bits": 8}})");
-  expect_error("inspect .", "contradict the settings affine 8-bit");
+  folder_.write("config.json", R"({"quantization": {"bits": 4, "model.embed_tokens": {"bits": 8}}})");
+  expect_error("inspect .", "contradict the layer's own settings affine 8-bit");
   folder_.write("config.json", R"({"quantization": )");
   expect_error("inspect .", "config.json] not valid JSON");
+}
+
+TEST_F(Cli, SettingsThatTheShapesContradictAreInferredAndMarked) {
+  json config = real_config();
+  for (const char* key : {"quantization", "quantization_config"}) {
+    for (const char* layer : {"model.layers.0.mlp.gate", "model.layers.1.mlp.gate", "model.layers.2.mlp.gate"}) {
+      config[key].erase(layer);
+    }
+  }
+  write_model(config.dump());
+  const json expected = without_inferred(run_json("inspect " + model_)["tensors"]);
+  const json found = run_json("inspect .");
+  EXPECT_EQ(without_inferred(found["tensors"]), expected);
+  for (const json& tensor : found["tensors"]) {
+    const bool router = tensor["tensor"].get<std::string>().ends_with("mlp.gate");
+    EXPECT_EQ(tensor["inferred"], router ? json("bits") : json()) << tensor;
+  }
+  const std::string table = run("inspect .").out;
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "bytes  inferred\n", table);
+  EXPECT_EQ(run_json("check --all --samples 20 .")["failed"], 0);
+  EXPECT_EQ(run("bench . --list").status, 0);
+}
+
+TEST_F(Cli, ConfigsAsPythonAndOtherToolsWriteThemAreRead) {
+  const json expected = run_json("inspect " + model_)["tensors"];
+  const json settings = real_config()["quantization"];
+  const json config = real_config();
+  const auto with = [&](const json& changes) {
+    json changed = config;
+    changed.erase("quantization");
+    changed.erase("quantization_config");
+    changed.update(changes);
+    return changed.dump();
+  };
+  json floats = settings;
+  floats["bits"] = 4.0;
+  floats["group_size"] = 64.0;
+  json named = settings;
+  named["quant_method"] = "mlx";
+  const std::string number = config.dump();
+  for (const std::string& text : {with({{"quantization", floats}}), with({{"quantization_config", named}}),
+                                  with({{"text_config", {{"quantization", settings}}}}),
+                                  with({{"quantization", "int4"}, {"quantization_config", settings}}),
+                                  "{\"time_step_limit\": [0.0, Infinity], \"a\": [NaN, -Infinity, 1e999], " + number.substr(1),
+                                  "{\"torch_dtype\": 1, \"torch_dtype\": 2, " + number.substr(1)}) {
+    write_model(text);
+    EXPECT_EQ(run_json("inspect .")["tensors"], expected) << text;
+  }
+}
+
+TEST_F(Cli, AnIndexThatNamesAbsentShardsIsReplacedWithOneLine) {
+  const json expected = run_json("inspect " + model_)["tensors"];
+  write_model(real_config().dump());
+  folder_.write("model.safetensors.index.json", R"({"weight_map": {"a": "model-00001-of-00002.safetensors"}})");
+  for (const std::string command : {"inspect . --format json", "check . --samples 1", "bench . --list"}) {
+    const Outcome outcome = run(command);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "reading model.safetensors instead, as mlx-lm does", outcome.err);
+  }
+  EXPECT_EQ(json::parse(run("inspect . --format json").out)["tensors"], expected);
+}
+
+TEST_F(Cli, WhatIsNoCheckpointOfMlxIsNamedInOneSentence) {
+  folder_.write("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+  io::SafetensorsWriter writer(folder_.path() / "gptq.safetensors", {{"l.qweight", "I32", {2, 2}}, {"l.scales", "F16", {1, 2}}},
+                               {}, false);
+  const std::vector<std::byte> zeros(16);
+  writer.write("l.qweight", zeros);
+  writer.write("l.scales", std::span(zeros).first(4));
+  writer.commit();
+  for (const std::string command : {"inspect ", "check ", "bench "}) {
+    expect_error(command + ".", "is a Git LFS pointer, not the file itself; run `git lfs pull`");
+    expect_error(command + "mlx-community/Foo-4bit", "download it with `hf download mlx-community/Foo-4bit --local-dir FOLDER`");
+    expect_error(command + "gptq.safetensors",
+                 "holds weights quantized by GPTQ (tensor \"l.qweight\", I32 (2, 2)); convert it with");
+    expect_error(command + "./absent", "[./absent] cannot open: No such file or directory");
+  }
+}
+
+TEST_F(Cli, CheckReportsScalesThatAreNotFinitePerTensor) {
+  std::vector<float> scales(2 * 8 * 2, 1.0F);
+  scales[5] = std::nanf("");
+  scales[30] = -INFINITY;
+  write_affine_experts(2, scales);
+  const Outcome outcome = run("check experts.safetensors --samples 10 --format json");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      "gqmm: l: 2 of 32 scales are NaN or infinite, the first at (0, 2, 1); the checkpoint is", outcome.err);
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  const json found = json::parse(outcome.out);
+  for (const json& check : found["checks"]) {
+    EXPECT_EQ(check["not_finite"], 2);
+    EXPECT_EQ(check["passed"], false);
+  }
+  write_affine_experts(2, std::vector<float>(2 * 8 * 2, 1.0F));
+  EXPECT_EQ(run("check experts.safetensors --samples 10").status, 0);
+}
+
+TEST_F(Cli, AComparisonOfNothingIsAnError) {
+  write_affine_experts(0, {});
+  EXPECT_EQ(run_json("inspect experts.safetensors")["tensors"][0]["experts"], 0);
+  expect_error("check experts.safetensors", "nothing was compared: none of its 1 quantized tensors has any output");
+}
+
+TEST_F(Cli, GlobalScalesAreListedAndUsed) {
+  // One group of codes 1.0 (2 in E2M1) with scales 1.0 (0x38 in E4M3): the global scale alone decides the weights.
+  const std::vector<std::uint32_t> codes(2 * 16 * 4, 0x22222222);
+  const std::vector<std::uint8_t> scales(2 * 16 * 2, 0x38);
+  const std::vector<float> global = {2688.0F, 0.0F};
+  io::SafetensorsWriter writer(folder_.path() / "experts.safetensors",
+                               {{"l.weight", "U32", {2, 16, 4}}, {"l.scales", "U8", {2, 16, 2}}, {"l.global_scale", "F32", {2}}},
+                               {{"quantization", R"({"mode": "nvfp4", "bits": 4, "group_size": 16})"}}, false);
+  writer.write("l.weight", std::as_bytes(std::span(codes)));
+  writer.write("l.scales", std::as_bytes(std::span(scales)));
+  writer.write("l.global_scale", std::as_bytes(std::span(global)));
+  writer.commit();
+  const json tensor = run_json("inspect experts.safetensors")["tensors"][0];
+  EXPECT_EQ(tensor["global_scale"], "(2,)");
+  EXPECT_EQ(tensor["bytes"], 2 * 16 * (16 + 2) + 8);
+  const json found = run_json("check experts.safetensors --samples 100000");
+  EXPECT_EQ(found["failed"], 0);
+  EXPECT_EQ(run("bench experts.safetensors --top 1 --list").status, 0);
 }
 
 TEST_F(Cli, OutputThatCannotBeWrittenIsAnError) {

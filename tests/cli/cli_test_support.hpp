@@ -12,10 +12,12 @@
 #include <sys/wait.h>
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <span>
 #include <string>
+#include <system_error>
 #include <vector>
 
 namespace gqmm::cli {
@@ -81,6 +83,29 @@ class Cli : public ::testing::Test {
       halves.insert(halves.end(), {bytes[4 * i + 2], bytes[4 * i + 3]});
     }
     writer.write("bare", halves);
+    writer.commit();
+  }
+
+  [[nodiscard]] json real_config() const { return json::parse(io::MappedFile::open(model_ + "/config.json")->text()); }
+
+  /// The real model's weights in the folder itself, with another config.json.
+  void write_model(const std::string& config) const {
+    std::error_code exists;
+    std::filesystem::create_symlink(model_ + "/model.safetensors", folder_.path() / "model.safetensors", exists);
+    folder_.write("config.json", config);
+  }
+
+  /// "experts.safetensors": layer "l" of `experts` matrices with N = 8, K = 128 in 4-bit affine groups of 64, all codes zero.
+  void write_affine_experts(std::int64_t experts, const std::vector<float>& scales) const {
+    const Shape groups = {experts, 8, 2};
+    io::SafetensorsWriter writer(
+        folder_.path() / "experts.safetensors",
+        {{"l.weight", "U32", {experts, 8, 16}}, {"l.scales", "F32", groups}, {"l.biases", "F32", groups}},
+        {{"quantization", R"({"mode": "affine", "bits": 4, "group_size": 64})"}}, true);
+    const std::vector<std::uint32_t> zeros(static_cast<std::size_t>(experts) * 8 * 16);
+    writer.write("l.weight", std::as_bytes(std::span(zeros)));
+    writer.write("l.scales", std::as_bytes(std::span(scales)));
+    writer.write("l.biases", std::as_bytes(std::span(zeros)).first(scales.size() * sizeof(float)));
     writer.commit();
   }
 
