@@ -14,6 +14,7 @@
 
 #include <sys/resource.h>
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <stdexcept>
 #include <string_view>
@@ -29,6 +30,16 @@ constexpr std::size_t bytes_at_a_time = 16 << 20;
 
 std::span<const std::byte> bytes_of(const array& a) {
   return {a.bytes(), static_cast<std::size_t>(a.size()) * size_of(a.dtype())};
+}
+
+bool is_finite(const array& a) {
+  const auto bytes = bytes_of(a);
+  for (std::size_t at = 0; at < bytes.size(); at += size_of(a.dtype())) {
+    if (!std::isfinite(load_float(bytes.data() + at, a.dtype()))) {
+      return false;
+    }
+  }
+  return true;
 }
 
 /// Writes tensors, shows how far it has come and notices signals.
@@ -102,7 +113,14 @@ class TensorWriter {
                                      .stream = {}};
     try {
       try {
-        return quantize(weights, options);
+        Quantized result = quantize(weights, options);
+        if (item.settings->format->has_biases && (!is_finite(result.scales) || !is_finite(*result.biases))) {
+          throw std::invalid_argument(
+              fmt::format("[quantize] NaN or Inf among the weights, or weights too far apart for scales in {}; "
+                          "repair the checkpoint or --exclude the tensor",
+                          name_of(result.scales.dtype())));
+        }
+        return result;
       } catch (const std::invalid_argument&) {  // NaN or Inf among the weights: say where in the whole tensor
         (void)quantize(part.tensor->view(), options);
         throw;

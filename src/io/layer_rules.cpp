@@ -178,7 +178,7 @@ LayerDecision decide_layer(const ModelFacts& facts, std::string_view name, const
     return stay("a bias", true);
   }
   const std::string layer = layer_of(name);
-  if (layer == name && !(lone_file && name.find('.') == std::string_view::npos)) {
+  if (layer == name && (!lone_file || name.find('.') != std::string_view::npos)) {
     return stay("its name does not end in .weight");
   }
   if ((layer == "lm_head" || layer.ends_with(".lm_head")) && (facts.tied_embeddings || facts.normalizes_head)) {

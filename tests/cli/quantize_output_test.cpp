@@ -11,7 +11,7 @@ namespace gqmm::cli {
 namespace {
 
 TEST_F(QuantizeCli, AFolderIsWholeAndHasEverySmallFile) {
-  write_model("in", R"({"model_type": "qwen3_moe", "limit": Infinity, "big": 1e999, "quantization": null})");
+  write_float_model("in", R"({"model_type": "qwen3_moe", "limit": Infinity, "big": 1e999, "quantization": null})");
   std::filesystem::create_directory(folder_.path() / "in/additional_chat_templates");
   std::filesystem::create_directory(folder_.path() / "in/original");
   for (const char* name : {"generation_config.json", "modeling.py", "chat_template.jinja", "additional_chat_templates/tool.jinja",
@@ -37,7 +37,7 @@ TEST_F(QuantizeCli, AFolderIsWholeAndHasEverySmallFile) {
 }
 
 TEST_F(QuantizeCli, AFolderIsReadByInspectAndCheck) {
-  write_model("in");
+  write_float_model("in");
   const json result = run_json("quantize in out --bits 8");
   EXPECT_EQ(result["quantized"], 4);
   EXPECT_EQ(result["copied"], 2);
@@ -47,7 +47,7 @@ TEST_F(QuantizeCli, AFolderIsReadByInspectAndCheck) {
 }
 
 TEST_F(QuantizeCli, ForceReplacesOnlyAFolderThatItWrote) {
-  write_model("in");
+  write_float_model("in");
   ASSERT_EQ(run("quantize in out --max-shard-size 5KB").status, 0);
   const std::vector<std::string> before = names();
   const std::string index = text_of("out/model.safetensors.index.json");
@@ -75,7 +75,7 @@ TEST_F(QuantizeCli, ForceReplacesOnlyAFolderThatItWrote) {
 }
 
 TEST_F(QuantizeCli, TheInputIsNeverTheOutput) {
-  write_model("in");
+  write_float_model("in");
   std::filesystem::create_directory_symlink("in", folder_.path() / "link");
   const std::string model = text_of("in/model.safetensors");
   for (const char* arguments : {"in in", "in in/", "in ./in", "in link", "link in", "link link"}) {
@@ -91,7 +91,7 @@ TEST_F(QuantizeCli, TheInputIsNeverTheOutput) {
 
 TEST_F(QuantizeCli, TheOutputIsARegularFileOrNew) {
   write_float_checkpoint();
-  write_model("in");
+  write_float_model("in");
   ASSERT_EQ(::mkfifo((folder_.path() / "pipe.safetensors").c_str(), 0600), 0);
   ASSERT_EQ(::mkfifo((folder_.path() / "pipe").c_str(), 0600), 0);
   std::filesystem::create_symlink("absent", folder_.path() / "dangling");
@@ -202,7 +202,7 @@ TEST_F(InterruptedQuantize, LeavesNothingEvenWhenItIsKilled) {
 }
 
 TEST_F(QuantizeCli, ALimitForFileSizesIsAnError) {
-  write_model("in");
+  write_float_model("in");
   folder_.write("out.safetensors", "precious");
   const auto before = names();
   for (const char* arguments : {"in out.safetensors --force", "in out"}) {
@@ -216,7 +216,7 @@ TEST_F(QuantizeCli, ALimitForFileSizesIsAnError) {
 }
 
 TEST_F(QuantizeCli, AFullDiskIsAnErrorThatLeavesNothing) {
-  write_model("in");
+  write_float_model("in");
   const auto disk = folder_.path() / "disk";
   std::filesystem::create_directory(disk);
   if (::mount("none", disk.c_str(), "tmpfs", 0, "size=12k") != 0) {

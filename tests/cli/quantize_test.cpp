@@ -84,6 +84,8 @@ TEST_F(Cli, QuantizeLeavesNothingBehindWhenItFails) {
   writer.write("l.weight", std::as_bytes(std::span(values)));
   writer.commit();
   expect_error("quantize nan.safetensors out.safetensors --mode mxfp4", "\"l.weight\": [quantize]");
+  expect_error("quantize nan.safetensors out.safetensors --group-size 32",
+               "\"l.weight\": [quantize] NaN or Inf among the weights");
   expect_error("quantize nan.safetensors out.safetensors --bits 7", "bits = 7 is not available");
   expect_error("quantize nan.safetensors absent/out.safetensors --group-size 32", "cannot create a file in its folder");
   expect_error("quantize " + model_ + " out.safetensors", "is quantized already; give the float checkpoint");
@@ -98,31 +100,31 @@ TEST_F(Cli, QuantizeLeavesNothingBehindWhenItFails) {
 constexpr const char* four_bits = "affine 4-bit, group_size 64";
 
 TEST_F(QuantizeCli, LeavesWhatIsNoMatrixOfALayer) {
-  write_model("in", R"({"model_type": "unknown"})",
-              {{"model.embed_tokens.weight", {32, 64}},
-               {"model.layers.0.mlp.experts.up_proj.weight", {4, 16, 64}},
-               {"model.layers.0.mlp.experts.up_proj.bias", {4, 64}},
-               {"model.layers.0.mlp.experts.gate_up_bias", {4, 64}},
-               {"model.layers.0.mlp.router.weight", {4, 64}},
-               {"model.layers.0.mlp.gate.weight", {4, 64}},
-               {"model.layers.0.mlp.shared_expert_gate.weight", {1, 64}},
-               {"model.layers.0.mlp.gate_proj.weight", {64, 64}},
-               {"model.layers.0.self_attn.q_norm.weight", {4, 64}},
-               {"model.layers.0.self_attn.sinks", {64}},
-               {"model.layers.0.ln_1.weight", {2, 64}},
-               {"model.layers.0.conv.conv.weight", {64, 4, 64}},
-               {"model.layers.0.conv.in_proj.weight", {64, 64}},
-               {"model.layers.0.mixer.conv1d.weight", {64, 4, 64}},
-               {"model.layers.0.mixer.A_log", {64, 64}},
-               {"model.layers.0.stem.weight", {64, 3, 64}},
-               {"model.layers.0.patches.weight", {64, 16, 16, 64}},
-               {"model.wpe.weight", {128, 64}},
-               {"model.embed_positions.weight", {128, 64}},
-               {"model.pos_embed", {128, 64}},
-               {"model.relative_attention_bias.weight", {32, 64}},
-               {"model.composition.weight", {64, 64}},
-               {"model.half.weight", {64, 100}},
-               {"model.ids.position_ids", {2, 64}, "I64"}});
+  write_float_model("in", R"({"model_type": "unknown"})",
+                    {{"model.embed_tokens.weight", {32, 64}},
+                     {"model.layers.0.mlp.experts.up_proj.weight", {4, 16, 64}},
+                     {"model.layers.0.mlp.experts.up_proj.bias", {4, 64}},
+                     {"model.layers.0.mlp.experts.gate_up_bias", {4, 64}},
+                     {"model.layers.0.mlp.router.weight", {4, 64}},
+                     {"model.layers.0.mlp.gate.weight", {4, 64}},
+                     {"model.layers.0.mlp.shared_expert_gate.weight", {1, 64}},
+                     {"model.layers.0.mlp.gate_proj.weight", {64, 64}},
+                     {"model.layers.0.self_attn.q_norm.weight", {4, 64}},
+                     {"model.layers.0.self_attn.sinks", {64}},
+                     {"model.layers.0.ln_1.weight", {2, 64}},
+                     {"model.layers.0.conv.conv.weight", {64, 4, 64}},
+                     {"model.layers.0.conv.in_proj.weight", {64, 64}},
+                     {"model.layers.0.mixer.conv1d.weight", {64, 4, 64}},
+                     {"model.layers.0.mixer.A_log", {64, 64}},
+                     {"model.layers.0.stem.weight", {64, 3, 64}},
+                     {"model.layers.0.patches.weight", {64, 16, 16, 64}},
+                     {"model.wpe.weight", {128, 64}},
+                     {"model.embed_positions.weight", {128, 64}},
+                     {"model.pos_embed", {128, 64}},
+                     {"model.relative_attention_bias.weight", {32, 64}},
+                     {"model.composition.weight", {64, 64}},
+                     {"model.half.weight", {64, 100}},
+                     {"model.ids.position_ids", {2, 64}, "I64"}});
   std::map<std::string, std::string> plan = plan_of("in");
   for (const char* quantized :
        {"model.embed_tokens.weight", "model.layers.0.mlp.experts.up_proj.weight", "model.layers.0.mlp.gate_proj.weight",
@@ -145,7 +147,7 @@ TEST_F(QuantizeCli, LeavesWhatIsNoMatrixOfALayer) {
 }
 
 TEST_F(QuantizeCli, DryRunPrintsEveryTensorAndWritesNothing) {
-  write_model("in");
+  write_float_model("in");
   const auto before = names();
   const json found = run_json("quantize in out --dry-run --bits 3");
   ASSERT_EQ(found["tensors"].size(), 6U);
@@ -169,7 +171,7 @@ TEST_F(QuantizeCli, DryRunPrintsEveryTensorAndWritesNothing) {
 }
 
 TEST_F(QuantizeCli, GlobsSelectTensorsByNameAndExcludeWins) {
-  write_model("in");
+  write_float_model("in");
   using Names = std::vector<std::string>;
   const auto quantized = [&](const std::string& arguments) {
     Names names;
@@ -197,7 +199,7 @@ TEST_F(QuantizeCli, GlobsSelectTensorsByNameAndExcludeWins) {
 }
 
 TEST_F(QuantizeCli, SettingsOfATensorAreThoseOfItsLastMatch) {
-  write_model("in");
+  write_float_model("in");
   const auto plan = plan_of("in --mode mxfp4 --per-tensor '*proj=8:32:mxfp8' --per-tensor '*q_proj.weight=6'");
   EXPECT_EQ(plan.at("model.layers.0.mlp.switch_mlp.up_proj.weight"), "mxfp8, group_size 32");
   EXPECT_EQ(plan.at("model.layers.0.self_attn.q_proj.weight"), "affine 6-bit, group_size 64");
@@ -205,7 +207,7 @@ TEST_F(QuantizeCli, SettingsOfATensorAreThoseOfItsLastMatch) {
 }
 
 TEST_F(QuantizeCli, WrongSettingsOfATensorAreErrors) {
-  write_model("in");
+  write_float_model("in");
   const auto expect = [&](const std::string& setting, const std::string& message) {
     expect_error("quantize in out --per-tensor '" + setting + "'", message);
   };
@@ -224,7 +226,7 @@ TEST_F(QuantizeCli, WrongSettingsOfATensorAreErrors) {
 }
 
 TEST_F(QuantizeCli, ASingleFileKeepsTheSettingsOfEveryTensor) {
-  write_model("in");
+  write_float_model("in");
   ASSERT_EQ(run("quantize in out.safetensors --per-tensor '*up_proj=8:32'").status, 0);
   std::map<std::string, int> bits;
   const json found = run_json("inspect out.safetensors");
@@ -260,7 +262,7 @@ TEST_F(QuantizeCli, RefusesEveryOtherSchemeByItsName) {
            {"AQLM", {{"l.packed", {64, 64}, "U8"}, norm}, R"({"quantization_config": {"quant_method": "aqlm"}})"},
        }) {
     std::filesystem::remove_all(folder_.path() / "in");
-    write_model("in", config, tensors);
+    write_float_model("in", config, tensors);
     for (const char* out : {"out", "out.safetensors", "--dry-run"}) {
       expect_error(std::string("quantize in ") + out, scheme);
     }

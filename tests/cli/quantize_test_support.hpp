@@ -35,9 +35,9 @@ class QuantizeCli : public Cli {
   }
 
   /// A folder with a model in MLX's names.
-  void write_model(const std::string& name,
-                   const std::string& config = R"({"model_type": "qwen3_moe", "tie_word_embeddings": true})",
-                   std::vector<FloatTensor> tensors = model_tensors()) const {
+  void write_float_model(const std::string& name,
+                         const std::string& config = R"({"model_type": "qwen3_moe", "tie_word_embeddings": true})",
+                         const std::vector<FloatTensor>& tensors = model_tensors()) const {
     std::filesystem::create_directory(folder_.path() / name);
     write_tensors(name + "/model.safetensors", tensors, {{"format", "mlx"}});
     folder_.write(name + "/config.json", config);
