@@ -3,6 +3,7 @@
 #include "cli/output.hpp"
 #include "cli/quantized_output.hpp"
 #include "io/checkpoint.hpp"
+#include "io/complete_model.hpp"
 #include "io/error.hpp"
 #include "io/foreign_scheme.hpp"
 #include "io/mapped_file.hpp"
@@ -94,8 +95,6 @@ void check_output(const QuantizeArguments& arguments, const io::Checkpoint& chec
   }
 }
 
-Rows::Value shape_value(const Shape& shape) { return Rows::Value(shape); }
-
 void print_plan(const QuantizeArguments& arguments, const std::vector<io::PlannedTensor>& plan) {
   Rows rows({"name", "shape", "from", "to", "bytes", "why"});
   std::uint64_t before = 0;
@@ -105,7 +104,7 @@ void print_plan(const QuantizeArguments& arguments, const std::vector<io::Planne
     const std::string to = item.settings
                                ? fmt::format("{}, group_size {}", describe(*item.settings->format), item.settings->group_size)
                                : item.source.type;
-    rows.add({item.source.name, shape_value(item.source.shape), item.source.type, to, item.bytes_after(),
+    rows.add({item.source.name, Rows::Value(item.source.shape), item.source.type, to, item.bytes_after(),
               item.reason.empty() ? Rows::Value() : Rows::Value(item.reason)});
     before += item.source.nbytes();
     after += item.bytes_after();
@@ -173,6 +172,7 @@ void run(const QuantizeArguments& arguments) {
   }
   const std::optional<std::string> config = config_text(arguments.in);
   refuse_quantized(checkpoint);
+  io::check_complete(checkpoint);
   if (!config && makes_folder(arguments)) {
     throw io::FileError(arguments.in,
                         "has no config.json, which a model's folder needs; name a file that ends in .safetensors "

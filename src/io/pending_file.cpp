@@ -107,6 +107,8 @@ OutputPath inspect_output(const std::filesystem::path& path) {
     throw FileError(origin, system_error_text("cannot be replaced", errno));
   }
   result.mode = status.st_mode & permission_bits;
+  result.owner = status.st_uid;
+  result.group = status.st_gid;
   return result;
 }
 
@@ -216,6 +218,9 @@ void PendingFile::flush() {
 }
 
 void PendingFile::publish(const OutputPath& target, bool replace) {
+  if (replace && target.mode && (target.owner != ::geteuid() || target.group != ::getegid())) {
+    static_cast<void>(::fchown(fd_, target.owner, target.group) == 0);  // only root may, and nobody else needs it
+  }
   if (replace && target.mode && ::fchmod(fd_, *target.mode) != 0) {
     fail("cannot set the permissions of the file that it replaces", errno);
   }

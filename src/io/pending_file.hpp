@@ -16,6 +16,8 @@ namespace gqmm::io {
 struct OutputPath {
   std::filesystem::path path;    ///< what the given path leads to: a symbolic link has been followed
   std::optional<::mode_t> mode;  ///< permissions of the regular file that is there; nullopt if there is none
+  ::uid_t owner = 0;             ///< of that file
+  ::gid_t group = 0;
 };
 
 /// Looks at a path before anything is written. Throws FileError unless it names a regular file or nothing yet: a device, a named
@@ -66,7 +68,8 @@ class PendingFile {
   /// Writes everything to the disk. publish does so too; a file that was flushed before is published at once.
   void flush();
   /// Flushes the file and gives it its name, in the same file system. An existing regular file is replaced in
-  /// one step if `replace` is true, and its permissions are kept; nothing else is ever replaced.
+  /// one step if `replace` is true, and its permissions are kept, its owner too where the process may do that; nothing else is
+  /// ever replaced.
   void publish(const OutputPath& target, bool replace);
 
  private:

@@ -240,6 +240,28 @@ TEST_F(QuantizeCli, ASingleFileKeepsTheSettingsOfEveryTensor) {
   EXPECT_EQ(run_json("check out.safetensors --all --samples 50")["failed"], 0);
 }
 
+TEST_F(QuantizeCli, RefusesAModelOfWhichAPartIsMissing) {
+  write_float_model("in");
+  const auto model = folder_.path() / "in";
+  folder_.write("in/model.safetensors.index.json", R"({"weight_map": {"another.weight": "absent.safetensors"}})");
+  EXPECT_EQ(run("quantize in --dry-run").status, 0) << "an index of another model";
+  json weight_map;
+  for (const FloatTensor& tensor : model_tensors()) {
+    weight_map[tensor.name] = "model.safetensors";
+  }
+  weight_map["model.norm.weight"] = "absent.safetensors";
+  folder_.write("in/model.safetensors.index.json", json{{"weight_map", weight_map}}.dump());
+  EXPECT_EQ(run("quantize in out").status, 2);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      "has no tensor \"model.norm.weight\", which its index has in \"absent.safetensors\"",
+                      run("quantize in out").err);
+  std::filesystem::remove(model / "model.safetensors.index.json");
+  std::filesystem::rename(model / "model.safetensors", model / "model-00002-of-00003.safetensors");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "has no file 1 of the 3 of \"model-of-00003.safetensors\"; complete the download",
+                      run("quantize in out").err);
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out"));
+}
+
 TEST_F(QuantizeCli, RefusesEveryOtherSchemeByItsName) {
   struct Case {
     std::string scheme;

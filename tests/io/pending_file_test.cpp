@@ -156,6 +156,19 @@ TEST(PendingFile, KeepsThePermissionsOfTheFileThatItReplaces) {
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"secret"});
 }
 
+TEST(PendingFile, KeepsTheOwnerOfTheFileThatItReplaces) {
+  const TemporaryFolder folder;
+  if (::chown(folder.write("theirs", "old").c_str(), 1234, 1235) != 0) {
+    GTEST_SKIP() << "only root may give files away";
+  }
+  save(folder.path() / "theirs", "new");
+  struct stat status = {};
+  ASSERT_EQ(::stat((folder.path() / "theirs").c_str(), &status), 0);
+  EXPECT_EQ(status.st_uid, 1234U);
+  EXPECT_EQ(status.st_gid, 1235U);
+  EXPECT_EQ(text_of(folder.path() / "theirs"), "new");
+}
+
 TEST(PendingFile, TakesTheUmaskOfTheProcessWithoutTouchingIt) {
   const TemporaryFolder folder;
   const ::mode_t mask = ::umask(027);
