@@ -12,12 +12,13 @@ namespace {
 
 constexpr std::string_view weight_suffix = ".weight";
 constexpr int stays = 0;
+constexpr int as_asked = -1;
 
 /// What mlx-lm 0.32.2 decides for some layers of a model, in each model's `quant_predicate`. The first row that fits counts.
 struct ModelRule {
   const char* model_type;
   const char* layers;  // a glob
-  int bits;            // 8: affine in groups of 64
+  int bits;            // 8: affine in groups of 64; or one of the two above
 };
 
 constexpr ModelRule model_rules[] = {
@@ -56,6 +57,9 @@ constexpr ModelRule model_rules[] = {
     {"minimax", "*block_sparse_moe.gate", 8},
     {"minimax_m2", "*block_sparse_moe.gate", 8},
     {"minimax_m3_vl", "*block_sparse_moe.gate", 8},
+    {"muse_spark", "model.language_model.layers.0.*", stays},
+    {"muse_spark", "model.language_model.layers.*.mlp.experts.*_proj", as_asked},
+    {"muse_spark", "*", stays},
     {"qwen3_5", "*mlp.gate", 8},
     {"qwen3_5", "*shared_expert_gate", 8},
     {"qwen3_5_moe", "*mlp.gate", 8},
@@ -185,8 +189,10 @@ LayerDecision decide_layer(const ModelFacts& facts, std::string_view name, const
     return stay(facts.tied_embeddings ? "tied to the embedding" : "the model normalizes it when it is loaded");
   }
   if (const ModelRule* rule = find_rule(facts, layer); rule != nullptr) {
-    return rule->bits == stays ? stay(fmt::format("as mlx-lm leaves it in {}", facts.type))
-                               : LayerDecision{true, false, rule->bits, ""};
+    if (rule->bits == stays) {
+      return stay(fmt::format("as mlx-lm leaves it in {}", facts.type));
+    }
+    return {.quantized = true, .forced = false, .bits = rule->bits == as_asked ? 0 : rule->bits, .reason = ""};
   }
   if (std::string reason = reason_in_name(components_of(layer), shape); !reason.empty()) {
     return stay(std::move(reason));

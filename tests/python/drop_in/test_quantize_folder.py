@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ pytest.importorskip("gqmm.mlx")
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
+import mlx_lm.models
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.utils import dequantize_model, load_model, quantize_model, save_config, save_model
 from mlx_lm_support import OURS
@@ -109,6 +112,64 @@ def test_routers_of_qwen3_and_gpt_oss_have_8_bits(module: str, tmp_path: Path) -
     routers = [name for name in config["quantization"] if is_router(name)]
     assert routers
     assert all(config["quantization"][name] == {"group_size": 64, "bits": 8, "mode": "affine"} for name in routers)
+
+
+BLOCK = "model.layers.1."
+LAYERS = [
+    "lm_head",
+    "model.embed_tokens",
+    "model.embeddings",
+    "model.word_embeddings",
+    *(f"{BLOCK}self_attn.{name}" for name in ("q_proj", "o_proj", "g_proj", "res_proj")),
+    *(f"{BLOCK}attention.{name}" for name in ("q_a_proj", "embed_q", "unembed_out", "b_proj", "kv_a_proj_with_mqa")),
+    *(
+        f"{BLOCK}mlp.{name}"
+        for name in ("gate", "gate.gate", "gate.proj", "gate.gate_proj", "router", "router.gate", "classifier")
+    ),
+    *(f"{BLOCK}mlp.{name}" for name in ("shared_expert_gate", "up_proj", "down_proj", "router.classifier")),
+    *(f"{BLOCK}{name}" for name in ("router.proj", "feed_forward.gate", "feed_forward.router", "attn.w_lora.lora.2")),
+    *(f"{BLOCK}block_sparse_moe.{name}" for name in ("gate", "router.layer")),
+]
+
+
+def predicates() -> dict[str, Any]:
+    """What each model of mlx-lm decides about single layers, by model type."""
+    found = {}
+    for path in sorted(Path(mlx_lm.models.__path__[0]).glob("*.py")):
+        if "def quant_predicate" not in path.read_text():
+            continue
+        model = importlib.import_module(f"mlx_lm.models.{path.stem}").Model
+        if "quant_predicate" in vars(model):
+            made = MagicMock()
+            made.args.num_experts = made.args.text.num_hidden_layers = 8
+            predicate = model.quant_predicate.fget(made)
+            if isinstance(predicate, FunctionType):  # otherwise that of another model inside this one
+                found[path.stem] = predicate
+    return found
+
+
+PREDICATES = predicates()
+
+
+def test_mlx_lm_decides_about_single_layers_in_many_models() -> None:
+    assert len(PREDICATES) > 20
+
+
+@pytest.mark.parametrize("model_type", PREDICATES)
+def test_layers_that_mlx_lm_treats_otherwise_are_treated_so(model_type: str, tmp_path: Path) -> None:
+    tensors = {f"{layer}.weight": mx.zeros((64, 64), mx.bfloat16) for layer in LAYERS}
+    tensors["model.language_model.layers.1.mlp.experts.up_proj.weight"] = mx.zeros((2, 64, 64), mx.bfloat16)
+    save_folder(tmp_path / "in", tensors, {"model_type": model_type})
+    plan = json.loads(quantize(tmp_path / "in", "--dry-run", "--format", "json"))["tensors"]
+    ours = {tensor["name"].removesuffix(".weight"): tensor["to"] for tensor in plan}
+    for layer, to in ours.items():
+        theirs = PREDICATES[model_type](layer, None)
+        if theirs is False:
+            assert to == "BF16", layer
+        elif isinstance(theirs, dict):
+            assert to == "affine 8-bit, group_size 64", layer
+        elif not isinstance(theirs, MagicMock) and not is_router(layer):
+            assert to == "affine 4-bit, group_size 64", layer
 
 
 # The names of experts' layers in Transformers' checkpoints, by MLX's name.
