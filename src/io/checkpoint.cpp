@@ -1,7 +1,6 @@
 #include "io/checkpoint.hpp"
 
 #include "io/error.hpp"
-#include "io/foreign_scheme.hpp"
 #include "io/mapped_file.hpp"
 
 #include <fmt/format.h>
@@ -25,6 +24,9 @@ std::string hub_name(std::string name) {
       name.erase(std::min(end, name.size()));
       break;
     }
+  }
+  while (name.ends_with('/')) {
+    name.pop_back();
   }
   const auto is_name_character = [](char c) {
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.';
@@ -64,9 +66,8 @@ FoundQuantization find_in_metadata(const ModelFiles& model) {
   return result;
 }
 
-/// The settings of the metadata or else those of config.json. A value that is not MLX's is passed over, but not in silence where
-/// tensors need settings.
-void find_settings(Checkpoint& checkpoint, const ModelFiles& model, const fs::path& folder, const Notify& notify) {
+/// The settings of the metadata or else those of config.json.
+void find_settings(Checkpoint& checkpoint, const ModelFiles& model, const fs::path& folder) {
   FoundQuantization in_metadata;
   std::optional<FileError> wrong_metadata;  // an error only if config.json has no settings: mlx-lm reads no metadata
   try {
@@ -89,10 +90,7 @@ void find_settings(Checkpoint& checkpoint, const ModelFiles& model, const fs::pa
   if (wrong_metadata) {
     throw FileError(*wrong_metadata);
   }
-  const std::string& foreign = in_config.foreign.empty() ? in_metadata.foreign : in_config.foreign;
-  if (!foreign.empty() && find_mlx_scheme(checkpoint.tensors)) {
-    notify(foreign + ", which are no settings of MLX; the shapes of the tensors decide");
-  }
+  checkpoint.foreign_settings = in_config.foreign.empty() ? in_metadata.foreign : in_config.foreign;
 }
 
 }  // namespace
@@ -129,7 +127,7 @@ Checkpoint open_checkpoint(const fs::path& path, const Notify& notify) {
     checkpoint.metadata.insert(metadata.begin(), metadata.end());
   }
   checkpoint.tensors = std::move(model.tensors);
-  find_settings(checkpoint, model, folder, notify);
+  find_settings(checkpoint, model, folder);
   return checkpoint;
 }
 

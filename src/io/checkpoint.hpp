@@ -24,6 +24,8 @@ struct Checkpoint {
   Metadata metadata;      ///< of all files; of a key that several have, the first
   nlohmann::json config;  ///< the document of config.json; null without one
   std::optional<QuantizationConfig> quantization;
+  std::string
+      foreign_settings;  ///< without `quantization`: a value of another tool's under that key (FoundQuantization::foreign)
 };
 
 /// Writes "gqmm: " and the sentence to the standard error.
@@ -72,7 +74,9 @@ struct AssumedSettings {
 /// prefix, the settings are inferred. The group size holds, so that the number of scales gives K and the number of words the
 /// bits. Without settings in the checkpoint, those are taken that `assumed` and the shapes leave. Throws FileError where settings
 /// and shapes contradict each other or several settings fit, and for a checkpoint in another scheme (foreign_scheme.hpp) without
-/// any tensor in MLX's.
-[[nodiscard]] std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, const AssumedSettings& assumed = {});
+/// any tensor in MLX's. `notify` is told of weights that lack their scales, and if shapes decide although the checkpoint has
+/// settings, but of another tool's.
+[[nodiscard]] std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, const AssumedSettings& assumed = {},
+                                                             const Notify& notify = print_notice);
 
 }  // namespace gqmm::io

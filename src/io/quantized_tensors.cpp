@@ -98,9 +98,11 @@ Resolved settings_of_shapes(const Checkpoint& checkpoint, const std::string& nam
     fail_to_fit(checkpoint, name, parts);
   }
   if (fitting.size() > 1) {
-    fail(checkpoint, name,
-         fmt::format("the shapes fit {}; put the model's config.json beside the file, or give --bits or --group-size",
-                     names_of(fitting)));
+    const std::string where =
+        checkpoint.foreign_settings.empty()
+            ? "put the model's config.json beside the file"
+            : checkpoint.foreign_settings + ", which MLX does not know: put MLX's settings into config.json";
+    fail(checkpoint, name, fmt::format("the shapes fit {}; {}, or give --bits or --group-size", names_of(fitting), where));
   }
   std::vector<std::string_view> inferred;
   if (!assumed.bits) {
@@ -262,8 +264,10 @@ std::int64_t QuantizedTensor::nbytes() const noexcept {
   return bytes(w) + bytes(scales) + (biases ? bytes(*biases) : 0) + (global_scale ? bytes(*global_scale) : 0);
 }
 
-std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, const AssumedSettings& assumed) {
+std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, const AssumedSettings& assumed,
+                                               const Notify& notify) {
   std::vector<QuantizedTensor> tensors;
+  std::vector<std::string_view> without_scales;
   for (const auto& [full_name, weight] : checkpoint.tensors) {
     if (!full_name.ends_with(weight_suffix)) {
       continue;
@@ -271,6 +275,9 @@ std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, con
     const std::string name = full_name.substr(0, full_name.size() - weight_suffix.size());
     const std::optional<Parts> parts = find_parts(checkpoint, name, weight);
     if (!parts) {
+      if (weight.dtype() == Dtype::uint32 && weight.shape.size() >= 2) {
+        without_scales.push_back(full_name);
+      }
       continue;
     }
     if (const auto resolved = resolve(checkpoint, name, *parts, assumed)) {
@@ -281,6 +288,14 @@ std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, con
     if (const auto scheme = find_foreign_scheme(&checkpoint.config, checkpoint.tensors); scheme && !checkpoint.tensors.empty()) {
       throw FileError(checkpoint.path.native(), describe(*scheme));
     }
+  }
+  if (!without_scales.empty()) {
+    notify(fmt::format("[{}] {} is uint32, as quantized weights are, but has no scales beside it{}; a file may be missing",
+                       printable(checkpoint.path.native()), in_quotes(without_scales.front()),
+                       without_scales.size() == 1 ? "" : fmt::format(", like {} other tensors", without_scales.size() - 1)));
+  }
+  if (!tensors.empty() && !checkpoint.foreign_settings.empty()) {
+    notify(checkpoint.foreign_settings + ", which are no settings of MLX; the shapes of the tensors decide");
   }
   return tensors;
 }

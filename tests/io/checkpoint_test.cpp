@@ -199,8 +199,12 @@ TEST(Checkpoint, ForeignMetadataAndKeysArePassedOver) {
   }
   const auto file = folder.write("m.safetensors", zeros(layer(3, 1)));
   folder.write("config.json", R"({"quantization": "int4"})");
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "config.json is \"int4\", which are no settings of MLX; the shapes",
-                      notices_of(file));
+  std::string told;
+  const auto tell = [&told](std::string_view notice) { told = notice; };
+  EXPECT_EQ(quantized_tensors(open_quietly(file), {}, tell).at(0).inferred, "bits, group_size, mode");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "config.json is \"int4\", which are no settings of MLX; the shapes", told);
+  folder.write("m.safetensors", zeros(layer(8, 1)));
+  EXPECT_ERROR_WITH(quantized_tensors(open_quietly(file)), "config.json is \"int4\", which MLX does not know: put MLX's");
   folder.write("m.safetensors", zeros({{"l.weight", "F32", {2, 2}}}));
   EXPECT_TRUE(quantized_tensors(open_quietly(file)).empty());
   std::filesystem::remove(folder.path() / "config.json");
@@ -286,7 +290,8 @@ TEST(Checkpoint, FilesOfOtherKindsAreNamed) {
 
 TEST(Checkpoint, TheNameOfAModelOnTheHubIsNoPath) {
   for (const char* name : {"mlx-community/Qwen3-30B-A3B-4bit", "https://huggingface.co/mlx-community/Qwen3-30B-A3B-4bit",
-                           "hf://mlx-community/Qwen3-30B-A3B-4bit"}) {
+                           "https://huggingface.co/mlx-community/Qwen3-30B-A3B-4bit/tree/main",
+                           "mlx-community/Qwen3-30B-A3B-4bit/", "hf://mlx-community/Qwen3-30B-A3B-4bit"}) {
     EXPECT_ERROR_WITH(open_quietly(name), "`hf download mlx-community/Qwen3-30B-A3B-4bit --local-dir FOLDER`");
   }
   const TemporaryFolder folder;
@@ -356,11 +361,15 @@ TEST(Checkpoint, PartsThatDoNotBelongTogetherAreErrors) {
                     "biases BF16 (3, 1) differ from scales F16 (3, 1)");
 }
 
-TEST(Checkpoint, WeightsWithoutScalesAndFloatWeightsAreNotQuantized) {
+TEST(Checkpoint, WeightsWithoutScalesAreToldAndFloatWeightsAreNotQuantized) {
   const TemporaryFolder folder;
-  const auto file = folder.write("m.safetensors",
-                                 zeros({{"a.weight", "U32", {3, 8}}, {"b.weight", "F32", {3, 8}}, {"b.scales", "F32", {3, 8}}}));
-  EXPECT_TRUE(quantized_tensors(open_checkpoint(file)).empty());
+  const auto file = folder.write(
+      "m.safetensors",
+      zeros({{"a.weight", "U32", {3, 8}}, {"b.weight", "F32", {3, 8}}, {"b.scales", "F32", {3, 8}}, {"c.weight", "U32", {3}}}));
+  std::string told;
+  EXPECT_TRUE(quantized_tensors(open_quietly(file), {}, [&told](std::string_view notice) { told += notice; }).empty());
+  EXPECT_EQ(told, "[" + file.native() +
+                      "] \"a.weight\" is uint32, as quantized weights are, but has no scales beside it; a file may be missing");
 }
 
 }  // namespace
