@@ -186,7 +186,7 @@ LayerDecision decide_layer(const ModelFacts& facts, std::string_view name, const
     return stay("its name does not end in .weight");
   }
   if ((layer == "lm_head" || layer.ends_with(".lm_head")) && (facts.tied_embeddings || facts.normalizes_head)) {
-    return stay(facts.tied_embeddings ? "tied to the embedding" : "the model normalizes it when it is loaded");
+    return stay(facts.tied_embeddings ? "tied to the embedding" : "the model normalizes it when it is loaded", true);
   }
   if (const ModelRule* rule = find_rule(facts, layer); rule != nullptr) {
     if (rule->bits == stays) {

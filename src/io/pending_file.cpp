@@ -103,7 +103,7 @@ OutputPath inspect_output(const std::filesystem::path& path) {
     throw FileError(origin,
                     fmt::format("is {}, which is never replaced; name a regular file or a new one", kind_of(status.st_mode)));
   }
-  if (::access(result.path.c_str(), W_OK) != 0) {
+  if (::faccessat(AT_FDCWD, result.path.c_str(), W_OK, AT_EACCESS) != 0) {
     throw FileError(origin, system_error_text("cannot be replaced", errno));
   }
   result.mode = status.st_mode & permission_bits;

@@ -190,12 +190,23 @@ TEST_F(QuantizeCli, GlobsSelectTensorsByNameAndExcludeWins) {
   EXPECT_EQ(quantized("--exclude '*switch_mlp*' --exclude model.embed_tokens"), (Names{gate, q}));
   EXPECT_EQ(quantized("--include '*switch_mlp*'"), (Names{up}));
   EXPECT_EQ(quantized("--include '*.layers.0.*' --include '*embed*' --exclude '*.mlp.*'"), (Names{embedding, q}));
-  EXPECT_EQ(quantized("--include lm_head"), (Names{"lm_head.weight"})) << "named alone, it is quantized all the same";
+  EXPECT_EQ(quantized("--exclude '*switch_mlp*' --include '*switch_mlp*' --include '*q_proj'"), (Names{q}));
   expect_error("quantize in out --include '*mpl*'", "--include \"*mpl*\" matches no tensor");
   expect_error("quantize in out --exclude nothing", "--exclude \"nothing\" matches no tensor");
   expect_error("quantize in out --include '*layernorm*'", "matches only tensors that cannot be quantized");
+  expect_error("quantize in out --include lm_head", "for example \"lm_head.weight\" (tied to the embedding)");
   expect_error("quantize in out --include '*q_proj' --exclude '*q_proj'", "there is nothing to quantize");
   EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out"));
+}
+
+TEST_F(QuantizeCli, AGlobThatMatchesOnlyWhatTheRulesLeaveTakesItAllTheSame) {
+  write_float_model("in", "{}",
+                    {{"wpe.weight", {128, 64}}, {"l.weight", {64, 64}}, {"l.bias", {64, 64}}, {"m.matrix", {64, 64}}});
+  EXPECT_EQ(plan_of("in --include '*wpe*' --include 'm.*' --include l.weight"),
+            (std::map<std::string, std::string>{
+                {"wpe.weight", four_bits}, {"m.matrix", four_bits}, {"l.weight", four_bits}, {"l.bias", "F32"}}));
+  EXPECT_EQ(plan_of("in --per-tensor wpe=8:64").at("wpe.weight"), "affine 8-bit, group_size 64");
+  expect_error("quantize in out --include l.bias", "for example \"l.bias\" (a bias)");
 }
 
 TEST_F(QuantizeCli, SettingsOfATensorAreThoseOfItsLastMatch) {

@@ -120,6 +120,23 @@ TEST(OutputPath, FollowsALinkToAFileAndRefusesOneThatLeadsNowhere) {
   EXPECT_TRUE(S_ISLNK(mode_of(folder.path() / "dangling")));
 }
 
+TEST(OutputPath, IsNoFileThatThisUserMayNotWrite) {
+  if (::geteuid() != 0) {
+    GTEST_SKIP() << "only root may become another user";
+  }
+  const TemporaryFolder folder;
+  ::chmod(folder.path().c_str(), 0777);
+  ::chmod(folder.write("theirs", "precious").c_str(), 0444);
+  const int status = status_in_child([&] {
+    constexpr ::uid_t nobody = 65534;
+    return ::seteuid(nobody) == 0 && error_of([&] {
+                                       save(folder.path() / "theirs", "new");
+                                     }).find("theirs] cannot be replaced: Permission denied") != std::string::npos;
+  });
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_EQ(text_of(folder.path() / "theirs"), "precious");
+}
+
 TEST(PendingFile, HasNoNameBeforeItIsPublished) {
   const TemporaryFolder folder;
   PendingFile file(folder.path(), "f");
