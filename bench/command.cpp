@@ -1,6 +1,7 @@
 #include "bench.hpp"
 #include "compare.hpp"
 #include "formats/registry.hpp"
+#include "io/checkpoint.hpp"
 #include "machine.hpp"
 #include "measure.hpp"
 #include "mlx_lm.hpp"
@@ -83,6 +84,21 @@ std::vector<CheckpointLayer> unchanged_layers(const std::string& path, const Arg
   return layers;
 }
 
+/// Whether an argument is a checkpoint rather than the name of a shape: it exists, or it can only be meant as a path.
+bool names_checkpoint(const std::string& what) {
+  return fs::exists(what) || what.starts_with('/') || what.starts_with('.') || what.ends_with(".safetensors");
+}
+
+/// Throws std::invalid_argument for an unknown name, which may be that of a model on the Hugging Face hub.
+const LayerShape& shape_named(const std::string& what) {
+  try {
+    return shape_from_name(what);
+  } catch (const std::invalid_argument& error) {
+    const std::string remedy = io::hub_remedy(what);
+    throw std::invalid_argument(error.what() + (remedy.empty() ? "" : "; " + remedy));
+  }
+}
+
 /// The layers that the positional arguments or --experts, --n, --k and --top name.
 std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
   const Mode mode = mode_from_name(arguments.mode.value_or("affine"), "bench");
@@ -107,8 +123,7 @@ std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
     throw std::invalid_argument(
         "[bench] --n and --k make a shape together with --experts; a named shape or a checkpoint has its own");
   }
-  if (arguments.top > 0 &&
-      std::none_of(arguments.what.begin(), arguments.what.end(), [](const std::string& what) { return fs::exists(what); })) {
+  if (arguments.top > 0 && std::none_of(arguments.what.begin(), arguments.what.end(), names_checkpoint)) {
     throw std::invalid_argument("[bench] --top goes with --experts or with a checkpoint; a named shape has its own");
   }
   if (arguments.what.empty()) {
@@ -116,11 +131,11 @@ std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
   }
   std::vector<CheckpointLayer> layers;
   for (const std::string& what : arguments.what) {
-    if (fs::exists(what)) {
+    if (names_checkpoint(what)) {
       const auto found = unchanged_layers(what, arguments);
       layers.insert(layers.end(), found.begin(), found.end());
     } else {
-      layers.push_back(layer(shape_from_name(what)));
+      layers.push_back(layer(shape_named(what)));
     }
   }
   return layers;

@@ -2,12 +2,12 @@
 
 #include "formats/registry.hpp"
 #include "io/checkpoint.hpp"
-#include "io/json.hpp"
-#include "io/mapped_file.hpp"
+#include "io/quantization_keys.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 namespace gqmm::bench {
@@ -15,20 +15,24 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::int64_t experts_per_token(const fs::path& path) {
-  const fs::path config = (fs::is_directory(path) ? path : path.parent_path()) / "config.json";
-  if (!fs::exists(config)) {
-    return 0;
-  }
-  const auto file = io::MappedFile::open(config);
-  const nlohmann::json document = io::parse_json(file->text(), config.string());
-  for (const nlohmann::json* settings : {&document, document.contains("text_config") ? &document["text_config"] : nullptr}) {
-    if (settings == nullptr || !settings->is_object()) {
-      continue;
-    }
-    const auto found = settings->find("num_experts_per_tok");
-    if (found != settings->end() && found->is_number_integer()) {
-      return found->get<std::int64_t>();
+/// What models call the number of experts that a token uses.
+constexpr const char* top_keys[] = {"num_experts_per_tok",    "num_experts_per_token", "experts_per_token",
+                                    "n_experts_per_tok",      "num_selected_experts",  "moe_topk",
+                                    "moe_router_topk",        "top_k_experts",         "moe_k",
+                                    "moe_num_active_experts", "num_activated_experts"};
+
+/// 0 if config.json, or the part of it about the language model, does not say.
+std::int64_t experts_per_token(const nlohmann::json& config) {
+  for (const char* part : io::language_model_pointers()) {
+    for (const char* key : top_keys) {
+      const nlohmann::json::json_pointer where(fmt::format("{}/{}", part, key));
+      if (!config.contains(where) || !config.at(where).is_number()) {
+        continue;
+      }
+      const double top = config.at(where).get<double>();
+      if (top >= 1 && top <= 1e6 && top == std::floor(top)) {  // some tools write 8.0
+        return static_cast<std::int64_t>(top);
+      }
     }
   }
   return 0;
@@ -69,7 +73,7 @@ std::vector<CheckpointLayer> layers_of_checkpoint(const fs::path& path, std::int
                     "`gqmm quantize` its weights",
                     path.string()));
   }
-  const std::int64_t experts_used = top > 0 ? top : experts_per_token(path);
+  const std::int64_t experts_used = top > 0 ? top : experts_per_token(checkpoint.config);
   if (experts_used <= 0) {
     throw std::invalid_argument(fmt::format(
         "[bench] {} does not say how many experts a token uses (num_experts_per_tok in config.json); give --top", path.string()));

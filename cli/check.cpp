@@ -3,6 +3,7 @@
 #include "cli/commands.hpp"
 #include "cli/expert_check.hpp"
 #include "cli/output.hpp"
+#include "cli/scale_check.hpp"
 #include "io/checkpoint.hpp"
 #include "io/error.hpp"
 
@@ -28,9 +29,13 @@ struct CheckArguments {
   OutputFormat format = OutputFormat::table;
 };
 
+/// What is known about one tensor multiplied with x of one type.
 struct NamedResult {
   std::string name;
   CheckResult result;
+  std::int64_t not_finite = 0;  ///< scales, biases and global scales of the tensor that are NaN or infinite
+
+  [[nodiscard]] bool passed() const noexcept { return result.passed() && not_finite == 0; }
 };
 
 /// float32, bfloat16 and what the checkpoint's own floating-point tensors have.
@@ -59,6 +64,18 @@ std::vector<io::QuantizedTensor> tensors_to_check(const io::Checkpoint& checkpoi
   return tensors;
 }
 
+/// Says on the standard error which arrays of the tensor hold NaN or infinity, and returns how many values do.
+std::int64_t report_not_finite(const io::QuantizedTensor& tensor, bench::ProgressBar& bar) {
+  std::int64_t count = 0;
+  for (const NotFinite& found : find_not_finite(tensor)) {
+    bar.clear();
+    fmt::print(stderr, "gqmm: {}: {}; the checkpoint is damaged, download or quantize it again\n", io::printable(tensor.name),
+               describe(found));
+    count += found.count;
+  }
+  return count;
+}
+
 std::vector<NamedResult> run_checks(const CheckArguments& arguments) {
   const io::Checkpoint checkpoint = io::open_checkpoint(arguments.path);
   const std::vector<io::QuantizedTensor> tensors = tensors_to_check(checkpoint, arguments);
@@ -66,25 +83,32 @@ std::vector<NamedResult> run_checks(const CheckArguments& arguments) {
   std::vector<NamedResult> results;
   bench::ProgressBar bar;
   for (const io::QuantizedTensor& tensor : tensors) {
+    const std::int64_t not_finite = report_not_finite(tensor, bar);
     for (const Dtype type : types) {
       bar.show(static_cast<double>(results.size()) / static_cast<double>(tensors.size() * types.size()),
                fmt::format("{} {}", io::printable(tensor.name), name_of(type)));
       CheckSettings settings = arguments.settings;
       settings.seed += results.size();
-      results.push_back({tensor.name, check_tensor(tensor, type, settings)});
+      results.push_back({tensor.name, check_tensor(tensor, type, settings), not_finite});
     }
+  }
+  if (std::all_of(results.begin(), results.end(), [](const NamedResult& each) { return each.result.compared == 0; })) {
+    throw io::FileError(checkpoint.path.native(),
+                        fmt::format("nothing was compared: none of its {} quantized tensors has any output", tensors.size()));
   }
   return results;
 }
 
-/// Rows of the report. JSON has no infinity and no NaN: they become null there, and "passed" tells.
+/// Rows of the report. JSON has no infinity and no NaN: they become null there, and "passed" tells. It is null for a tensor
+/// without outputs, of which nothing could be compared.
 Rows rows_of(const std::vector<NamedResult>& results, bool details) {
   std::vector<std::string> keys = {"tensor", "x", "result", "compared", "worst_of_bound", "expert", "row", "n", "passed"};
   if (details) {
-    keys.insert(keys.end(), {"value", "expected", "bound", "outputs", "unwritten"});
+    keys.insert(keys.end(), {"value", "expected", "bound", "outputs", "unwritten", "not_finite"});
   }
   Rows rows(std::move(keys));
-  for (const auto& [name, result] : results) {
+  for (const NamedResult& each : results) {
+    const auto& [name, result, not_finite] = each;
     const CheckedOutput& worst = result.worst;
     std::vector<Rows::Value> values = {name,
                                        std::string(name_of(result.x_dtype)),
@@ -94,9 +118,9 @@ Rows rows_of(const std::vector<NamedResult>& results, bool details) {
                                        worst.expert,
                                        worst.row,
                                        worst.n,
-                                       result.passed()};
+                                       result.compared == 0 ? Rows::Value() : Rows::Value(each.passed())};
     if (details) {
-      values.insert(values.end(), {worst.value, worst.expected, worst.bound, result.outputs, result.unwritten});
+      values.insert(values.end(), {worst.value, worst.expected, worst.bound, result.outputs, result.unwritten, not_finite});
     }
     rows.add(std::move(values));
   }
@@ -104,7 +128,7 @@ Rows rows_of(const std::vector<NamedResult>& results, bool details) {
 }
 
 void report_failures(const std::vector<NamedResult>& results) {
-  for (const auto& [name, result] : results) {
+  for (const auto& [name, result, not_finite] : results) {
     const CheckedOutput& worst = result.worst;
     const std::string where = fmt::format("{}, x {}", io::printable(name), name_of(result.x_dtype));
     if (result.unwritten != 0) {
@@ -124,10 +148,10 @@ void check(const CheckArguments& arguments, int& exit_status) {
   std::int64_t compared = 0;
   std::size_t failed = 0;
   double worst = 0;
-  for (const auto& [name, result] : results) {
-    compared += result.compared;
-    failed += result.passed() ? 0 : 1;
-    worst = std::max(worst, result.worst.fraction);
+  for (const NamedResult& each : results) {
+    compared += each.result.compared;
+    failed += each.passed() ? 0 : 1;
+    worst = std::max(worst, each.result.worst.fraction);
   }
   switch (arguments.format) {
     case OutputFormat::csv: print(rows_of(results, true).csv()); break;
@@ -179,7 +203,8 @@ void add_check_command(CLI::App& program, int& exit_status) {
   command->footer(
       R"(Each tensor is multiplied with random activations in float32, bfloat16 and the checkpoint's own floating-point types. A sample of the
 outputs is compared with a double-precision evaluation of the packed bits; the error of each is given as a fraction of the bound
-that docs/numerics.md derives. Exit status 1 if one is beyond its bound.
+that docs/numerics.md derives. Exit status 1 if one is beyond its bound, or if scales or biases are NaN or infinite; 2 if nothing
+could be compared.
 
 Examples:
   gqmm check path/to/model

@@ -95,6 +95,7 @@ Lowered make_product(const io::QuantizedTensor& tensor, Dtype x_dtype, const Che
   GatherQmmOptions options;
   options.scales = tensor.scales;
   options.biases = tensor.biases;
+  options.global_scale = tensor.global_scale;
   options.rhs_indices = array::borrow(rhs.data(), {rows}, Dtype::int64);
   options.group_size = tensor.group_size;
   options.bits = tensor.format->bits;

@@ -5,7 +5,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace gqmm::cli {
 namespace {
@@ -16,17 +21,48 @@ struct InspectOptions {
   OutputFormat format = OutputFormat::table;
 };
 
+/// One row for each tensor. The last columns are there only where a tensor has something in them.
+Rows rows_of(const std::vector<io::QuantizedTensor>& tensors) {
+  const bool any_inferred =
+      std::any_of(tensors.begin(), tensors.end(), [](const io::QuantizedTensor& tensor) { return !tensor.inferred.empty(); });
+  const bool any_global_scale = std::any_of(tensors.begin(), tensors.end(),
+                                            [](const io::QuantizedTensor& tensor) { return tensor.global_scale.has_value(); });
+  std::vector<std::string> keys = {"tensor", "experts", "N", "K", "bits", "group_size", "mode", "scales", "bytes"};
+  if (any_global_scale) {
+    keys.emplace_back("global_scale");
+  }
+  if (any_inferred) {
+    keys.emplace_back("inferred");
+  }
+  Rows rows(keys);
+  for (const io::QuantizedTensor& tensor : tensors) {
+    std::vector<Rows::Value> values = {tensor.name,
+                                       tensor.experts,
+                                       tensor.N,
+                                       tensor.K,
+                                       tensor.format->bits,
+                                       tensor.group_size,
+                                       std::string(name_of(tensor.format->mode)),
+                                       std::string(name_of(tensor.scales.dtype())),
+                                       tensor.nbytes()};
+    if (any_global_scale) {
+      values.push_back(tensor.global_scale ? Rows::Value(to_string(tensor.global_scale->shape())) : Rows::Value());
+    }
+    if (any_inferred) {
+      values.push_back(tensor.inferred.empty() ? Rows::Value() : Rows::Value(tensor.inferred));
+    }
+    rows.add(std::move(values));
+  }
+  return rows;
+}
+
 void inspect(const InspectOptions& options) {
   const io::Checkpoint checkpoint = io::open_checkpoint(options.path);
-  Rows rows({"tensor", "experts", "N", "K", "bits", "group_size", "mode", "scales", "bytes"});
-  std::int64_t bytes = 0;
-  std::size_t count = 0;
-  for (const io::QuantizedTensor& tensor : io::quantized_tensors(checkpoint, options.assumed)) {
-    rows.add({tensor.name, tensor.experts, tensor.N, tensor.K, tensor.format->bits, tensor.group_size,
-              std::string(name_of(tensor.format->mode)), std::string(name_of(tensor.scales.dtype())), tensor.nbytes()});
-    bytes += tensor.nbytes();
-    ++count;
-  }
+  const std::vector<io::QuantizedTensor> tensors = io::quantized_tensors(checkpoint, options.assumed);
+  const Rows rows = rows_of(tensors);
+  const std::int64_t bytes =
+      std::accumulate(tensors.begin(), tensors.end(), std::int64_t{0},
+                      [](std::int64_t sum, const io::QuantizedTensor& tensor) { return sum + tensor.nbytes(); });
   switch (options.format) {
     case OutputFormat::csv: print(rows.csv()); break;
     case OutputFormat::json:
@@ -34,8 +70,8 @@ void inspect(const InspectOptions& options) {
       break;
     case OutputFormat::table:
       print(rows.table());
-      print(fmt::format("\n{} quantized tensors, {} bytes, of {} tensors in {} file{}\n", count, bytes, checkpoint.tensors.size(),
-                        checkpoint.files.size(), checkpoint.files.size() == 1 ? "" : "s"));
+      print(fmt::format("\n{} quantized tensors, {} bytes, of {} tensors in {} file{}\n", tensors.size(), bytes,
+                        checkpoint.tensors.size(), checkpoint.files.size(), checkpoint.files.size() == 1 ? "" : "s"));
       break;
   }
 }
@@ -49,8 +85,10 @@ void add_inspect_command(CLI::App& program) {
   add_format_option(*command, options->format);
   add_assumed_settings(*command, options->assumed);
   command->footer(
-      R"(A quantized tensor is NAME.weight (uint32) with NAME.scales and, in mode affine, NAME.biases. Bits, group size and mode come
-from config.json beside the file, tensor by tensor, or from the file's metadata.
+      R"(A quantized tensor is NAME.weight (uint32) with NAME.scales and, in mode affine, NAME.biases; nvfp4 may have NAME.global_scale,
+whose shape is listed. Bits, group size and mode come from config.json beside the file, tensor by tensor, or from the file's
+metadata. Where they contradict the shapes of a tensor without settings of its own, the shapes decide: the column "inferred" names
+what they gave.
 
 Examples:
   gqmm inspect path/to/model

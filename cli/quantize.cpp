@@ -1,11 +1,13 @@
-#include "bench/progress.hpp"
 #include "cli/commands.hpp"
+#include "cli/interruption.hpp"
 #include "cli/output.hpp"
+#include "cli/quantized_output.hpp"
 #include "io/checkpoint.hpp"
+#include "io/complete_model.hpp"
 #include "io/error.hpp"
-#include "io/safetensors_writer.hpp"
-
-#include <gqmm/ops.hpp>
+#include "io/foreign_scheme.hpp"
+#include "io/mapped_file.hpp"
+#include "io/new_folder.hpp"
 
 #include <fmt/format.h>
 
@@ -22,144 +24,194 @@
 namespace gqmm::cli {
 namespace {
 
+namespace fs = std::filesystem;
+
 struct QuantizeArguments {
   std::string in;
   std::string out;
   std::string mode = "affine";
   std::optional<int> bits;
   std::optional<int> group_size;
+  std::vector<std::string> include;
+  std::vector<std::string> exclude;
+  std::vector<std::string> per_tensor;
+  std::uint64_t shard_bytes = 5'000'000'000;
+  bool dry_run = false;
   bool force = false;
   OutputFormat format = OutputFormat::table;
 };
 
-/// What becomes of one tensor: three (or two) quantized ones with the names below, or a copy.
-struct Plan {
-  std::string name;
-  const io::Tensor* tensor;
-  bool quantized;
-  std::string layer;  // without ".weight"
-};
-
-/// Float matrices whose rows are whole groups.
-bool is_quantizable(const io::Tensor& tensor, int group_size) {
-  return tensor.dtype() && is_compute_float(*tensor.dtype()) && tensor.shape.size() >= 2 && !tensor.bytes.empty() &&
-         tensor.shape.back() % group_size == 0;
+bool is_folder(const fs::path& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
 }
 
-std::string layer_of(const std::string& name) {
-  constexpr std::string_view suffix = ".weight";
-  return name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : name;
+bool same_place(const fs::path& a, const fs::path& b) {
+  std::error_code error;
+  return fs::equivalent(a, b, error);
 }
 
-std::vector<Plan> make_plan(const io::Checkpoint& checkpoint, int group_size) {
-  std::vector<Plan> plan;
-  for (const auto& [name, tensor] : checkpoint.tensors) {
-    const std::string layer = layer_of(name);
-    if (tensor.dtype() == Dtype::uint32 && checkpoint.tensors.contains(layer + ".scales")) {
-      throw io::FileError(
-          checkpoint.path.native(),
-          fmt::format("{} is quantized already; give the float checkpoint that it was made from", io::in_quotes(name)));
+/// config.json of a model, as text; nullopt if there is none.
+std::optional<std::string> config_text(const fs::path& in) {
+  const fs::path path = (is_folder(in) ? in : io::folder_of(in)) / "config.json";
+  std::error_code error;
+  return fs::exists(path, error) ? std::optional(std::string(io::MappedFile::open(path)->text())) : std::nullopt;
+}
+
+/// A model's folder becomes a folder, unless the output is named as a file.
+bool makes_folder(const QuantizeArguments& arguments) {
+  return is_folder(arguments.in) && !fs::path(arguments.out).native().ends_with(".safetensors");
+}
+
+void refuse_quantized(const io::Checkpoint& checkpoint) {
+  auto scheme = io::find_foreign_scheme(checkpoint.config.is_null() ? nullptr : &checkpoint.config, checkpoint.tensors);
+  if (!scheme) {
+    scheme = io::find_mlx_scheme(checkpoint.tensors);
+  }
+  if (scheme) {
+    throw io::FileError(checkpoint.path.native(),
+                        fmt::format("holds weights quantized by {} ({}), so it is quantized already; {}", scheme->name,
+                                    scheme->evidence, scheme->remedy));
+  }
+}
+
+/// The output, before anything is read for long. What writes it looks once more.
+void check_output(const QuantizeArguments& arguments, const io::Checkpoint& checkpoint) {
+  const fs::path out = arguments.out;
+  if (makes_folder(arguments)) {
+    if (same_place(arguments.in, out)) {
+      throw io::FileError(out.native(), "is the input itself; name another folder");
     }
-    plan.push_back({name, &tensor, is_quantizable(tensor, group_size), layer});
+    const io::NewFolder looks_at_its_place(out, arguments.force);
+    return;
   }
-  return plan;
+  const bool exists = io::inspect_output(out).mode.has_value();
+  if (exists && !arguments.force) {
+    throw io::FileError(out.native(), "exists already; --force replaces it");
+  }
+  if (is_folder(arguments.in) && std::any_of(checkpoint.files.begin(), checkpoint.files.end(),
+                                             [&](const fs::path& file) { return same_place(file, out); })) {
+    throw io::FileError(out.native(), "is a file of the input, whose folder would no longer fit together; choose another name");
+  }
 }
 
-Shape with_last(Shape shape, std::int64_t last) {
-  shape.back() = last;
-  return shape;
+void print_plan(const QuantizeArguments& arguments, const std::vector<io::PlannedTensor>& plan) {
+  Rows rows({"name", "shape", "from", "to", "bytes", "why"});
+  std::uint64_t before = 0;
+  std::uint64_t after = 0;
+  std::size_t quantized = 0;
+  for (const io::PlannedTensor& item : plan) {
+    const std::string to = item.settings
+                               ? fmt::format("{}, group_size {}", describe(*item.settings->format), item.settings->group_size)
+                               : item.source.type;
+    rows.add({item.source.name, Rows::Value(item.source.shape), item.source.type, to, item.bytes_after(),
+              item.reason.empty() ? Rows::Value() : Rows::Value(item.reason)});
+    before += item.source.nbytes();
+    after += item.bytes_after();
+    quantized += item.settings ? 1 : 0;
+  }
+  switch (arguments.format) {
+    case OutputFormat::csv: print(rows.csv()); break;
+    case OutputFormat::json:
+      print(json_text({{"path", arguments.in}, {"tensors", rows.json()}, {"bytes_before", before}, {"bytes_after", after}}));
+      break;
+    case OutputFormat::table:
+      print(rows.table());
+      print(fmt::format("\n{} tensors would be quantized and {} copied; {} bytes would become {}; nothing was written\n",
+                        quantized, plan.size() - quantized, before, after));
+      break;
+  }
 }
 
-std::vector<io::TensorLayout> layouts_of(const std::vector<Plan>& plan, const QuantizationSettings& settings) {
-  std::vector<io::TensorLayout> layouts;
-  for (const Plan& item : plan) {
-    const Shape& shape = item.tensor->shape;
-    if (!item.quantized) {
-      layouts.push_back({item.name, item.tensor->type, shape});
-      continue;
+void print_result(const QuantizeArguments& arguments, const QuantizeJob& job, std::uint64_t bytes) {
+  std::uint64_t before = 0;
+  std::size_t quantized = 0;
+  std::size_t others = 0;
+  for (const io::PlannedTensor& item : job.plan) {
+    before += item.source.nbytes();
+    if (item.settings) {
+      ++quantized;
+      others += item.settings->format != job.settings.format || item.settings->group_size != job.settings.group_size ? 1 : 0;
     }
-    const bool affine = settings.format->has_biases;
-    const Shape scales = with_last(shape, shape.back() / settings.group_size);
-    layouts.push_back({item.layer + ".weight", "U32", with_last(shape, shape.back() * settings.format->bits / 32)});
-    layouts.push_back({item.layer + ".scales", affine ? item.tensor->type : "U8", scales});
-    if (affine) {
-      layouts.push_back({item.layer + ".biases", item.tensor->type, scales});
-    }
   }
-  return layouts;
-}
-
-std::span<const std::byte> bytes_of(const array& a) {
-  return {a.bytes(), static_cast<std::size_t>(a.size()) * size_of(a.dtype())};
-}
-
-void write_quantized(io::SafetensorsWriter& writer, const Plan& item, const QuantizationSettings& settings) {
-  Quantized quantized;
-  try {
-    quantized = quantize(item.tensor->view(), {.group_size = settings.group_size,
-                                               .bits = settings.format->bits,
-                                               .mode = settings.format->mode,
-                                               .global_scale = {},
-                                               .stream = {}});
-  } catch (const std::invalid_argument& error) {  // NaN or Inf among the weights
-    throw std::invalid_argument(fmt::format("{}: {}", io::in_quotes(item.name), error.what()));
-  }
-  writer.write(item.layer + ".weight", bytes_of(quantized.w));
-  writer.write(item.layer + ".scales", bytes_of(quantized.scales));
-  if (quantized.biases) {
-    writer.write(item.layer + ".biases", bytes_of(*quantized.biases));
-  }
-}
-
-void run(const QuantizeArguments& arguments) {
-  const QuantizationSettings settings =
-      resolve_settings("quantize", mode_from_name(arguments.mode, "quantize"), arguments.bits ? &*arguments.bits : nullptr,
-                       arguments.group_size ? &*arguments.group_size : nullptr);
-  if (std::error_code error; !arguments.force && std::filesystem::exists(arguments.out, error)) {
-    throw io::FileError(arguments.out, "exists already; --force replaces it");
-  }
-  const io::Checkpoint checkpoint = io::open_checkpoint(arguments.in);
-  const std::vector<Plan> plan = make_plan(checkpoint, settings.group_size);
-  if (std::none_of(plan.begin(), plan.end(), [](const Plan& item) { return item.quantized; })) {
-    throw io::FileError(arguments.in,
-                        fmt::format("no tensor is a float matrix whose rows are a multiple of group_size = {}; there is "
-                                    "nothing to quantize",
-                                    settings.group_size));
-  }
-  io::Metadata metadata = checkpoint.metadata;
-  metadata.insert_or_assign("format", "mlx");
-  metadata.insert_or_assign("quantization", io::quantization_json(settings));
-
-  io::SafetensorsWriter writer(arguments.out, layouts_of(plan, settings), metadata, arguments.force);
-  bench::ProgressBar bar;
-  std::size_t total = 0;
-  for (const Plan& item : plan) {
-    total += item.tensor->bytes.size();
-  }
-  std::size_t done = 0;
-  std::size_t matrices = 0;
-  for (const Plan& item : plan) {
-    bar.show(static_cast<double>(done) / static_cast<double>(std::max<std::size_t>(total, 1)), io::printable(item.name));
-    if (item.quantized) {
-      write_quantized(writer, item, settings);
-      ++matrices;
-    } else {
-      writer.write(item.name, item.tensor->bytes);
-    }
-    done += item.tensor->bytes.size();
-  }
-  writer.commit();
-  bar.clear();
-  const auto bytes = static_cast<std::uint64_t>(std::filesystem::file_size(arguments.out));
+  const std::size_t copied = job.plan.size() - quantized;
   if (arguments.format == OutputFormat::table) {
-    print(fmt::format("{}: {} tensors to {}, group_size {}; {} copied; {} bytes became {}\n", io::printable(arguments.out),
-                      matrices, describe(*settings.format), settings.group_size, plan.size() - matrices, total, bytes));
+    print(fmt::format("{}: {} tensors to {}, group_size {}{}; {} copied; {} bytes became {}\n", io::printable(arguments.out),
+                      quantized, describe(*job.settings.format), job.settings.group_size,
+                      others == 0 ? "" : fmt::format(" ({} of them to other settings)", others), copied, before, bytes));
     return;
   }
   Rows rows({"path", "mode", "bits", "group_size", "quantized", "copied", "bytes_before", "bytes_after"});
-  rows.add({arguments.out, std::string(name_of(settings.format->mode)), settings.format->bits, settings.group_size, matrices,
-            plan.size() - matrices, total, bytes});
+  rows.add({arguments.out, std::string(name_of(job.settings.format->mode)), job.settings.format->bits, job.settings.group_size,
+            quantized, copied, before, bytes});
   print(arguments.format == OutputFormat::csv ? rows.csv() : json_text(rows.json().at(0)));
+}
+
+io::PlanOptions plan_options(const QuantizeArguments& arguments) {
+  io::PlanOptions options = {
+      resolve_settings("quantize", mode_from_name(arguments.mode, "quantize"), arguments.bits ? &*arguments.bits : nullptr,
+                       arguments.group_size ? &*arguments.group_size : nullptr),
+      arguments.include,
+      arguments.exclude,
+      {},
+      false};
+  for (const std::string& text : arguments.per_tensor) {
+    options.per_tensor.push_back(io::parse_tensor_settings(text, options.settings));
+  }
+  return options;
+}
+
+void run(const QuantizeArguments& arguments) {
+  io::PlanOptions options = plan_options(arguments);
+  if (arguments.out.empty() && !arguments.dry_run) {
+    throw CLI::RequiredError("OUT");
+  }
+  const io::Checkpoint checkpoint = io::open_checkpoint(arguments.in);
+  if (!arguments.dry_run) {
+    check_output(arguments, checkpoint);
+  }
+  const std::optional<std::string> config = config_text(arguments.in);
+  refuse_quantized(checkpoint);
+  io::check_complete(checkpoint);
+  if (!config && makes_folder(arguments)) {
+    throw io::FileError(arguments.in,
+                        "has no config.json, which a model's folder needs; name a file that ends in .safetensors "
+                        "as OUT for the tensors alone");
+  }
+  options.lone_file = !config && !is_folder(arguments.in);
+  const io::ModelFacts facts = io::facts_of(checkpoint.config);
+  QuantizeJob job = {&checkpoint,
+                     io::make_plan(io::in_mlx_names(checkpoint.tensors, facts, arguments.in), facts, options, arguments.in),
+                     options.settings, arguments.force};
+  if (arguments.dry_run) {
+    print_plan(arguments, job.plan);
+    return;
+  }
+  std::uint64_t bytes = 0;
+  run_interruptibly([&] {
+    bytes = makes_folder(arguments) ? write_folder(job, arguments.out, *config, arguments.shard_bytes)
+                                    : write_file(job, arguments.out);
+  });
+  print_result(arguments, job, bytes);
+}
+
+void add_selection(CLI::App& command, QuantizeArguments& arguments) {
+  const std::string group = "Which tensors, and how";
+  command.add_option("--include", arguments.include, "Quantize only tensors that match; may be repeated")
+      ->type_name("GLOB")
+      ->allow_extra_args(false)
+      ->group(group);
+  command.add_option("--exclude", arguments.exclude, "Leave tensors that match as they are; may be repeated, and wins")
+      ->type_name("GLOB")
+      ->allow_extra_args(false)
+      ->group(group);
+  command
+      .add_option("--per-tensor", arguments.per_tensor,
+                  "Other settings for tensors that match, as GLOB=BITS[:GROUP[:MODE]]; may be repeated, the last match counts")
+      ->type_name("SETTING")
+      ->allow_extra_args(false)
+      ->group(group);
+  command.add_flag("--dry-run", arguments.dry_run, "Print what would become of every tensor, and write nothing")->group(group);
 }
 
 }  // namespace
@@ -168,25 +220,37 @@ void add_quantize_command(CLI::App& program) {
   const auto arguments = std::make_shared<QuantizeArguments>();
   CLI::App* command = program.add_subcommand("quantize", "Quantize the matrices of a float checkpoint");
   command->add_option("IN", arguments->in, "A safetensors file, or the folder of a model")->required();
-  command->add_option("OUT", arguments->out, "The safetensors file to write")->required();
+  command->add_option("OUT", arguments->out, "The file to write (*.safetensors), or for a model's folder the new folder");
   command->add_option("--mode", arguments->mode, "affine, mxfp4, mxfp8 or nvfp4")->type_name("MODE")->capture_default_str();
   command->add_option("--bits", arguments->bits, "Bits per weight: 1, 2, 3, 4, 5, 6, 8 for affine; the others have one value")
       ->type_name("B");
   command
       ->add_option("--group-size", arguments->group_size, "Weights per scale: 32, 64, 128 for affine; the others have one value")
       ->type_name("G");
+  command
+      ->add_option("--max-shard-size", arguments->shard_bytes,
+                   "Largest file of a model's folder, for example 500MB (default 5 GB)")
+      ->transform(CLI::AsSizeValue(true))
+      ->type_name("SIZE");
+  add_selection(*command, *arguments);
   add_format_option(*command, arguments->format);
-  command->add_flag("--force", arguments->force, "Replace OUT if it exists");
+  command->add_flag("--force", arguments->force,
+                    "Replace OUT: a regular file, or a folder in which everything was written by this command");
   command->footer(
-      R"(Every float16, bfloat16 or float32 tensor of at least two dimensions whose last is a multiple of the group size is quantized along
-that dimension: NAME.weight (or NAME) becomes NAME.weight, NAME.scales and, in mode affine, NAME.biases, bit for bit those of
-mlx.core.quantize. Everything else is copied. The settings go into the file's metadata, where `inspect` and `check` find them.
-OUT appears whole or not at all.
+      R"(The matrices of layers are quantized along their last dimension: NAME.weight becomes NAME.weight, NAME.scales and, in mode
+affine, NAME.biases, bit for bit those of mlx.core.quantize. Everything else is copied: biases, norms, convolutions, tables of
+positions, routers (8 bits where mlx-lm has them so). docs/quantize.md states the rules; --dry-run shows what they decide.
+
+A model's folder becomes a folder that mlx-lm loads: config.json with the settings, the tokenizer and all other small files,
+weights in files of at most 5 GB. OUT appears whole or not at all, also when the command is interrupted.
+
+A glob matches the name of a tensor, with or without ".weight"; `*` matches dots too.
 
 Examples:
   gqmm quantize model.safetensors model-4bit.safetensors
   gqmm quantize model.safetensors model-6bit.safetensors --bits 6 --group-size 32
-  gqmm quantize path/to/model model-mxfp4.safetensors --mode mxfp4 --force)");
+  gqmm quantize path/to/model path/to/model-mxfp4 --mode mxfp4 --per-tensor 'lm_head=8:64:affine'
+  gqmm quantize path/to/model --dry-run --include '*experts*' --include '*switch_mlp*')");
   command->callback([arguments] { run(*arguments); });
 }
 

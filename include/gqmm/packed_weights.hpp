@@ -41,7 +41,8 @@ class GQMM_API PackedWeights {
   [[nodiscard]] std::size_t nbytes() const noexcept;
 
   /// Writes a file that load() reads: safetensors, with the settings and a version among its metadata (docs/formats.md). The file
-  /// is whole or absent; one that exists is replaced. Throws std::runtime_error if it cannot be written.
+  /// is whole or absent. An existing regular file is replaced in one step and keeps its permissions; a symbolic link is followed;
+  /// anything else (a device, a named pipe, a folder) is never replaced. Throws std::runtime_error if it cannot be written.
   void save(const std::filesystem::path& path) const;
   /// Maps such a file into memory: nothing is read before a product needs it, and processes share it. Throws std::runtime_error
   /// if the file cannot be read or is not one that save() wrote.

@@ -83,7 +83,7 @@ class PackedWeights:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Write a file that load() reads: safetensors, with the settings among its metadata. The file is whole or absent; one that exists is replaced. Raises OSError if it cannot be written.
+        Write a file that load() reads: safetensors, with the settings among its metadata. The file is whole or absent. An existing regular file is replaced in one step and keeps its permissions; a symbolic link is followed; anything else (a device, a named pipe, a folder) is never replaced. Raises OSError if it cannot be written.
         """
 
     @staticmethod

@@ -121,8 +121,9 @@ void bind_packed_weights(nb::module_& m) {
       .def_prop_ro("nbytes", &PackedWeights::nbytes, "Bytes of memory held.")
       .def("save", &PackedWeights::save, nb::arg("path"), nb::call_guard<ReleasedGil>(),
            nb::sig("def save(self, path: str | os.PathLike[str]) -> None"),
-           "Write a file that load() reads: safetensors, with the settings among its metadata. The file is whole or absent; one "
-           "that exists is replaced. Raises OSError if it cannot be written.")
+           "Write a file that load() reads: safetensors, with the settings among its metadata. The file is whole or absent. An "
+           "existing regular file is replaced in one step and keeps its permissions; a symbolic link is followed; anything else "
+           "(a device, a named pipe, a folder) is never replaced. Raises OSError if it cannot be written.")
       .def_static("load", &PackedWeights::load, nb::arg("path"), nb::call_guard<ReleasedGil>(),
                   nb::sig("def load(path: str | os.PathLike[str]) -> PackedWeights"),
                   "Map a file that save() wrote into memory: nothing is read before a product needs it, and processes share it. "

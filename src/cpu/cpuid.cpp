@@ -1,5 +1,7 @@
 #include "cpu/cpuid.hpp"
 
+#include "threads/first_use.hpp"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -89,8 +91,8 @@ const CpuidSource& this_processor() noexcept {
 }
 
 const X86Features& x86_features() {
-  static const X86Features found = find_x86_features(this_processor());
-  return found;
+  constinit static threads::FirstUse<const X86Features> found;
+  return found.get([] { return find_x86_features(this_processor()); });
 }
 
 #endif

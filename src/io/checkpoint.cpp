@@ -1,97 +1,133 @@
 #include "io/checkpoint.hpp"
 
 #include "io/error.hpp"
-#include "io/json.hpp"
 #include "io/mapped_file.hpp"
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <system_error>
 #include <utility>
 
 namespace gqmm::io {
 namespace {
 
-using nlohmann::json;
+namespace fs = std::filesystem;
 
-/// For paths out of a folder: a plain name, nothing that walks.
-bool is_plain_file_name(std::string_view name) {
-  return !name.empty() && name != "." && name != ".." &&
-         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+/// The model that a path names which does not exist, if it looks like OWNER/NAME or an address on the Hugging Face hub.
+std::string hub_name(std::string name) {
+  for (const std::string_view address : {"https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/", "hf://"}) {
+    if (name.starts_with(address)) {
+      name.erase(0, address.size());
+      const std::size_t end = name.find('/', name.find('/') + 1);  // of OWNER/NAME/tree/main
+      name.erase(std::min(end, name.size()));
+      break;
+    }
+  }
+  while (name.ends_with('/')) {
+    name.pop_back();
+  }
+  const auto is_name_character = [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.';
+  };
+  const std::size_t slash = name.find('/');
+  if (slash == std::string::npos || slash == 0 || slash + 1 == name.size() || name.front() == '.' || name.front() == '~') {
+    return "";
+  }
+  const bool plain = std::all_of(name.begin(), name.begin() + static_cast<std::ptrdiff_t>(slash), is_name_character) &&
+                     std::all_of(name.begin() + static_cast<std::ptrdiff_t>(slash) + 1, name.end(), is_name_character);
+  return plain && !name.ends_with(".safetensors") ? name : "";
 }
 
-bool is_there(const std::filesystem::path& path) {
+nlohmann::json read_config(const fs::path& folder) {
+  const fs::path path = folder / "config.json";
   std::error_code error;
-  return std::filesystem::exists(path, error);
+  return fs::exists(fs::symlink_status(path, error)) ? parse_model_config(MappedFile::open(path)->text(), path.native())
+                                                     : nlohmann::json();
 }
 
-SafetensorsFile add_file(Checkpoint& checkpoint, const std::filesystem::path& path) {
-  SafetensorsFile file = open_safetensors(path);
-  checkpoint.files.push_back(path);
-  const auto settings = file.metadata.find("quantization");
-  if (settings != file.metadata.end() && !checkpoint.quantization) {
-    checkpoint.quantization = parse_quantization(settings->second, path.native() + ", metadata \"quantization\"");
+/// The settings of the first file whose metadata have them.
+FoundQuantization find_in_metadata(const ModelFiles& model) {
+  FoundQuantization result;
+  for (const auto& [path, metadata] : model.files) {
+    const auto settings = metadata.find("quantization");
+    if (settings == metadata.end()) {
+      continue;
+    }
+    FoundQuantization found = find_quantization_in_metadata(settings->second, path.native());
+    if (found.config) {
+      return found;
+    }
+    if (result.foreign.empty()) {
+      result = std::move(found);
+    }
   }
-  checkpoint.metadata.merge(file.metadata);
-  return file;
+  return result;
 }
 
-void add_shards(Checkpoint& checkpoint, const std::filesystem::path& folder, const std::filesystem::path& index) {
-  const auto weight_map = parse_weight_map(MappedFile::open(index)->text(), index.native());
-  std::map<std::string, SafetensorsFile> shards;
-  for (const auto& [name, file_name] : weight_map) {
-    auto shard = shards.find(file_name);
-    if (shard == shards.end()) {
-      shard = shards.emplace(file_name, add_file(checkpoint, folder / file_name)).first;
-    }
-    auto tensor = shard->second.tensors.extract(name);
-    if (tensor.empty()) {
-      throw FileError(index.native(), fmt::format("tensor {} should be in {} but is not", in_quotes(name), in_quotes(file_name)));
-    }
-    checkpoint.tensors.insert(std::move(tensor));
+/// The settings of the metadata or else those of config.json.
+void find_settings(Checkpoint& checkpoint, const ModelFiles& model, const fs::path& folder) {
+  FoundQuantization in_metadata;
+  std::optional<FileError> wrong_metadata;  // an error only if config.json has no settings: mlx-lm reads no metadata
+  try {
+    in_metadata = find_in_metadata(model);
+  } catch (const FileError& error) {
+    wrong_metadata = error;
   }
+  if (in_metadata.config) {
+    checkpoint.quantization = std::move(in_metadata.config);
+    return;
+  }
+  FoundQuantization in_config;
+  if (checkpoint.config.is_object()) {
+    in_config = find_quantization(checkpoint.config, (folder / "config.json").native());
+  }
+  checkpoint.quantization = std::move(in_config.config);
+  if (checkpoint.quantization) {
+    return;
+  }
+  if (wrong_metadata) {
+    throw FileError(*wrong_metadata);
+  }
+  checkpoint.foreign_settings = in_config.foreign.empty() ? in_metadata.foreign : in_config.foreign;
 }
 
 }  // namespace
 
-std::map<std::string, std::string, std::less<>> parse_weight_map(std::string_view text, std::string_view origin) {
-  const json index = parse_json(text, origin);
-  const auto found = index.is_object() ? index.find("weight_map") : index.end();
-  if (found == index.end() || !found->is_object()) {
-    throw FileError(origin, "there is no JSON object \"weight_map\", which names the file of every tensor");
+std::string hub_remedy(const fs::path& path) {
+  std::error_code error;
+  const fs::path parent = path.parent_path();
+  if (fs::exists(fs::symlink_status(path, error)) || (!parent.empty() && fs::exists(parent, error))) {
+    return "";
   }
-  std::map<std::string, std::string, std::less<>> files;
-  for (const auto& [name, file] : found->items()) {
-    if (!file.is_string() || !is_plain_file_name(file.get_ref<const std::string&>())) {
-      throw FileError(origin,
-                      fmt::format("tensor {} is in {}, which is not the name of a file in the same folder", in_quotes(name),
-                                  printable(file.is_string() ? in_quotes(file.get_ref<const std::string&>()) : file.dump())));
-    }
-    files.emplace(name, file.get_ref<const std::string&>());
-  }
-  return files;
+  const std::string name = hub_name(path.native());
+  return name.empty() ? ""
+                      : fmt::format(
+                            "if this is a model on the Hugging Face hub, download it with `hf download {} --local-dir FOLDER` "
+                            "and name that folder",
+                            name);
 }
 
-Checkpoint open_checkpoint(const std::filesystem::path& path) {
+void print_notice(std::string_view sentence) { fmt::print(stderr, "gqmm: {}\n", sentence); }
+
+Checkpoint open_checkpoint(const fs::path& path, const Notify& notify) {
+  if (const std::string remedy = hub_remedy(path); !remedy.empty()) {
+    throw FileError(path.native(), "there is no such file or folder; " + remedy);
+  }
   Checkpoint checkpoint;
   checkpoint.path = path;
   std::error_code error;
-  const bool is_folder = std::filesystem::is_directory(path, error);
-  const std::filesystem::path folder = is_folder ? path : path.parent_path();
-  if (!is_folder) {
-    checkpoint.tensors = add_file(checkpoint, path).tensors;
-  } else if (const auto index = folder / "model.safetensors.index.json"; is_there(index)) {
-    add_shards(checkpoint, folder, index);
-  } else if (const auto single = folder / "model.safetensors"; is_there(single)) {
-    checkpoint.tensors = add_file(checkpoint, single).tensors;
-  } else {
-    throw FileError(path.native(),
-                    "holds neither model.safetensors nor model.safetensors.index.json; name a safetensors file or "
-                    "the folder of a model");
+  const bool is_folder = fs::is_directory(path, error);
+  const fs::path folder = is_folder ? path : path.parent_path();
+  ModelFiles model = is_folder ? open_model_folder(folder, notify) : open_model_file(path);
+  checkpoint.config = read_config(folder);
+  for (const auto& [file, metadata] : model.files) {
+    checkpoint.files.push_back(file);
+    checkpoint.metadata.insert(metadata.begin(), metadata.end());
   }
-  if (const auto config = folder / "config.json"; !checkpoint.quantization && is_there(config)) {
-    checkpoint.quantization = parse_model_config(MappedFile::open(config)->text(), config.native());
-  }
+  checkpoint.tensors = std::move(model.tensors);
+  find_settings(checkpoint, model, folder);
   return checkpoint;
 }
 

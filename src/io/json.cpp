@@ -1,9 +1,14 @@
 #include "io/json.hpp"
 
 #include "io/error.hpp"
+#include "io/file_kind.hpp"
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -17,7 +22,10 @@ using nlohmann::json;
 /// could do the same, but with one its time grows with the square of the number of objects.)
 class Guard : public nlohmann::json_sax<json> {
  public:
-  explicit Guard(std::string_view origin) : origin_(origin) {}
+  /// `unique`: the keys that may not come twice, with all keys below them; nullopt: all keys of the document.
+  Guard(std::string_view origin, std::optional<std::span<const std::string_view>> unique) : origin_(origin), unique_(unique) {
+    open_.push_back({.all_unique = !unique, .key_is_unique = false, .keys = {}});
+  }
 
   bool null() override { return value(); }
   bool boolean(bool /*value*/) override { return value(); }
@@ -27,20 +35,16 @@ class Guard : public nlohmann::json_sax<json> {
   bool string(string_t& /*value*/) override { return value(); }
   bool binary(binary_t& /*value*/) override { return value(); }
 
-  bool start_object(std::size_t /*elements*/) override {
-    keys_.emplace_back();
-    return open();
-  }
+  bool start_object(std::size_t /*elements*/) override { return open(); }
   bool key(string_t& key) override {
-    if (!keys_.back().insert(key).second) {
+    Container& object = open_.back();
+    object.key_is_unique = object.all_unique || std::find(unique_->begin(), unique_->end(), key) != unique_->end();
+    if (object.key_is_unique && !object.keys.insert(key).second) {
       throw FileError(origin_, fmt::format("the key {} appears twice in one JSON object", in_quotes(key)));
     }
     return true;
   }
-  bool end_object() override {
-    keys_.pop_back();
-    return close();
-  }
+  bool end_object() override { return close(); }
   bool start_array(std::size_t /*elements*/) override { return open(); }
   bool end_array() override { return close(); }
 
@@ -60,31 +64,107 @@ class Guard : public nlohmann::json_sax<json> {
     return true;
   }
   bool open() {
-    if (++depth_ > max_json_depth) {
+    if (open_.size() > max_json_depth) {
       throw FileError(origin_, fmt::format("JSON nested more than {} deep, the deepest that is read", max_json_depth));
     }
+    const bool all_unique = open_.back().all_unique || open_.back().key_is_unique;
+    open_.push_back({.all_unique = all_unique, .key_is_unique = false, .keys = {}});
     return value();
   }
   bool close() {
-    --depth_;
+    open_.pop_back();
     return true;
   }
 
+  /// An object or array, or the document around them.
+  struct Container {
+    bool all_unique;     // none of its keys may come twice
+    bool key_is_unique;  // nor may the key that was read last
+    std::unordered_set<std::string> keys;
+  };
+
   std::string_view origin_;
+  std::optional<std::span<const std::string_view>> unique_;
   std::size_t values_ = 0;
-  int depth_ = 0;
-  std::vector<std::unordered_set<std::string>> keys_;  // of the objects that are open
+  std::vector<Container> open_;
 };
+
+void check_size(std::string_view text, std::string_view origin) {
+  if (text.size() > max_json_bytes) {
+    throw FileError(origin, fmt::format("{} bytes of JSON, more than the {} allowed", text.size(), max_json_bytes));
+  }
+}
+
+json parse_guarded(std::string_view text, std::string_view origin, std::optional<std::span<const std::string_view>> unique) {
+  Guard guard(origin, unique);
+  json::sax_parse(text.begin(), text.end(), &guard);
+  return json::parse(text.begin(), text.end());
+}
+
+/// What a number or a literal such as NaN consists of.
+bool is_word_character(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '-' || c == '.';
+}
+
+/// NaN, Infinity, -Infinity, or a number that a double cannot hold.
+bool is_not_finite(std::string_view word) {
+  if (word == "NaN" || word == "Infinity" || word == "-Infinity") {
+    return true;
+  }
+  const bool number = word.find_first_not_of("0123456789+-.eE") == std::string_view::npos &&
+                      (word.front() == '-' || (word.front() >= '0' && word.front() <= '9'));
+  if (!number || word.size() < 4) {  // 1e99 is finite
+    return false;
+  }
+  const std::string terminated(word);
+  char* end = nullptr;
+  const double value = std::strtod(terminated.c_str(), &end);
+  return end == terminated.c_str() + terminated.size() && !std::isfinite(value);
+}
+
+/// The length of the string that begins at the quote text[0], with both quotes.
+std::size_t string_length(std::string_view text) {
+  std::size_t at = 1;
+  while (at < text.size() && text[at] != '"') {
+    at += text[at] == '\\' ? 2 : 1;
+  }
+  return std::min(at + 1, text.size());
+}
+
+/// `text` with quotes around every value that is no finite number.
+std::string with_quoted_infinities(std::string_view text) {
+  std::string result;
+  result.reserve(text.size());
+  while (!text.empty()) {
+    std::size_t length = 1;
+    bool quoted = false;
+    if (text.front() == '"') {
+      length = string_length(text);
+    } else if (is_word_character(text.front())) {
+      length = static_cast<std::size_t>(std::find_if_not(text.begin(), text.end(), is_word_character) - text.begin());
+      quoted = is_not_finite(text.substr(0, length));
+    }
+    result += quoted ? "\"" : "";
+    result += text.substr(0, length);
+    result += quoted ? "\"" : "";
+    text.remove_prefix(length);
+  }
+  return result;
+}
 
 }  // namespace
 
 json parse_json(std::string_view text, std::string_view origin) {
-  if (text.size() > max_json_bytes) {
-    throw FileError(origin, fmt::format("{} bytes of JSON, more than the {} allowed", text.size(), max_json_bytes));
+  check_size(text, origin);
+  return parse_guarded(text, origin, std::nullopt);
+}
+
+json parse_python_json(std::string_view text, std::string_view origin, std::span<const std::string_view> unique) {
+  if (const std::string_view kind = describe_other_kind(text); !kind.empty()) {
+    throw FileError(origin, kind);
   }
-  Guard guard(origin);
-  json::sax_parse(text.begin(), text.end(), &guard);
-  return json::parse(text.begin(), text.end());
+  check_size(text, origin);
+  return parse_guarded(with_quoted_infinities(text), origin, unique);
 }
 
 }  // namespace gqmm::io

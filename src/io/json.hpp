@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <span>
 #include <string_view>
 
 namespace gqmm::io {
@@ -20,5 +21,14 @@ inline constexpr int max_json_depth = 64;
 /// The document in `text`. Throws FileError, naming `origin`, for anything but one JSON value within the limits above whose
 /// objects have no key twice (parsers disagree about which one holds).
 [[nodiscard]] GQMM_API nlohmann::json parse_json(std::string_view text, std::string_view origin);
+
+/// The document in `text` as Python's json module reads and writes it, for files that people and other tools make.
+/// - NaN, Infinity and -Infinity, and numbers beyond double such as 1e999, become strings that hold them as they are written. So
+///   whoever needs a number there can say what is in its place, and nobody else notices.
+/// - Of a key that comes twice the last value holds, as in Python. Only the keys in `unique`, and all keys below them, may not
+///   come twice.
+/// Throws FileError otherwise as parse_json does, and for files of another kind (a Git LFS pointer, a web page) with their names.
+[[nodiscard]] nlohmann::json parse_python_json(std::string_view text, std::string_view origin,
+                                               std::span<const std::string_view> unique);
 
 }  // namespace gqmm::io

@@ -2,11 +2,14 @@
 
 #include "io/error.hpp"
 
+#include <fmt/format.h>
+
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cerrno>
+#include <system_error>
 
 namespace gqmm::io {
 
@@ -14,7 +17,13 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   // Without O_NONBLOCK, opening a named pipe would wait for a writer before its type can be seen.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
-    throw FileError(path.native(), system_error_text("cannot open", errno));
+    const int error = errno;
+    std::error_code ignored;
+    if (const auto target = std::filesystem::read_symlink(path, ignored); error == ENOENT && !target.empty()) {
+      throw FileError(path.native(),
+                      fmt::format("is a link to {}, which is not there; download the file again", in_quotes(target.native())));
+    }
+    throw FileError(path.native(), system_error_text("cannot open", error));
   }
   struct stat status = {};
   void* data = nullptr;

@@ -2,9 +2,13 @@
 
 #include "io/error.hpp"
 #include "io/json.hpp"
+#include "io/quantization_keys.hpp"
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -13,15 +17,26 @@ namespace {
 
 using nlohmann::json;
 
+/// A duplicate of one of these, or of a key below them, would leave open how the weights are to be read.
+constexpr std::string_view unique_keys[] = {"quantization", "quantization_config"};
+constexpr const char* setting_keys[] = {"bits", "group_size", "mode"};
+
+/// Keys of "quantization" that name no layer whatever they hold.
+bool is_layer_name(std::string_view key) {
+  return std::find(std::begin(setting_keys), std::end(setting_keys), key) == std::end(setting_keys);
+}
+
+/// A positive whole number, which some tools write as 4.0.
 std::optional<int> integer(const json& object, const char* key, std::string_view where) {
   const auto found = object.find(key);
   if (found == object.end() || found->is_null()) {
     return std::nullopt;
   }
-  if (!found->is_number_unsigned() || found->get<std::uint64_t>() > std::numeric_limits<int>::max()) {
+  const double value = found->is_number() ? found->get<double>() : 0;
+  if (!(value >= 1 && value <= std::numeric_limits<int>::max()) || value != std::floor(value)) {
     throw FileError(where, fmt::format("{} is {}, not a positive integer", key, printable(found->dump())));
   }
-  return found->get<int>();
+  return static_cast<int>(value);
 }
 
 QuantizationSettings settings_from(const json& object, std::string_view where) {
@@ -37,57 +52,158 @@ QuantizationSettings settings_from(const json& object, std::string_view where) {
   return resolve_settings(where, mode, bits ? &*bits : nullptr, group_size ? &*group_size : nullptr);
 }
 
-QuantizationConfig config_from(const json& object, std::string_view origin) {
-  if (!object.is_object()) {
-    throw FileError(origin, fmt::format("quantization is {}, not a JSON object", printable(object.dump())));
+bool has_settings(const json& value) {
+  return value.is_object() &&
+         std::any_of(std::begin(setting_keys), std::end(setting_keys), [&](const char* key) { return value.contains(key); });
+}
+
+QuantizationSettings settings_at(const json& value, const std::string& where) {
+  try {
+    return settings_from(value, where);
+  } catch (const std::invalid_argument& error) {  // from the table of formats, with the place in brackets already
+    throw FileError(error.what());
   }
-  const auto settings = [origin](const json& value, std::string_view layer) {
-    const std::string where = printable(origin) + (layer.empty() ? "" : fmt::format(", layer {}", in_quotes(layer)));
-    try {
-      return settings_from(value, where);
-    } catch (const std::invalid_argument& error) {  // from the table of formats, with the place in brackets already
-      throw FileError(error.what());
+}
+
+QuantizationConfig::Layer layer_from(const json& value, std::string_view origin, const std::string& name) {
+  const std::string where = fmt::format("{}, layer {}", printable(origin), in_quotes(name));
+  try {
+    if (value.is_null() || value == json(false)) {  // Python takes both for false
+      return {};
     }
-  };
-  QuantizationConfig config(settings(object, ""));
+    if (value.is_object() && (value.empty() || has_settings(value))) {
+      return {.settings = settings_at(value, where), .problem = ""};
+    }
+    throw FileError(
+        where, fmt::format("is {}, neither true, false nor an object with bits, group_size or mode", printable(value.dump())));
+  } catch (const FileError& error) {
+    return {.settings = std::nullopt, .problem = error.what()};
+  }
+}
+
+QuantizationConfig config_from(const json& object, std::string_view origin, std::optional<QuantizationSettings> defaults) {
+  QuantizationConfig config(defaults);
   for (const auto& [key, value] : object.items()) {
-    if (value.is_object()) {
-      config.set(key, settings(value, key));
-    } else if (value.is_boolean()) {
-      config.set(key, value.get<bool>() ? std::optional(config.defaults()) : std::nullopt);
+    // true says that a layer is quantized as the others are, which holds without it.
+    if (is_layer_name(key) && value != json(true)) {
+      config.set(key, layer_from(value, origin, key));
     }
   }
   return config;
 }
 
-}  // namespace
-
-std::optional<QuantizationSettings> QuantizationConfig::settings_of(std::string_view layer) const {
-  const auto found = layers_.find(layer);
-  return found == layers_.end() ? defaults_ : found->second;
+/// Settings of layers alone, without defaults.
+bool names_layers_only(const json& value) {
+  return value.is_object() && quantization_method(value).empty() && std::any_of(value.begin(), value.end(), has_settings) &&
+         std::all_of(value.begin(), value.end(), [](const json& layer) { return layer.is_boolean() || has_settings(layer); });
 }
 
-void QuantizationConfig::set(std::string layer, std::optional<QuantizationSettings> settings) {
-  layers_.insert_or_assign(std::move(layer), settings);
+/// The value of a key "quantization" if it is MLX's; nullopt if it is another tool's. `shared_key`: other libraries use this key
+/// as well, so that a "quant_method" of theirs decides.
+std::optional<QuantizationConfig> mlx_config(const json& value, const std::string& where, bool shared_key) {
+  const std::string method = quantization_method(value);
+  if (has_settings(value) &&
+      (method.empty() || method == "mlx" || (!shared_key && value.contains("group_size") && value.contains("bits")))) {
+    return config_from(value, where, settings_at(value, where));
+  }
+  if (names_layers_only(value)) {
+    return config_from(value, where, std::nullopt);
+  }
+  if (method == "mxfp4" || method == "mxfp8" || method == "nvfp4") {  // MLX's modes by their names
+    return QuantizationConfig(settings_at(json{{"mode", method}}, where));
+  }
+  return std::nullopt;
+}
+
+bool has_suffix_part(std::string_view text, std::string_view suffix) {
+  return text.size() > suffix.size() && text.ends_with(suffix) && text[text.size() - suffix.size() - 1] == '.';
+}
+
+std::string_view last_part(std::string_view name) { return name.substr(name.rfind('.') + 1); }
+
+}  // namespace
+
+void QuantizationConfig::set(std::string name, Layer layer) {
+  names_by_last_part_[std::string(last_part(name))].push_back(name);
+  layers_.insert_or_assign(std::move(name), std::move(layer));
+}
+
+std::optional<std::optional<QuantizationSettings>> QuantizationConfig::settings_named(std::string_view layer) const {
+  const auto found = layers_.find(layer);
+  if (found == layers_.end()) {
+    return std::nullopt;
+  }
+  if (!found->second.problem.empty()) {
+    throw FileError(found->second.problem);
+  }
+  return found->second.settings;
+}
+
+std::optional<QuantizationSettings> QuantizationConfig::settings_of(std::string_view layer) const {
+  return settings_named(layer).value_or(defaults_);
+}
+
+std::vector<QuantizationSettings> QuantizationConfig::settings_under_other_prefixes(std::string_view layer) const {
+  const auto names = names_by_last_part_.find(last_part(layer));
+  if (names == names_by_last_part_.end()) {
+    return {};
+  }
+  std::multimap<std::size_t, QuantizationSettings, std::greater<>> by_length;  // of the common part
+  for (const std::string& name : names->second) {
+    const Layer& other = layers_.find(name)->second;
+    if (other.settings && (has_suffix_part(name, layer) || has_suffix_part(layer, name))) {
+      by_length.emplace(std::min(name.size(), layer.size()), *other.settings);
+    }
+  }
+  std::vector<QuantizationSettings> settings;
+  for (const auto& [length, each] : by_length) {
+    settings.push_back(each);
+  }
+  return settings;
 }
 
 QuantizationConfig parse_quantization(std::string_view text, std::string_view origin) {
-  return config_from(parse_json(text, origin), origin);
+  const json object = parse_json(text, origin);
+  if (!object.is_object()) {
+    throw FileError(origin, fmt::format("quantization is {}, not a JSON object", printable(object.dump())));
+  }
+  return config_from(object, origin, settings_at(object, printable(origin)));
 }
 
-std::optional<QuantizationConfig> parse_model_config(std::string_view text, std::string_view origin) {
-  const json config = parse_json(text, origin);
+json parse_model_config(std::string_view text, std::string_view origin) {
+  json config = parse_python_json(text, origin, unique_keys);
   if (!config.is_object()) {
     throw FileError(origin, fmt::format("is {}, not a JSON object", printable(config.dump())));
   }
-  auto found = config.find("quantization");
-  if (found == config.end()) {
-    found = config.find("quantization_config");
-    if (found == config.end() || (found->is_object() && found->contains("quant_method"))) {
-      return std::nullopt;
+  return config;
+}
+
+FoundQuantization find_quantization(const json& model_config, std::string_view origin) {
+  FoundQuantization found;
+  for (const auto& [key, value, shared_with_others] : quantization_values(model_config)) {
+    found.config = mlx_config(*value, fmt::format("{}, {}", printable(origin), key), shared_with_others);
+    if (found.config) {
+      return found;
+    }
+    if (found.foreign.empty() && *value != json::object()) {
+      found.foreign = fmt::format("{} in {} is {}", key, printable(origin), printable(value->dump()));
     }
   }
-  return found->is_null() ? std::nullopt : std::optional(config_from(*found, origin));
+  return found;
+}
+
+FoundQuantization find_quantization_in_metadata(std::string_view text, std::string_view origin) {
+  FoundQuantization found;
+  found.foreign = fmt::format("metadata \"quantization\" of {} is {}", printable(origin), printable(text));
+  const std::string where = fmt::format("{}, metadata \"quantization\"", printable(origin));
+  json value;
+  try {
+    value = parse_json(text, where);
+  } catch (const FileError&) {  // a word of another tool's, such as int4
+    return found;
+  }
+  found.config = mlx_config(value, where, true);
+  return found;
 }
 
 std::string quantization_json(const QuantizationSettings& settings) {

@@ -1,6 +1,7 @@
 // Finds the quantized tensors of a checkpoint and holds their shapes against their settings.
 #include "io/checkpoint.hpp"
 #include "io/error.hpp"
+#include "io/foreign_scheme.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -51,9 +52,8 @@ bool fits(const QuantizationSettings& settings, const Parts& parts) {
          word_bits == code_bits;
 }
 
-/// The only settings in the table of formats that the shapes and `assumed` allow.
-QuantizationSettings infer(const Checkpoint& checkpoint, const std::string& name, const Parts& parts,
-                           const AssumedSettings& assumed) {
+/// Settings in the table of formats that the shapes and `assumed` allow.
+std::vector<QuantizationSettings> fitting_settings(const Parts& parts, const AssumedSettings& assumed) {
   std::vector<QuantizationSettings> fitting;
   for (const Format& format : formats()) {
     for (const int group_size : format.group_sizes) {
@@ -64,32 +64,163 @@ QuantizationSettings infer(const Checkpoint& checkpoint, const std::string& name
       }
     }
   }
-  if (fitting.size() == 1) {
-    return fitting.front();
-  }
-  if (fitting.empty()) {
-    fail(checkpoint, name,
-         fmt::format("no format fits weight {}, scales {} and {}", text(*parts.w), text(*parts.scales),
-                     parts.biases == nullptr ? "no biases" : "biases"));
-  }
-  std::vector<std::string> names;
-  for (const QuantizationSettings& settings : fitting) {
-    names.push_back(fmt::format("{} in groups of {}", describe(*settings.format), settings.group_size));
-  }
-  fail(checkpoint, name,
-       fmt::format("the shapes fit {}; put the model's config.json beside the file, or give --bits or --group-size",
-                   fmt::join(names, ", ")));
+  return fitting;
 }
 
-QuantizedTensor make_tensor(const Checkpoint& checkpoint, const std::string& name, const Parts& parts,
-                            const QuantizationSettings& settings) {
-  if (!fits(settings, parts)) {
-    fail(checkpoint, name,
-         fmt::format("weight {}, scales {} and {} contradict the settings {}, group_size {} (config.json or metadata)",
-                     text(*parts.w), text(*parts.scales),
-                     parts.biases == nullptr ? std::string("no biases") : "biases " + text(*parts.biases),
-                     describe(*settings.format), settings.group_size));
+std::string names_of(const std::vector<QuantizationSettings>& list) {
+  std::vector<std::string> names;
+  for (const QuantizationSettings& settings : list) {
+    names.push_back(fmt::format("{} in groups of {}", describe(*settings.format), settings.group_size));
   }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::string text_of_biases(const Parts& parts) {
+  return parts.biases == nullptr ? std::string("no biases") : "biases " + text(*parts.biases);
+}
+
+[[noreturn]] void fail_to_fit(const Checkpoint& checkpoint, const std::string& name, const Parts& parts) {
+  fail(checkpoint, name,
+       fmt::format("no format fits weight {}, scales {} and {}", text(*parts.w), text(*parts.scales), text_of_biases(parts)));
+}
+
+/// Settings and which of them the checkpoint does not state.
+struct Resolved {
+  QuantizationSettings settings;
+  std::string inferred;
+};
+
+/// The only settings that the shapes and `assumed` allow, for a checkpoint that says nothing.
+Resolved settings_of_shapes(const Checkpoint& checkpoint, const std::string& name, const Parts& parts,
+                            const AssumedSettings& assumed) {
+  const std::vector<QuantizationSettings> fitting = fitting_settings(parts, assumed);
+  if (fitting.empty()) {
+    fail_to_fit(checkpoint, name, parts);
+  }
+  if (fitting.size() > 1) {
+    const std::string where =
+        checkpoint.foreign_settings.empty()
+            ? "put the model's config.json beside the file"
+            : checkpoint.foreign_settings + ", which MLX does not know: put MLX's settings into config.json";
+    fail(checkpoint, name, fmt::format("the shapes fit {}; {}, or give --bits or --group-size", names_of(fitting), where));
+  }
+  std::vector<std::string_view> inferred;
+  if (!assumed.bits) {
+    inferred.emplace_back("bits");
+  }
+  if (!assumed.group_size) {
+    inferred.emplace_back("group_size");
+  }
+  if (!assumed.mode) {
+    inferred.emplace_back("mode");
+  }
+  return {fitting.front(), fmt::format("{}", fmt::join(inferred, ", "))};
+}
+
+/// What differs from the defaults, for people.
+std::string differences(const QuantizationSettings& settings, const QuantizationSettings& defaults) {
+  std::vector<std::string_view> names;
+  if (settings.format->bits != defaults.format->bits) {
+    names.emplace_back("bits");
+  }
+  if (settings.group_size != defaults.group_size) {
+    names.emplace_back("group_size");
+  }
+  if (settings.format->mode != defaults.format->mode) {
+    names.emplace_back("mode");
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+/// The settings of a layer that the defaults do not fit. Recipes of mixed bits keep one group size, that of the defaults, or that
+/// of MLX for another mode; failing that, the bits of the defaults with another group size.
+QuantizationSettings settings_beside(const QuantizationSettings& defaults, const Checkpoint& checkpoint, const std::string& name,
+                                     const Parts& parts, const AssumedSettings& assumed) {
+  std::vector<QuantizationSettings> fitting = fitting_settings(parts, assumed);
+  if (fitting.empty()) {
+    fail_to_fit(checkpoint, name, parts);
+  }
+  const auto find = [&fitting](const auto& wanted) {
+    const auto found = std::find_if(fitting.begin(), fitting.end(), wanted);
+    return found == fitting.end() ? std::nullopt : std::optional(*found);
+  };
+  const auto usual_group_size = [&defaults](const QuantizationSettings& settings) {
+    const bool same_mode = settings.format->mode == defaults.format->mode;
+    return settings.group_size == (same_mode ? defaults.group_size : settings.format->default_group_size);
+  };
+  if (const auto found = find(usual_group_size)) {
+    return *found;
+  }
+  if (const auto found = find([&defaults](const auto& settings) { return settings.format == defaults.format; })) {
+    return *found;
+  }
+  if (fitting.size() > 1) {
+    fail(checkpoint, name,
+         fmt::format("the shapes contradict the settings {}, group_size {}, and fit {}; give the layer its own settings in "
+                     "config.json, under \"quantization\"",
+                     describe(*defaults.format), defaults.group_size, names_of(fitting)));
+  }
+  return fitting.front();
+}
+
+/// The settings of layer `name`; nullopt if it is not quantized.
+std::optional<Resolved> resolve(const Checkpoint& checkpoint, const std::string& name, const Parts& parts,
+                                const AssumedSettings& assumed) {
+  if (!checkpoint.quantization) {
+    return settings_of_shapes(checkpoint, name, parts, assumed);
+  }
+  const QuantizationConfig& config = *checkpoint.quantization;
+  if (const auto own = config.settings_named(name)) {
+    if (!*own) {
+      return std::nullopt;
+    }
+    if (!fits(**own, parts)) {
+      fail(checkpoint, name,
+           fmt::format(
+               "weight {}, scales {} and {} contradict the layer's own settings {}, group_size {} (config.json or metadata)",
+               text(*parts.w), text(*parts.scales), text_of_biases(parts), describe(*(*own)->format), (*own)->group_size));
+    }
+    return Resolved{**own, ""};
+  }
+  const auto& defaults = config.defaults();
+  for (const QuantizationSettings& settings : config.settings_under_other_prefixes(name)) {
+    if (fits(settings, parts)) {
+      return Resolved{settings, defaults ? differences(settings, *defaults) : ""};
+    }
+  }
+  if (!defaults) {
+    return settings_of_shapes(checkpoint, name, parts, assumed);
+  }
+  if (fits(*defaults, parts)) {
+    return Resolved{*defaults, ""};
+  }
+  const QuantizationSettings settings = settings_beside(*defaults, checkpoint, name, parts, assumed);
+  return Resolved{settings, differences(settings, *defaults)};
+}
+
+/// NAME.global_scale, checked; nullopt if there is none.
+std::optional<array> global_scale_of(const Checkpoint& checkpoint, const std::string& name, const Parts& parts, Mode mode) {
+  const Tensor* scale = find(checkpoint, name + ".global_scale");
+  if (scale == nullptr) {
+    return std::nullopt;
+  }
+  if (mode != Mode::nvfp4) {
+    fail(checkpoint, name,
+         fmt::format("there is a global_scale {}, but mode \"{}\" has none; only \"nvfp4\" takes it", text(*scale),
+                     name_of(mode)));
+  }
+  const Shape& w = parts.w->shape;
+  const bool one_value = std::all_of(scale->shape.begin(), scale->shape.end(), [](std::int64_t extent) { return extent == 1; });
+  if (scale->dtype() != Dtype::float32 || (!one_value && scale->shape != Shape(w.begin(), w.end() - 2))) {
+    fail(checkpoint, name,
+         fmt::format("global_scale is {}; it should be F32, of one value or one per matrix of weight {}", text(*scale),
+                     text(*parts.w)));
+  }
+  return scale->view();
+}
+
+QuantizedTensor make_tensor(const Checkpoint& checkpoint, const std::string& name, const Parts& parts, const Resolved& resolved) {
+  const QuantizationSettings& settings = resolved.settings;
   QuantizedTensor tensor;
   tensor.name = name;
   tensor.format = settings.format;
@@ -99,6 +230,8 @@ QuantizedTensor make_tensor(const Checkpoint& checkpoint, const std::string& nam
   if (parts.biases != nullptr) {
     tensor.biases = parts.biases->view();
   }
+  tensor.global_scale = global_scale_of(checkpoint, name, parts, settings.format->mode);
+  tensor.inferred = resolved.inferred;
   tensor.experts = element_count({tensor.w.shape().begin(), tensor.w.shape().end() - 2});
   tensor.N = tensor.w.dim(-2);
   tensor.K = tensor.scales.dim(-1) * settings.group_size;
@@ -128,11 +261,13 @@ std::optional<Parts> find_parts(const Checkpoint& checkpoint, const std::string&
 
 std::int64_t QuantizedTensor::nbytes() const noexcept {
   const auto bytes = [](const array& a) { return a.size() * static_cast<std::int64_t>(size_of(a.dtype())); };
-  return bytes(w) + bytes(scales) + (biases ? bytes(*biases) : 0);
+  return bytes(w) + bytes(scales) + (biases ? bytes(*biases) : 0) + (global_scale ? bytes(*global_scale) : 0);
 }
 
-std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, const AssumedSettings& assumed) {
+std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, const AssumedSettings& assumed,
+                                               const Notify& notify) {
   std::vector<QuantizedTensor> tensors;
+  std::vector<std::string_view> without_scales;
   for (const auto& [full_name, weight] : checkpoint.tensors) {
     if (!full_name.ends_with(weight_suffix)) {
       continue;
@@ -140,13 +275,27 @@ std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, con
     const std::string name = full_name.substr(0, full_name.size() - weight_suffix.size());
     const std::optional<Parts> parts = find_parts(checkpoint, name, weight);
     if (!parts) {
+      if (weight.dtype() == Dtype::uint32 && weight.shape.size() >= 2) {
+        without_scales.push_back(full_name);
+      }
       continue;
     }
-    if (!checkpoint.quantization) {
-      tensors.push_back(make_tensor(checkpoint, name, *parts, infer(checkpoint, name, *parts, assumed)));
-    } else if (const auto settings = checkpoint.quantization->settings_of(name)) {
-      tensors.push_back(make_tensor(checkpoint, name, *parts, *settings));
+    if (const auto resolved = resolve(checkpoint, name, *parts, assumed)) {
+      tensors.push_back(make_tensor(checkpoint, name, *parts, *resolved));
     }
+  }
+  if (tensors.empty()) {
+    if (const auto scheme = find_foreign_scheme(&checkpoint.config, checkpoint.tensors); scheme && !checkpoint.tensors.empty()) {
+      throw FileError(checkpoint.path.native(), describe(*scheme));
+    }
+  }
+  if (!without_scales.empty()) {
+    notify(fmt::format("[{}] {} is uint32, as quantized weights are, but has no scales beside it{}; a file may be missing",
+                       printable(checkpoint.path.native()), in_quotes(without_scales.front()),
+                       without_scales.size() == 1 ? "" : fmt::format(", like {} other tensors", without_scales.size() - 1)));
+  }
+  if (!tensors.empty() && !checkpoint.foreign_settings.empty()) {
+    notify(checkpoint.foreign_settings + ", which are no settings of MLX; the shapes of the tensors decide");
   }
   return tensors;
 }

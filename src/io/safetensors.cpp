@@ -1,6 +1,7 @@
 #include "io/safetensors.hpp"
 
 #include "io/error.hpp"
+#include "io/file_kind.hpp"
 #include "io/json.hpp"
 #include "io/mapped_file.hpp"
 
@@ -62,12 +63,23 @@ std::string known_types() {
   return names;
 }
 
+/// What is wrong with a file without a safetensors header: the kind of file that it is, if that can be told, or else `problem`.
+[[noreturn]] void fail_as_other_kind(std::string_view text, std::string_view origin, const std::string& problem) {
+  const std::string_view kind = text.empty() ? std::string_view() : describe_other_kind(text);
+  if (kind.empty() && text.starts_with('{')) {
+    throw FileError(origin, "is JSON text, not a safetensors file; name a safetensors file or the folder of a model");
+  }
+  throw FileError(origin, kind.empty() ? problem : std::string(kind));
+}
+
 /// The header, once its length has been checked against the file's.
 std::string_view header_of(std::span<const std::byte> bytes, std::string_view origin) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (bytes.size() < length_bytes) {
-    throw FileError(origin, fmt::format("{} bytes are too few for a safetensors file, which begins with the 8-byte length of its "
-                                        "header",
-                                        bytes.size()));
+    fail_as_other_kind(
+        text, origin,
+        fmt::format("{} bytes are too few for a safetensors file, which begins with the 8-byte length of its header",
+                    bytes.size()));
   }
   std::uint64_t length = 0;
   for (std::size_t i = length_bytes; i-- > 0;) {
@@ -75,17 +87,17 @@ std::string_view header_of(std::span<const std::byte> bytes, std::string_view or
   }
   const std::size_t available = bytes.size() - length_bytes;
   if (length > available) {
-    throw FileError(origin,
-                    fmt::format("the header should take {} bytes but {} follow its length; the file is truncated or not a "
-                                "safetensors file",
-                                length, available));
+    fail_as_other_kind(text, origin,
+                       fmt::format("the header should take {} bytes but {} follow its length; the file is truncated or not a "
+                                   "safetensors file",
+                                   length, available));
   }
   if (length > max_json_bytes) {
     throw FileError(origin, fmt::format("a header of {} bytes, more than the {} allowed", length, max_json_bytes));
   }
-  const std::string_view header(reinterpret_cast<const char*>(bytes.data()) + length_bytes, static_cast<std::size_t>(length));
+  const std::string_view header = text.substr(length_bytes, static_cast<std::size_t>(length));
   if (!header.starts_with('{')) {
-    throw FileError(origin, "the header does not begin with \"{\"; this is not a safetensors file");
+    fail_as_other_kind(text, origin, "the header does not begin with \"{\"; this is not a safetensors file");
   }
   return header;
 }
@@ -175,6 +187,9 @@ class EntryReader {
 };
 
 Metadata read_metadata(const json& value, std::string_view origin) {
+  if (value.is_null()) {  // as some tools write for "none"
+    return {};
+  }
   if (!value.is_object()) {
     throw FileError(origin, fmt::format("__metadata__ is {}, not a JSON object", printable(value.dump())));
   }

@@ -5,14 +5,8 @@
 
 #include <fmt/format.h>
 
-#include <sys/stat.h>
-#include <unistd.h>
 #include <algorithm>
 #include <cassert>
-#include <cerrno>
-#include <cstdio>
-#include <cstdlib>
-#include <system_error>
 #include <utility>
 
 namespace gqmm::io {
@@ -22,22 +16,37 @@ namespace {
 constexpr std::size_t data_alignment = 64;
 constexpr std::size_t length_bytes = 8;  // of the header's length
 
-/// What open(path, O_CREAT) would have given; mkstemp gives 0600. The process's mask can only be read by setting it.
-::mode_t default_file_mode() {
-  const ::mode_t mask = ::umask(022);
-  ::umask(mask);
-  return 0666 & ~mask;
+OutputPath checked_output(const std::filesystem::path& path, bool overwrite) {
+  OutputPath target = inspect_output(path);
+  if (target.mode && !overwrite) {
+    throw FileError(path.native(), "exists already; remove it or choose another name");
+  }
+  return target;
 }
 
 }  // namespace
 
-SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, const std::vector<TensorLayout>& tensors,
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorLayout>& tensors,
                                      const Metadata& metadata, bool overwrite)
-    : path_(std::move(path)), overwrite_(overwrite) {
-  std::error_code ignored;
-  if (!overwrite && std::filesystem::exists(std::filesystem::symlink_status(path_, ignored))) {
-    fail("exists already; remove it or choose another name");
-  }
+    : SafetensorsWriter(path, checked_output(path, overwrite), tensors, metadata) {
+  overwrite_ = overwrite;
+}
+
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, OutputPath target,
+                                     const std::vector<TensorLayout>& tensors, const Metadata& metadata)
+    : SafetensorsWriter(PendingFile(folder_of(target.path), path.native()), tensors, metadata) {
+  target_ = std::move(target);
+}
+
+SafetensorsWriter::SafetensorsWriter(PendingFile file, const std::vector<TensorLayout>& tensors, const Metadata& metadata)
+    : file_(std::move(file)) {
+  const std::string start = lay_out(tensors, metadata);
+  file_.reserve(file_size_);
+  file_.write_at(0, std::as_bytes(std::span(start)));
+}
+
+/// Fills slots_ and file_size_, and returns what stands before the data.
+std::string SafetensorsWriter::lay_out(const std::vector<TensorLayout>& tensors, const Metadata& metadata) {
   std::vector<const TensorLayout*> order;
   for (const TensorLayout& tensor : tensors) {
     order.push_back(&tensor);
@@ -58,7 +67,8 @@ SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, const std::vect
       fail(fmt::format("tensor {}: {} of shape {} cannot be stored; the bits of a tensor must fill whole bytes, 2^63 at most",
                        in_quotes(tensor->name), printable(tensor->type), to_string(tensor->shape)));
     }
-    const Slot slot = {offset, static_cast<std::uint64_t>(*size)};
+    const auto bytes = static_cast<std::uint64_t>(*size);
+    const Slot slot = {offset, bytes, bytes};
     if (tensor->name == "__metadata__") {
       fail("a tensor cannot have the name \"__metadata__\", which the format keeps for itself; rename it");
     }
@@ -78,78 +88,26 @@ SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, const std::vect
   for (auto& [name, slot] : slots_) {
     slot.offset += length.size() + text.size();
   }
-
-  temporary_ = path_.native() + ".XXXXXX";
-  fd_ = ::mkstemp(temporary_.data());
-  if (fd_ < 0) {
-    const int error = errno;
-    temporary_.clear();
-    fail(system_error_text("cannot create a file in its folder", error));
-  }
-  try {
-    const std::string start = length + text;
-    write_at(0, start.data(), start.size());
-  } catch (...) {
-    ::close(fd_);
-    ::unlink(temporary_.c_str());
-    throw;
-  }
+  file_size_ = length.size() + text.size() + offset;
+  return length + text;
 }
 
-SafetensorsWriter::~SafetensorsWriter() {
-  if (fd_ >= 0) {
-    ::close(fd_);
-  }
-  if (!temporary_.empty()) {
-    ::unlink(temporary_.c_str());
-  }
-}
-
-void SafetensorsWriter::write(std::string_view name, std::span<const std::byte> bytes) {
+void SafetensorsWriter::write_part(std::string_view name, std::uint64_t first, std::span<const std::byte> bytes) {
   const auto slot = slots_.find(name);
-  assert(slot != slots_.end() && slot->second.size == bytes.size());
-  write_at(slot->second.offset, bytes.data(), bytes.size());
-  slot->second.written = true;
+  assert(slot != slots_.end() && first + bytes.size() <= slot->second.size && bytes.size() <= slot->second.missing);
+  file_.write_at(slot->second.offset + first, bytes);
+  slot->second.missing -= bytes.size();
 }
 
-void SafetensorsWriter::commit() {
-  assert(std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot.second.written; }));
-  if (::fchmod(fd_, default_file_mode()) != 0 || ::fsync(fd_) != 0) {
-    fail(system_error_text("cannot write", errno));
-  }
-  ::close(std::exchange(fd_, -1));
-  if (!overwrite_) {
-    // link() is the rename that never replaces. Where the file system has no hard links, rename() has to do.
-    if (::link(temporary_.c_str(), path_.c_str()) == 0) {
-      ::unlink(temporary_.c_str());
-      temporary_.clear();
-      return;
-    }
-    if (errno == EEXIST) {
-      fail("exists already; remove it or choose another name");
-    }
-  }
-  if (std::rename(temporary_.c_str(), path_.c_str()) != 0) {
-    fail(system_error_text("cannot rename the finished file", errno));
-  }
-  temporary_.clear();
+void SafetensorsWriter::commit() { publish(target_, overwrite_); }
+
+void SafetensorsWriter::commit_as(const std::filesystem::path& path) { publish({path, std::nullopt}, false); }
+
+void SafetensorsWriter::publish(const OutputPath& target, bool replace) {
+  assert(std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot.second.missing == 0; }));
+  file_.publish(target, replace);
 }
 
-void SafetensorsWriter::write_at(std::uint64_t offset, const void* data, std::size_t size) {
-  const auto* bytes = static_cast<const std::byte*>(data);
-  while (size != 0) {
-    const ::ssize_t written = ::pwrite(fd_, bytes, size, static_cast<::off_t>(offset));
-    if (written < 0 && errno != EINTR) {
-      fail(system_error_text("cannot write", errno));
-    }
-    if (written > 0) {
-      bytes += written;
-      offset += static_cast<std::uint64_t>(written);
-      size -= static_cast<std::size_t>(written);
-    }
-  }
-}
-
-void SafetensorsWriter::fail(std::string_view problem) const { throw FileError(path_.native(), problem); }
+void SafetensorsWriter::fail(std::string_view problem) const { throw FileError(file_.origin(), problem); }
 
 }  // namespace gqmm::io

@@ -1,6 +1,7 @@
 // pack: results do not change, in memory and through a file, and memory hardly grows.
 #include "pack_test_support.hpp"
 
+#include <sys/stat.h>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -244,6 +245,40 @@ TEST(PackedFile, EmptyWeightsComeBackEmpty) {
   const Weights weights = affine_weights(4, {0, 3}, 5, 64, true);
   pack_all(weights).save(folder.file("w"));
   EXPECT_EQ(PackedWeights::load(folder.file("w")).shape(), (Shape{0, 3, 5, 64}));
+}
+
+TEST(PackedFile, ReplacesARegularFileOnly) {
+  const TemporaryFolder folder;
+  const PackedWeights packed = pack_all(affine_weights(4, {1}, 2, 64, true));
+  const auto error_of_saving = [&](const std::filesystem::path& path) {
+    try {
+      packed.save(path);
+    } catch (const std::runtime_error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  ASSERT_EQ(::mkfifo(folder.file("pipe").c_str(), 0600), 0);
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "pipe] is a named pipe, which is never replaced",
+                      error_of_saving(folder.file("pipe")));
+  EXPECT_TRUE(std::filesystem::is_fifo(folder.file("pipe")));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "[/dev/null] is a device", error_of_saving("/dev/null"));
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "is a folder", error_of_saving(folder.file("pipe").parent_path()));
+}
+
+TEST(PackedFile, MayReplaceTheFileThatItWasLoadedFrom) {
+  const TemporaryFolder folder;
+  const std::filesystem::path path = folder.file("w");
+  pack_all(affine_weights(4, {1}, 2, 64, true)).save(path);
+  std::filesystem::permissions(path, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  const PackedWeights loaded = PackedWeights::load(path);
+  const std::string before = memory_of(loaded.data().codes);
+  loaded.save(path);
+  EXPECT_EQ(memory_of(loaded.data().codes), before) << "its memory is still the old file's";
+  EXPECT_EQ(memory_of(PackedWeights::load(path).data().codes), before);
+  EXPECT_EQ(std::filesystem::status(path).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
 }
 
 TEST(PackedFile, WhatIsNotOneIsAnErrorThatNamesTheFile) {

@@ -212,6 +212,25 @@ TEST_F(Command, ACheckpointDecidesItsFormat) {
   EXPECT_EQ(message_of(GQMM_TEST_MODEL " --list"), "no error");
 }
 
+TEST_F(Command, AModelOnTheHubAndAMissingPathAreNoShapes) {
+  EXPECT_NE(message_of("mlx-community/Foo-4bit --list").find("`hf download mlx-community/Foo-4bit --local-dir FOLDER`"),
+            std::string::npos);
+  EXPECT_EQ(message_of("./absent --list"), "[./absent] cannot open: No such file or directory");
+  EXPECT_EQ(message_of("absent --list").find("hf download"), std::string::npos);
+}
+
+TEST_F(Command, ExpertsPerTokenAreReadWhereverModelsKeepThem) {
+  std::filesystem::create_symlink(GQMM_TEST_MODEL "/model.safetensors", folder_ / "model.safetensors");
+  for (const std::string config :
+       {R"({"num_experts_per_tok": 4})", R"({"num_experts_per_tok": 4.0})", R"({"experts_per_token": 4})",
+        R"({"text_config": {"num_experts_per_tok": 4}, "limit": [0, Infinity]})"}) {
+    std::ofstream(folder_ / "config.json") << R"({"quantization": {"bits": 4, "group_size": 64}, )" << config.substr(1);
+    EXPECT_EQ(message_of(folder_.string() + " --list"), "no error") << config;
+  }
+  std::ofstream(folder_ / "config.json") << R"({"quantization": {"bits": 4, "group_size": 64}, "num_experts_per_tok": NaN})";
+  EXPECT_NE(message_of(folder_.string() + " --list").find("does not say how many experts a token uses"), std::string::npos);
+}
+
 TEST_F(Command, RoutingsAreMeasuredSideBySide) {
   testing::internal::CaptureStdout();
   EXPECT_EQ(run("qwen3-30b-a3b/gate --tokens 512 --routing uniform half --threads 2 --isa scalar --list"), 0);

@@ -1,90 +1,24 @@
-#include "io/io_test_files.hpp"
-#include "io/mapped_file.hpp"
-#include "io/safetensors_writer.hpp"
+#include "cli_test_support.hpp"
 
 #include <gqmm/system.hpp>
-#include <nlohmann/json.hpp>
 
-#include <gtest/gtest.h>
-
-#include <sys/wait.h>
-#include <algorithm>
-#include <cmath>
-#include <cstdlib>
+#include <cstdint>
+#include <filesystem>
 #include <fstream>
+#include <span>
 #include <string>
 #include <vector>
 
 namespace gqmm::cli {
 namespace {
 
-using nlohmann::json;
-
-struct Outcome {
-  int status;
-  std::string out;
-  std::string err;
-};
-
-class Cli : public ::testing::Test {
- protected:
-  /// Runs "gqmm ARGUMENTS" in a shell, which may also redirect; `environment` holds NAME=VALUE words.
-  [[nodiscard]] Outcome run(const std::string& arguments, const std::string& environment = "") const {
-    const auto out = folder_.path() / "stdout";
-    const auto err = folder_.path() / "stderr";
-    const std::string command = "cd " + folder_.path().native() + " && " + environment + " '" + GQMM_PROGRAM + "' 2>" +
-                                err.native() + " >" + out.native() + " " + arguments;
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, std::string(io::MappedFile::open(out)->text()),
-            std::string(io::MappedFile::open(err)->text())};
+/// Rows of `inspect` without the column "inferred".
+json without_inferred(json tensors) {
+  for (json& tensor : tensors) {
+    tensor.erase("inferred");
   }
-
-  void expect_error(const std::string& arguments, const std::string& message, const std::string& environment = "") const {
-    const Outcome outcome = run(arguments, environment);
-    EXPECT_EQ(outcome.status, 2) << arguments;
-    EXPECT_EQ(outcome.out, "") << arguments;
-    EXPECT_TRUE(outcome.err.starts_with("gqmm: ")) << outcome.err;
-    EXPECT_PRED_FORMAT2(::testing::IsSubstring, message, outcome.err);
-    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
-  }
-
-  [[nodiscard]] json run_json(const std::string& arguments, const std::string& environment = "") const {
-    const Outcome outcome = run(arguments + " --format json", environment);
-    EXPECT_EQ(outcome.status, 0) << outcome.err;
-    EXPECT_EQ(outcome.err, "");
-    return json::parse(outcome.out);
-  }
-
-  /// A float checkpoint "float.safetensors" with a tensor of each kind that `quantize` meets.
-  void write_float_checkpoint() const {
-    io::SafetensorsWriter writer(folder_.path() / "float.safetensors",
-                                 {{"experts.weight", "F32", {3, 8, 128}},
-                                  {"odd.weight", "F32", {4, 100}},
-                                  {"norm.weight", "F32", {128}},
-                                  {"ids", "I64", {2, 128}},
-                                  {"bare", "BF16", {8, 256}}},
-                                 {{"note", "kept"}}, true);
-    std::vector<float> values(3 * 8 * 128);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = std::sin(static_cast<float>(i));
-    }
-    const auto bytes = std::as_bytes(std::span(values));
-    writer.write("experts.weight", bytes);
-    writer.write("odd.weight", bytes.first(1600));
-    writer.write("norm.weight", bytes.first(512));
-    writer.write("ids", bytes.first(2048));
-    // The upper halves of floats, so that the values are finite.
-    std::vector<std::byte> halves;
-    for (std::size_t i = 0; i < 8 * 256; ++i) {
-      halves.insert(halves.end(), {bytes[4 * i + 2], bytes[4 * i + 3]});
-    }
-    writer.write("bare", halves);
-    writer.commit();
-  }
-
-  io::TemporaryFolder folder_;
-  const std::string model_ = GQMM_TEST_MODEL;
-};
+  return tensors;
+}
 
 TEST_F(Cli, HelpExplainsEveryCommandWithExamples) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "Examples:", run("--help").out);
@@ -240,10 +174,133 @@ TEST_F(Cli, BrokenFilesAreStatusTwo) {
     expect_error("quantize cut.safetensors out.safetensors", "[cut.safetensors] ");
   }
   folder_.write("model.safetensors", whole);
-  folder_.write("config.json", R"({"quantization": {"bits": 8}})");
-  expect_error("inspect .", "contradict the settings affine 8-bit");
+  folder_.write("config.json", R"({"quantization": {"bits": 4, "model.embed_tokens": {"bits": 8}}})");
+  expect_error("inspect .", "contradict the layer's own settings affine 8-bit");
   folder_.write("config.json", R"({"quantization": )");
   expect_error("inspect .", "config.json] not valid JSON");
+}
+
+TEST_F(Cli, SettingsThatTheShapesContradictAreInferredAndMarked) {
+  json config = real_config();
+  for (const char* key : {"quantization", "quantization_config"}) {
+    for (const char* layer : {"model.layers.0.mlp.gate", "model.layers.1.mlp.gate", "model.layers.2.mlp.gate"}) {
+      config[key].erase(layer);
+    }
+  }
+  write_model(config.dump());
+  const json expected = without_inferred(run_json("inspect " + model_)["tensors"]);
+  const json found = run_json("inspect .");
+  EXPECT_EQ(without_inferred(found["tensors"]), expected);
+  for (const json& tensor : found["tensors"]) {
+    const bool router = tensor["tensor"].get<std::string>().ends_with("mlp.gate");
+    EXPECT_EQ(tensor["inferred"], router ? json("bits") : json()) << tensor;
+  }
+  const std::string table = run("inspect .").out;
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "bytes  inferred\n", table);
+  EXPECT_EQ(run_json("check --all --samples 20 .")["failed"], 0);
+  EXPECT_EQ(run("bench . --list").status, 0);
+}
+
+TEST_F(Cli, ConfigsAsPythonAndOtherToolsWriteThemAreRead) {
+  const json expected = run_json("inspect " + model_)["tensors"];
+  const json settings = real_config()["quantization"];
+  const json config = real_config();
+  const auto with = [&](const json& changes) {
+    json changed = config;
+    changed.erase("quantization");
+    changed.erase("quantization_config");
+    changed.update(changes);
+    return changed.dump();
+  };
+  json floats = settings;
+  floats["bits"] = 4.0;
+  floats["group_size"] = 64.0;
+  json named = settings;
+  named["quant_method"] = "mlx";
+  const std::string number = config.dump();
+  for (const std::string& text : {with({{"quantization", floats}}), with({{"quantization_config", named}}),
+                                  with({{"text_config", {{"quantization", settings}}}}),
+                                  with({{"quantization", "int4"}, {"quantization_config", settings}}),
+                                  "{\"time_step_limit\": [0.0, Infinity], \"a\": [NaN, -Infinity, 1e999], " + number.substr(1),
+                                  "{\"torch_dtype\": 1, \"torch_dtype\": 2, " + number.substr(1)}) {
+    write_model(text);
+    EXPECT_EQ(run_json("inspect .")["tensors"], expected) << text;
+  }
+}
+
+TEST_F(Cli, AnIndexThatNamesAbsentShardsIsReplacedWithOneLine) {
+  const json expected = run_json("inspect " + model_)["tensors"];
+  write_model(real_config().dump());
+  folder_.write("model.safetensors.index.json", R"({"weight_map": {"a": "model-00001-of-00002.safetensors"}})");
+  for (const std::string command : {"inspect . --format json", "check . --samples 1", "bench . --list"}) {
+    const Outcome outcome = run(command);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "reading model.safetensors instead, as mlx-lm does", outcome.err);
+  }
+  EXPECT_EQ(json::parse(run("inspect . --format json").out)["tensors"], expected);
+}
+
+TEST_F(Cli, WhatIsNoCheckpointOfMlxIsNamedInOneSentence) {
+  folder_.write("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+  io::SafetensorsWriter writer(folder_.path() / "gptq.safetensors", {{"l.qweight", "I32", {2, 2}}, {"l.scales", "F16", {1, 2}}},
+                               {}, false);
+  const std::vector<std::byte> zeros(16);
+  writer.write("l.qweight", zeros);
+  writer.write("l.scales", std::span(zeros).first(4));
+  writer.commit();
+  for (const std::string command : {"inspect ", "check ", "bench "}) {
+    expect_error(command + ".", "is a Git LFS pointer, not the file itself; run `git lfs pull`");
+    expect_error(command + "mlx-community/Foo-4bit", "download it with `hf download mlx-community/Foo-4bit --local-dir FOLDER`");
+    expect_error(command + "gptq.safetensors",
+                 "holds weights quantized by GPTQ (tensor \"l.qweight\", I32 (2, 2)); convert it with");
+    expect_error(command + "./absent", "[./absent] cannot open: No such file or directory");
+  }
+}
+
+TEST_F(Cli, CheckReportsScalesThatAreNotFinitePerTensor) {
+  std::vector<float> scales(2 * 8 * 2, 1.0F);
+  scales[5] = std::nanf("");
+  scales[30] = -INFINITY;
+  write_affine_experts(2, scales);
+  const Outcome outcome = run("check experts.safetensors --samples 10 --format json");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      "gqmm: l: 2 of 32 scales are NaN or infinite, the first at (0, 2, 1); the checkpoint is", outcome.err);
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  const json found = json::parse(outcome.out);
+  for (const json& check : found["checks"]) {
+    EXPECT_EQ(check["not_finite"], 2);
+    EXPECT_EQ(check["passed"], false);
+  }
+  write_affine_experts(2, std::vector<float>(2 * 8 * 2, 1.0F));
+  EXPECT_EQ(run("check experts.safetensors --samples 10").status, 0);
+}
+
+TEST_F(Cli, AComparisonOfNothingIsAnError) {
+  write_affine_experts(0, {});
+  EXPECT_EQ(run_json("inspect experts.safetensors")["tensors"][0]["experts"], 0);
+  expect_error("check experts.safetensors", "nothing was compared: none of its 1 quantized tensors has any output");
+}
+
+TEST_F(Cli, GlobalScalesAreListedAndUsed) {
+  // One group of codes 1.0 (2 in E2M1) with scales 1.0 (0x38 in E4M3): the global scale alone decides the weights.
+  const std::vector<std::uint32_t> codes(2 * 16 * 4, 0x22222222);
+  const std::vector<std::uint8_t> scales(2 * 16 * 2, 0x38);
+  const std::vector<float> global = {2688.0F, 0.0F};
+  io::SafetensorsWriter writer(folder_.path() / "experts.safetensors",
+                               {{"l.weight", "U32", {2, 16, 4}}, {"l.scales", "U8", {2, 16, 2}}, {"l.global_scale", "F32", {2}}},
+                               {{"quantization", R"({"mode": "nvfp4", "bits": 4, "group_size": 16})"}}, false);
+  writer.write("l.weight", std::as_bytes(std::span(codes)));
+  writer.write("l.scales", std::as_bytes(std::span(scales)));
+  writer.write("l.global_scale", std::as_bytes(std::span(global)));
+  writer.commit();
+  const json tensor = run_json("inspect experts.safetensors")["tensors"][0];
+  EXPECT_EQ(tensor["global_scale"], "(2,)");
+  EXPECT_EQ(tensor["bytes"], 2 * 16 * (16 + 2) + 8);
+  const json found = run_json("check experts.safetensors --samples 100000");
+  EXPECT_EQ(found["failed"], 0);
+  EXPECT_EQ(run("bench experts.safetensors --top 1 --list").status, 0);
 }
 
 TEST_F(Cli, OutputThatCannotBeWrittenIsAnError) {
@@ -252,97 +309,6 @@ TEST_F(Cli, OutputThatCannotBeWrittenIsAnError) {
   EXPECT_EQ(closed.err, "gqmm: cannot write to the standard output\n");
   EXPECT_EQ(run("info >/dev/full").status, 2);
   EXPECT_EQ(run("info 2>&-").status, 0);
-}
-
-TEST_F(Cli, QuantizeWritesWhatInspectAndCheckRead) {
-  write_float_checkpoint();
-  struct Setting {
-    std::string mode;
-    int bits;
-    int group_size;
-  };
-  for (const auto& [mode, bits, group_size] :
-       {Setting{"affine", 3, 32}, {"affine", 4, 128}, {"mxfp4", 4, 32}, {"mxfp8", 8, 32}, {"nvfp4", 4, 16}}) {
-    const Outcome outcome = run("quantize float.safetensors out.safetensors --force --mode " + mode + " --bits " +
-                                std::to_string(bits) + " --group-size " + std::to_string(group_size));
-    ASSERT_EQ(outcome.status, 0) << outcome.err;
-    const json found = run_json("inspect out.safetensors");
-    ASSERT_EQ(found["tensors"].size(), 2U);
-    EXPECT_EQ(found["tensors"][0]["tensor"], "bare");
-    EXPECT_EQ(found["tensors"][0]["K"], 256);
-    EXPECT_EQ(found["tensors"][1]["tensor"], "experts");
-    EXPECT_EQ(found["tensors"][1]["experts"], 3);
-    for (const json& tensor : found["tensors"]) {
-      EXPECT_EQ(tensor["mode"], mode);
-      EXPECT_EQ(tensor["bits"], bits);
-      EXPECT_EQ(tensor["group_size"], group_size);
-    }
-    EXPECT_EQ(run_json("check out.safetensors --all --samples 50")["failed"], 0);
-  }
-}
-
-TEST_F(Cli, QuantizeSaysWhatItDidInEveryFormat) {
-  write_float_checkpoint();
-  const json found = run_json("quantize float.safetensors out.safetensors --bits 8");
-  EXPECT_EQ(found["mode"], "affine");
-  EXPECT_EQ(found["bits"], 8);
-  EXPECT_EQ(found["quantized"], 2);
-  EXPECT_EQ(found["copied"], 3);
-  EXPECT_EQ(found["bytes_after"], std::filesystem::file_size(folder_.path() / "out.safetensors"));
-  const Outcome csv = run("quantize float.safetensors out.safetensors --force --format csv");
-  EXPECT_TRUE(csv.out.starts_with("path,mode,bits,group_size,quantized,copied,bytes_before,bytes_after")) << csv.out;
-  expect_error("quantize out.safetensors again.safetensors --group-size 128", "is quantized already; give the float checkpoint");
-}
-
-TEST_F(Cli, QuantizeRefusesAFileWithNothingToQuantize) {
-  io::SafetensorsWriter writer(folder_.path() / "narrow.safetensors", {{"l.weight", "F32", {2, 8}}}, {}, false);
-  const std::vector<float> values(16);
-  writer.write("l.weight", std::as_bytes(std::span(values)));
-  writer.commit();
-  expect_error("quantize narrow.safetensors out.safetensors", "there is nothing to quantize");
-  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out.safetensors"));
-}
-
-TEST_F(Cli, QuantizeCopiesEverythingElse) {
-  write_float_checkpoint();
-  ASSERT_EQ(run("quantize float.safetensors out.safetensors").status, 0);
-  const auto before = io::open_safetensors(folder_.path() / "float.safetensors");
-  const auto after = io::open_safetensors(folder_.path() / "out.safetensors");
-  EXPECT_EQ(after.metadata.at("note"), "kept");
-  EXPECT_EQ(after.tensors.size(), 3U + 3U + 3U);
-  for (const char* name : {"odd.weight", "norm.weight", "ids"}) {
-    const io::Tensor& a = before.tensors.at(name);
-    const io::Tensor& b = after.tensors.at(name);
-    EXPECT_EQ(a.type, b.type);
-    EXPECT_EQ(a.shape, b.shape);
-    EXPECT_TRUE(std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end())) << name;
-  }
-}
-
-TEST_F(Cli, QuantizeReplacesAFileOnlyWithForceEvenIfItIsItsInput) {
-  write_float_checkpoint();
-  folder_.write("out.safetensors", "precious");
-  expect_error("quantize float.safetensors out.safetensors", "exists already; --force replaces it");
-  EXPECT_EQ(io::MappedFile::open(folder_.path() / "out.safetensors")->text(), "precious");
-  EXPECT_EQ(run("quantize float.safetensors float.safetensors --force").status, 0);
-  EXPECT_EQ(run_json("inspect float.safetensors")["tensors"].size(), 2U);
-}
-
-TEST_F(Cli, QuantizeLeavesNothingBehindWhenItFails) {
-  io::SafetensorsWriter writer(folder_.path() / "nan.safetensors", {{"l.weight", "F32", {1, 32}}}, {}, false);
-  const std::vector<float> values(32, std::nanf(""));
-  writer.write("l.weight", std::as_bytes(std::span(values)));
-  writer.commit();
-  expect_error("quantize nan.safetensors out.safetensors --mode mxfp4", "\"l.weight\": [quantize]");
-  expect_error("quantize nan.safetensors out.safetensors --bits 7", "bits = 7 is not available");
-  expect_error("quantize nan.safetensors absent/out.safetensors --group-size 32", "cannot create a file in its folder");
-  expect_error("quantize " + model_ + " out.safetensors", "is quantized already; give the float checkpoint");
-  std::vector<std::string> left;
-  for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
-    left.push_back(entry.path().filename());
-  }
-  std::sort(left.begin(), left.end());
-  EXPECT_EQ(left, (std::vector<std::string>{"nan.safetensors", "stderr", "stdout"}));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include "io/checkpoint.hpp"
 #include "io/error.hpp"
+#include "io/foreign_scheme.hpp"
 #include "io/packed_file.hpp"
 #include "io/quantization_config.hpp"
 #include "io/safetensors.hpp"
@@ -36,8 +37,9 @@ std::uint64_t read_as_safetensors(std::span<const std::byte> bytes) {
     sum += value_or_refusal([&file] { return packed_weights_of(file, "input").nbytes(); });
     Checkpoint checkpoint;
     checkpoint.tensors = std::move(file.tensors);
+    sum += find_foreign_scheme(nullptr, checkpoint.tensors) ? 1 : 0;
     if (const auto settings = file.metadata.find("quantization"); settings != file.metadata.end()) {
-      checkpoint.quantization = parse_quantization(settings->second, "input");
+      checkpoint.quantization = find_quantization_in_metadata(settings->second, "input").config;
     }
     for (const QuantizedTensor& tensor : quantized_tensors(checkpoint)) {
       sum += static_cast<std::uint64_t>(tensor.experts + tensor.N + tensor.K + tensor.nbytes());
@@ -48,7 +50,18 @@ std::uint64_t read_as_safetensors(std::span<const std::byte> bytes) {
 
 std::uint64_t read_as_config(std::span<const std::byte> bytes) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  return value_or_refusal([text] { return parse_model_config(text, "input") ? 1 : 0; }) +
+  const auto read_model_config = [text] {
+    const nlohmann::json config = parse_model_config(text, "input");
+    return (find_quantization(config, "input").config ? 1U : 0U) + (find_foreign_scheme(&config, {}) ? 1U : 0U);
+  };
+  const auto read_layer_of_config = [text] {
+    const auto found = find_quantization(parse_model_config(text, "input"), "input");
+    return found.config ? found.config->settings_under_other_prefixes("language_model.lm_head").size() +
+                              (found.config->settings_of("lm_head") ? 1U : 0U)
+                        : 0U;
+  };
+  return value_or_refusal(read_model_config) + value_or_refusal(read_layer_of_config) +
+         value_or_refusal([text] { return find_quantization_in_metadata(text, "input").config ? 1 : 0; }) +
          value_or_refusal([text] { return parse_quantization(text, "input").settings_of("lm_head") ? 1 : 0; }) +
          value_or_refusal([text] { return parse_weight_map(text, "input").size(); });
 }

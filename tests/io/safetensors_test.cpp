@@ -44,6 +44,13 @@ TEST(Safetensors, ReadsTypesShapesAndBytes) {
   EXPECT_FALSE(a.is_writable());
 }
 
+TEST(Safetensors, MetadataMayBeNull) {
+  const SafetensorsFile file =
+      parse_bytes(safetensors_bytes(R"({"__metadata__":null,"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})", "1234"));
+  EXPECT_TRUE(file.metadata.empty());
+  EXPECT_EQ(file.tensors.size(), 1U);
+}
+
 TEST(Safetensors, ATypeWithoutADtypeIsReadAsBytes) {
   const SafetensorsFile file = parse_bytes(valid_file);
   EXPECT_EQ(file.tensors.at("b").dtype(), std::nullopt);

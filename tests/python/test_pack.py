@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import gqmm
 import numpy as np
 import oracle
@@ -124,6 +128,32 @@ def test_a_file_that_is_none_is_an_os_error(tmp_path):
     (tmp_path / "text").write_text("no weights at all")
     with pytest.raises(OSError, match=r"text\] the header should take"):
         gqmm.PackedWeights.load(tmp_path / "text")
+
+
+def test_a_file_is_saved_whole_or_not_at_all(rng, tmp_path):
+    packed = packed_from(oracle.random_weights(rng, Setting("mxfp4", 4, 32), (2,), 19, 64))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"pipe\] is a named pipe, which is never replaced"):
+        packed.save(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").chmod(0o600)
+    (tmp_path / "link").symlink_to("file")
+    packed.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    assert repr(gqmm.PackedWeights.load(tmp_path / "file")) == repr(packed)
+    (tmp_path / "file").write_text("old")
+    limit = (
+        "import resource, sys, gqmm; import numpy as np; w = gqmm.quantize(np.ones((64, 64), np.float32), mode='mxfp4');"
+        "packed = gqmm.pack(*w, mode='mxfp4'); resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); packed.save(sys.argv[1])"
+    )
+    failed = subprocess.run([sys.executable, "-c", limit, tmp_path / "file"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1, failed
+    assert "OSError" in failed.stderr
+    assert "File too large" in failed.stderr
+    assert (tmp_path / "file").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
 
 
 @pytest.mark.parametrize("transpose", [True, False], ids=["transposed", "plain"])
