@@ -258,7 +258,7 @@ def pack(
         TypeError: an argument is of a wrong kind.
         ValueError: shapes, types or settings that contradict each other or are out of range.
     """
-    return _gqmm.pack(w, scales, biases, group_size, bits, mode, transpose, stream)
+    return _gqmm.pack(w, scales, biases, group_size, bits, mode, transpose, None, stream)
 
 
 class UnpackedWeights(NamedTuple):

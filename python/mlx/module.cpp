@@ -2,6 +2,8 @@
 #include "functions.hpp"
 #include "pack_cache.hpp"
 
+#include "../src/module_init.hpp"
+
 #include <gqmm/ops.hpp>
 
 #include <mlx/stream.h>
@@ -111,11 +113,7 @@ nb::tuple packed_copy_counts() {
   return nb::make_tuple(copies.held, copies.held_bytes, copies.so_far);
 }
 
-}  // namespace
-}  // namespace gqmm::mlx
-
-NB_MODULE(_mlx, m) {
-  using namespace gqmm::mlx;
+void define_module(nb::module_& m) {
   m.doc() = "Products of gqmm over arrays of MLX.";
   nb::module_::import_("mlx.core");
   m.attr("built_with") =
@@ -181,4 +179,14 @@ as for gather_qmm. Without indices the call is MLX's own dense product.)");
   m.def("packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int]"),
         "Packed copies that are held, their bytes, and copies made so far.");
   m.def("forget_packed_copies", [] { pack_cache().clear(); }, "Drops the packed copies that no graph uses.");
+}
+
+}  // namespace
+}  // namespace gqmm::mlx
+
+NB_MODULE(_mlx_bindings, m) { gqmm::python::define_once(m, "gqmm.mlx._mlx", gqmm::mlx::define_module); }
+
+/// What Python calls: nanobind's own function, behind a check of the interpreter.
+extern "C" NB_EXPORT PyObject* PyInit__mlx() {
+  return gqmm::python::is_main_interpreter("gqmm.mlx") ? PyInit__mlx_bindings() : nullptr;
 }

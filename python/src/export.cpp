@@ -1,5 +1,6 @@
 // Results as arrays of the Python libraries: the library's array shares the result's memory, through an object that lends it.
 #include "arrays.hpp"
+#include "sealed_class.hpp"
 
 #include <dlpack/dlpack.h>
 #include <nanobind/stl/tuple.h>
@@ -80,12 +81,14 @@ nb::object numpy_array(array result) {
 }  // namespace
 
 void bind_result(nb::module_& module) {
-  nb::class_<Result>(module, "Result", nb::type_slots(result_slots),
-                     "Owner of a result's memory: lends its bytes (buffer protocol) and the array (DLPack).")
+  nb::class_<Result> result(module, "Result", nb::is_final(), nb::type_slots(result_slots),
+                            "Owner of a result's memory: lends its bytes (buffer protocol) and the array (DLPack).");
+  result
       .def(
           "__dlpack__", [](const Result& self, const nb::kwargs&) { return capsule_of(self.memory); },
           nb::sig("def __dlpack__(self, **kwargs: object) -> object"))
       .def("__dlpack_device__", [](const Result&) { return std::make_tuple(static_cast<int>(kDLCPU), 0); });
+  seal(result);
 }
 
 nb::object export_array(Library library, array result) {

@@ -3,6 +3,7 @@
 #include "arguments.hpp"
 #include "arrays.hpp"
 #include "classes.hpp"
+#include "module_init.hpp"
 
 #include <gqmm/gqmm.hpp>
 
@@ -163,17 +164,19 @@ nb::object call_dequantize(nb::handle w, nb::handle scales, nb::handle biases, n
 }
 
 PackedWeights call_pack(nb::handle w, nb::handle scales, nb::handle biases, nb::handle group_size, nb::handle bits,
-                        nb::handle mode, nb::handle transpose, nb::handle stream) {
+                        nb::handle mode, nb::handle transpose, nb::handle global_scale, nb::handle stream) {
   constexpr const char* op = "pack";
   const Operand w_operand = import_array({op, "w"}, w);
   const Operand scales_operand = import_array({op, "scales"}, scales);
   const std::optional<Operand> biases_operand = import_optional_array({op, "biases"}, biases);
+  const std::optional<Operand> global_scale_operand = import_optional_array({op, "global_scale"}, global_scale);
   const PackOptions options{
       .biases = view_of(biases_operand),
       .group_size = parse_optional_int({op, "group_size"}, group_size),
       .bits = parse_optional_int({op, "bits"}, bits),
       .mode = parse_optional_mode(op, mode).value_or(Mode::affine),
       .transpose = parse_optional_bool({op, "transpose"}, transpose).value_or(true),
+      .global_scale = view_of(global_scale_operand),
       .stream = parse_stream(op, stream),
   };
   return without_gil([&] { return pack(w_operand.view, scales_operand.view, options); });
@@ -204,9 +207,7 @@ void define(nb::module_& m, const char* name, Result (*function)(Args...), const
   m.def(name, function, nb::sig(signature), may_be_none(std::type_identity<Args>{})...);
 }
 
-}  // namespace
-
-NB_MODULE(_gqmm, m) {
+void define_module(nb::module_& m) {
   // What a program still holds when it ends is not worth a warning to its user.
   nb::set_leak_warnings(false);
   m.doc() = "Compiled part of gqmm. Use the functions of the package gqmm, which document it.";
@@ -230,8 +231,16 @@ NB_MODULE(_gqmm, m) {
          "mode: str | None, global_scale: object, dtype: object, stream: object, /) -> typing.Any");
   define(m, "pack", &call_pack,
          "def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, "
-         "mode: str | None, transpose: bool | None, stream: object, /) -> PackedWeights");
+         "mode: str | None, transpose: bool | None, global_scale: object, stream: object, /) -> PackedWeights");
   define(m, "unpack", &call_unpack, "def unpack(w: object, like: object, /) -> tuple[typing.Any, ...]");
 }
 
+}  // namespace
 }  // namespace gqmm::python
+
+NB_MODULE(_gqmm_bindings, m) { gqmm::python::define_once(m, "gqmm._gqmm", gqmm::python::define_module); }
+
+/// What Python calls: nanobind's own function, behind a check of the interpreter.
+extern "C" NB_EXPORT PyObject* PyInit__gqmm() {
+  return gqmm::python::is_main_interpreter("gqmm") ? PyInit__gqmm_bindings() : nullptr;
+}

@@ -15,7 +15,8 @@ from gqmm._gqmm import version
 from gqmm.mlx._load import extension
 
 _NAMES = ("gather_qmm", "quantized_matmul", "gather_mm")
-_stock: dict[str, Any] = {name: getattr(mx, name) for name in _NAMES}
+# The extension keeps them: when this module is imported again, mx may have gqmm's functions already.
+_stock: dict[str, Any] = extension.__dict__.setdefault("stock_functions", {name: getattr(mx, name) for name in _NAMES})
 
 
 @dataclass(frozen=True)
