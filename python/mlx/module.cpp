@@ -1,5 +1,7 @@
 // gqmm.mlx._mlx: functions over arrays of MLX, with the signatures of mlx.core's in MLX 0.32.4.
+#include "evaluation_errors.hpp"
 #include "functions.hpp"
+#include "lent_arrays.hpp"
 #include "pack_cache.hpp"
 
 #include "../src/module_init.hpp"
@@ -110,7 +112,7 @@ nb::dict call_counts() {
 
 nb::tuple packed_copy_counts() {
   const PackedCopies copies = packed_copies();
-  return nb::make_tuple(copies.held, copies.held_bytes, copies.so_far);
+  return nb::make_tuple(copies.held, copies.held_bytes, copies.so_far, copies.lent);
 }
 
 void define_module(nb::module_& m) {
@@ -176,8 +178,21 @@ as for gather_qmm. Without indices the call is MLX's own dense product.)");
   m.def("configure", &configure, "precision"_a, "pack"_a, "pack_limit"_a, "What calls do unless they say otherwise.");
   m.def("call_counts", &call_counts, nb::sig("def call_counts() -> dict[str, tuple[int, int]]"),
         "For each function, how many calls were ours and how many MLX's.");
-  m.def("packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int]"),
-        "Packed copies that are held, their bytes, and copies made so far.");
+  m.def("packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int, int]"),
+        "Packed copies that are held, their bytes, copies made so far, and weights that are not packed since they were lent.");
+  m.def("watch_buffers", &watch_buffers, "array_class"_a, "Marks from now on the arrays whose buffers are asked for as lent.");
+  m.def("mark_lent", &mark_lent, "a"_a, "Marks an array whose memory another library has got.");
+  m.def(
+      "mark_failed",
+      [](mx::array& a, std::string message) {
+        if (is_error_of_task(message) && !a.is_tracer()) {
+          fail_from_now_on(a, std::move(message));
+        }
+      },
+      "a"_a, "message"_a, "Makes an array raise this error of its evaluation at each later use, if it is one of ours.");
+  m.def(
+      "is_shared", [](const mx::array& a) { return a.data_shared_ptr() != nullptr && !a.is_donatable(); }, "a"_a,
+      "Whether something beside this object holds the array or its memory.");
   m.def("forget_packed_copies", [] { pack_cache().clear(); }, "Drops the packed copies that no graph uses.");
 }
 

@@ -53,6 +53,8 @@ class Product : public mx::UnaryPrimitive {
 
   /// What errors call it: the function of the user.
   [[nodiscard]] virtual const char* op() const = 0;
+  /// What errors call x and the weights that rhs_indices select from.
+  [[nodiscard]] virtual std::pair<const char*, const char*> operand_names() const = 0;
   /// Computes y once the operands have been evaluated. It gets weak copies of them, and may outlive the primitive.
   using Kernel = std::function<void(const Operands&, mx::array& y)>;
   [[nodiscard]] virtual Kernel kernel(const Operands& operands) const = 0;
@@ -75,9 +77,14 @@ class Product : public mx::UnaryPrimitive {
   virtual mx::array weight_vjp(const Operands& operands, std::size_t weight, const mx::array& d_matrices) = 0;
 
  private:
+  /// Throws std::runtime_error if indices whose values were there when the graph was built are out of range.
+  void check_known_indices(const Operands& operands) const;
+
   std::size_t weights_;
   bool has_lhs_;
   bool has_rhs_;
+  bool knows_lhs_;
+  bool knows_rhs_;
 };
 
 }  // namespace gqmm::mlx

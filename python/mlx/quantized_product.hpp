@@ -32,6 +32,7 @@ class QuantizedProduct final : public Product {
 
  protected:
   [[nodiscard]] const char* op() const override { return has_indices() ? "gather_qmm" : "quantized_matmul"; }
+  [[nodiscard]] std::pair<const char*, const char*> operand_names() const override { return {"x", "w"}; }
   [[nodiscard]] Kernel kernel(const Operands& operands) const override;
   [[nodiscard]] ResultType result_of(const Operands& operands) const override;
   mx::array apply(const Operands& operands) override;
