@@ -1,10 +1,14 @@
 #include "evaluation_errors.hpp"
 
+#include <mlx/allocator.h>
+#include <mlx/backend/cpu/encoder.h>
 #include <mlx/primitives.h>
 #include <mlx/scheduler.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -35,7 +39,16 @@ class Failure final : public mx::UnaryPrimitive {
   Failure(mx::Stream stream, std::string message) : UnaryPrimitive(stream), message_(std::move(message)) {}
 
   [[nodiscard]] const char* name() const override { return "GqmmFailure"; }
-  void eval_cpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error(message_); }
+  void eval_cpu(const std::vector<mx::array>&, mx::array& out) override {
+    if constexpr (may_throw_before_task) {
+      throw std::runtime_error(message_);
+    }
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+    if (out.nbytes() != 0) {
+      std::memset(out.data<std::byte>(), 0xFF, out.nbytes());
+    }
+    mx::cpu::get_command_encoder(stream()).dispatch([message = message_] { throw std::runtime_error(message); });
+  }
   void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error(message_); }
 
  private:

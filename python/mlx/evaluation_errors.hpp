@@ -5,6 +5,7 @@
 
 #include <mlx/array.h>
 #include <mlx/stream.h>
+#include <mlx/version.h>
 
 #include <exception>
 #include <string>
@@ -13,6 +14,10 @@
 namespace mx = ::mlx::core;
 
 namespace gqmm::mlx {
+
+/// Whether MLX copes with a primitive that throws where it is sent to a stream: the array stays unevaluated, and what came before
+/// it in an asynchronous evaluation can still be waited for. MLX 0.32.1 would wait for that for ever.
+constexpr bool may_throw_before_task = MLX_VERSION_NUMERIC >= 32002;
 
 /// Keeps the message of an error that is about to leave a task; the last few are known by is_error_of_task.
 void remember_error_of_task(const char* message);

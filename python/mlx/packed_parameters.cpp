@@ -99,9 +99,9 @@ std::int64_t PackedParameters::original_bytes() const {
 
 mx::array PackedParameters::part(std::size_t index) const {
   const auto& [shape, dtype] = outlines_.at(index);
-  return mx::array(
-      shape, dtype,
-      std::make_shared<UnpackedPart>(mx::default_stream(mx::Device(mx::Device::cpu)), shared_from_this(), index), {});
+  return mx::array(shape, dtype,
+                   std::make_shared<UnpackedPart>(mx::default_stream(mx::Device(mx::Device::cpu)), shared_from_this(), index),
+                   {});
 }
 
 bool PackedParameters::is_part(const mx::array& a, std::size_t index) const {

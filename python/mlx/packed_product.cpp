@@ -15,10 +15,7 @@ class PackedProduct final : public mx::UnaryPrimitive {
  public:
   PackedProduct(mx::Stream stream, const Operands& operands, const QuantizedProductSettings& settings,
                 std::shared_ptr<const PackedParameters> packed)
-      : UnaryPrimitive(stream),
-        in_place_(stream, operands, settings, nullptr),
-        settings_(settings),
-        packed_(std::move(packed)) {}
+      : UnaryPrimitive(stream), in_place_(stream, operands, settings, nullptr), settings_(settings), packed_(std::move(packed)) {}
 
   [[nodiscard]] const char* name() const override { return "GqmmPackedProduct"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override {

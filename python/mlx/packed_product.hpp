@@ -8,8 +8,8 @@
 
 namespace gqmm::mlx {
 
-/// The product of `operands`, whose weights are all the parts of `packed`, and a global_scale if there is one. It is transposed, as
-/// packed parameters are.
+/// The product of `operands`, whose weights are all the parts of `packed`, and a global_scale if there is one. It is transposed,
+/// as packed parameters are.
 mx::array packed_product(const Operands& operands, const QuantizedProductSettings& settings, mx::Stream stream,
                          std::shared_ptr<const PackedParameters> packed);
 

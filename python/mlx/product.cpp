@@ -26,7 +26,7 @@ std::optional<mx::array> sum_of(const std::optional<mx::array>& a, mx::array b, 
 /// Whether the array had its values when the graph was built. (During an evaluation one cannot tell: MLX counts an array as
 /// evaluated once its task has been sent to a stream.)
 bool is_known(const std::optional<mx::array>& a) {
-  return a && !a->is_tracer() && a->status() != mx::array::Status::unscheduled && !a->event().valid();
+  return may_throw_before_task && a && !a->is_tracer() && a->status() != mx::array::Status::unscheduled && !a->event().valid();
 }
 
 }  // namespace
@@ -40,6 +40,36 @@ std::vector<mx::array> Operands::flatten() const {
     }
   }
   return flat;
+}
+
+std::vector<mx::array> weak_copies(const std::vector<mx::array>& arrays) {
+  std::vector<mx::array> copies;
+  copies.reserve(arrays.size());
+  for (const mx::array& a : arrays) {
+    copies.push_back(mx::array::unsafe_weak_copy(a));
+  }
+  return copies;
+}
+
+void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
+                        std::function<void(mx::array& out)> compute) {
+  out.set_data(mx::allocator::malloc(out.nbytes()));
+  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream);
+  for (const mx::array& input : inputs) {
+    encoder.set_input_array(input);
+  }
+  encoder.set_output_array(out);
+  encoder.dispatch(remembering_errors([compute = std::move(compute), y = mx::array::unsafe_weak_copy(out)]() mutable {
+    if (y.size() == 0) {
+      return;
+    }
+    try {
+      compute(y);
+    } catch (...) {
+      std::memset(y.data<std::byte>(), 0xFF, y.nbytes());  // NaN in every type: MLX takes y for evaluated from here on
+      throw;
+    }
+  }));
 }
 
 Product::Product(mx::Stream stream, const Operands& operands)
@@ -70,7 +100,6 @@ bool Product::has_roles_of(const Product& other) const {
 
 int Product::matrix_rank(std::size_t) const { return 2; }
 
-// An error here leaves the result unevaluated, so that each later use of it, and of what depends on it, raises it again.
 void Product::check_known_indices(const Operands& operands) const {
   const auto check = [&](const char* operand, const char* name, const mx::array& stack, const mx::array& indices) {
     const mx::Shape leading = leading_shape(stack);
@@ -95,27 +124,9 @@ void Product::eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) {
   if (out.size() != 0) {
     check_known_indices(operands_of(inputs));
   }
-  out.set_data(mx::allocator::malloc(out.nbytes()));
-  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
-  std::vector<mx::array> weak_inputs;
-  weak_inputs.reserve(inputs.size());
-  for (const mx::array& input : inputs) {
-    encoder.set_input_array(input);
-    weak_inputs.push_back(mx::array::unsafe_weak_copy(input));
-  }
-  encoder.set_output_array(out);
-  encoder.dispatch(remembering_errors(
-      [run = kernel(operands_of(inputs)), operands = operands_of(weak_inputs), y = mx::array::unsafe_weak_copy(out)]() mutable {
-        if (y.size() == 0) {
-          return;
-        }
-        try {
-          run(operands, y);
-        } catch (...) {
-          std::memset(y.data<std::byte>(), 0xFF, y.nbytes());  // NaN in every type: MLX takes y for evaluated from here on
-          throw;
-        }
-      }));
+  evaluate_on_stream(
+      stream(), inputs, out,
+      [run = kernel(operands_of(inputs)), operands = operands_of(weak_copies(inputs))](mx::array& y) { run(operands, y); });
 }
 
 std::vector<mx::Shape> Product::output_shapes(const std::vector<mx::array>& inputs) {

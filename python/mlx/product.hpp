@@ -30,6 +30,12 @@ struct Operands {
   [[nodiscard]] std::vector<mx::array> flatten() const;
 };
 
+/// The arrays without a hold on their memory, as a task gets them.
+std::vector<mx::array> weak_copies(const std::vector<mx::array>& arrays);
+/// Allocates `out` and has a stream compute it once `inputs` have been evaluated. After an error it has NaN, or all bits set.
+void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
+                        std::function<void(mx::array& out)> compute);
+
 class Product : public mx::UnaryPrimitive {
  public:
   Product(mx::Stream stream, const Operands& operands);
@@ -45,8 +51,12 @@ class Product : public mx::UnaryPrimitive {
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
                                                            const std::vector<int>& axes) final;
 
- protected:
   [[nodiscard]] Operands operands_of(const std::vector<mx::array>& inputs) const;
+  /// Throws std::runtime_error if indices whose values were there when the graph was built are out of range. An error here leaves
+  /// the result unevaluated, so that each later use of it, and of what depends on it, raises it again.
+  void check_known_indices(const Operands& operands) const;
+
+ protected:
   [[nodiscard]] bool has_indices() const { return has_lhs_ || has_rhs_; }
   /// Whether the other has as many weights and the same indices.
   [[nodiscard]] bool has_roles_of(const Product& other) const;
@@ -77,9 +87,6 @@ class Product : public mx::UnaryPrimitive {
   virtual mx::array weight_vjp(const Operands& operands, std::size_t weight, const mx::array& d_matrices) = 0;
 
  private:
-  /// Throws std::runtime_error if indices whose values were there when the graph was built are out of range.
-  void check_known_indices(const Operands& operands) const;
-
   std::size_t weights_;
   bool has_lhs_;
   bool has_rhs_;

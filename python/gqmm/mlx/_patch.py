@@ -77,6 +77,8 @@ class Status:
     packed_arrays: int  # weights with a packed copy now
     packed_bytes: int  # of those copies
     packed_so_far: int  # copies made in this process, those that have been freed again included
+    packed_modules: int  # sets of parameters that pack_model packed and models hold now
+    packed_modules_bytes: int  # of those
     in_place_arrays: int  # weights used again that pack=True leaves in place: their memory has been lent to another library
 
     def __str__(self) -> str:
@@ -87,6 +89,9 @@ class Status:
         if self.packed_so_far:
             held = f"{self.packed_arrays} of them held, {self.packed_bytes / 1e6:.1f} MB"
             lines.append(f"  {self.packed_so_far} weights packed so far; {held}")
+        if self.packed_modules:
+            size = f"{self.packed_modules_bytes / 1e6:.1f} MB"
+            lines.append(f"  {self.packed_modules} sets of parameters packed by pack_model, {size}")
         if self.in_place_arrays:
             lines.append(
                 f"  {self.in_place_arrays} weights not packed, for another library has their memory and may write to it; "
@@ -153,6 +158,7 @@ def status() -> Status:
     """What is replaced at the moment, the versions, and how often gqmm's functions and MLX's ran."""
     functions = tuple(name for name in _NAMES if getattr(mx, name) is getattr(extension, name))
     held, size, so_far, lent = extension.packed_copies()
+    modules, modules_size = extension.packed_parameters()
     return Status(
         installed=bool(functions),
         functions=functions,
@@ -162,5 +168,7 @@ def status() -> Status:
         packed_arrays=held,
         packed_bytes=size,
         packed_so_far=so_far,
+        packed_modules=modules,
+        packed_modules_bytes=modules_size,
         in_place_arrays=lent,
     )

@@ -42,12 +42,15 @@ def _watched(name: str) -> Any:
 def _reachable_arrays() -> Iterator[mx.array]:
     """Arrays in the containers that Python's garbage collector knows, and in the variables of the functions that are running."""
     for holder in gc.get_objects():
-        if isinstance(holder, dict):
-            values = list(holder.values())
-        elif isinstance(holder, (list, tuple)):
-            values = list(holder)
-        else:
-            continue
+        # Neither isinstance nor the methods of a subclass, for both may run the code of other people's classes.
+        kind = type(holder)
+        values: list[Any] = []
+        if issubclass(kind, dict):
+            values = list(dict.values(holder))
+        elif issubclass(kind, list):
+            values = list(list.__iter__(holder))
+        elif issubclass(kind, tuple):
+            values = list(tuple.__iter__(holder))
         yield from (value for value in values if type(value) is mx.array)
     frame: FrameType | None = sys._getframe()
     while frame is not None:

@@ -71,6 +71,7 @@ def test_every_way_to_read_a_result_raises(operands, computed, read):
         assert np.isfinite(np.array(after)).all()
 
 
+@pytest.mark.skipif(mx.__version__ == "0.32.1", reason="MLX 0.32.1 takes a failed array for evaluated once it has raised")
 @pytest.mark.parametrize("read", READS)
 def test_a_result_with_given_indices_raises_again_and_again(operands, read):
     x, _, quantized, _ = operands
@@ -83,7 +84,9 @@ def test_a_result_with_given_indices_raises_again_and_again(operands, read):
             READS[read](follows)
 
 
-@pytest.mark.parametrize("make", [lambda a: a, lambda a: a + 1, lambda a: (a * 9).astype(mx.int32)], ids=["itself", "a sum", "integers"])
+@pytest.mark.parametrize(
+    "make", [lambda a: a, lambda a: a + 1, lambda a: (a * 9).astype(mx.int32)], ids=["itself", "a sum", "integers"]
+)
 @pytest.mark.parametrize("read", ["np.array", "np.asarray", "memoryview", "np.from_dlpack"])
 def test_an_array_whose_buffer_could_not_be_had_raises_at_each_later_use(operands, read, make):
     x, _, quantized, good = operands
