@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -124,3 +127,31 @@ def test_other_errors_of_reading_mark_nothing(operands):
 def test_a_result_that_has_no_elements_reads_no_indices(operands):
     x, _, quantized, _ = operands
     assert np.array(drop_in.gather_qmm(x[:, :0], *quantized, rhs_indices=mx.array([13, 1, 2, 3]))).shape == (4, 0, N)
+
+
+def test_many_errors_do_not_make_mlx_wait_for_ever():
+    """Some of them are found while the graph is still being sent to its stream, which spoiled MLX's count of running tasks."""
+    program = """
+import mlx.core as mx
+import gqmm.mlx
+w = mx.quantize(mx.ones((4, 64, 64)))
+x, good, bad = mx.ones((4, 1, 64)), mx.array([0, 1, 2, 3]), mx.array([13, 0, 0, 0])
+mx.eval(w, x, good, bad)
+
+def chain(rhs, length):
+    y = gqmm.mlx.gather_qmm(x, *w, rhs_indices=rhs)
+    for _ in range(length):
+        y = y * 0.5
+    return y
+
+errors = 0
+for length in range(400):
+    try:
+        mx.eval(chain(good + bad, length))
+    except RuntimeError:
+        errors += 1
+    mx.eval(good + 0)
+print(errors)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "400\n", result.stderr
