@@ -153,6 +153,23 @@ void bind_packed_parameters(nb::module_& m) {
       nb::sig("def packed_parameters() -> tuple[int, int]"), "Packed parameters that are held, and their bytes.");
 }
 
+/// For gqmm.mlx._watch.
+void bind_watching(nb::module_& m) {
+  m.def("watch_buffers", &watch_buffers, "array_class"_a, "Marks from now on the arrays whose buffers are asked for as lent.");
+  m.def("mark_lent", &mark_lent, "a"_a, "Marks an array whose memory another library has got.");
+  m.def(
+      "mark_failed",
+      [](mx::array& a, std::string message) {
+        if (is_error_of_task(message) && !a.is_tracer()) {
+          fail_from_now_on(a, std::move(message));
+        }
+      },
+      "a"_a, "message"_a, "Makes an array raise this error of its evaluation at each later use, if it is one of ours.");
+  m.def(
+      "is_shared", [](const mx::array& a) { return a.data_shared_ptr() != nullptr && !a.is_donatable(); }, "a"_a,
+      "Whether something beside this object holds the array or its memory.");
+}
+
 void define_module(nb::module_& m) {
   m.doc() = "Products of gqmm over arrays of MLX.";
   nb::module_::import_("mlx.core");
@@ -219,19 +236,7 @@ as for gather_qmm. Without indices the call is MLX's own dense product.)");
   m.def("packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int, int]"),
         "Packed copies that are held, their bytes, copies made so far, and weights that are not packed since they were lent.");
   bind_packed_parameters(m);
-  m.def("watch_buffers", &watch_buffers, "array_class"_a, "Marks from now on the arrays whose buffers are asked for as lent.");
-  m.def("mark_lent", &mark_lent, "a"_a, "Marks an array whose memory another library has got.");
-  m.def(
-      "mark_failed",
-      [](mx::array& a, std::string message) {
-        if (is_error_of_task(message) && !a.is_tracer()) {
-          fail_from_now_on(a, std::move(message));
-        }
-      },
-      "a"_a, "message"_a, "Makes an array raise this error of its evaluation at each later use, if it is one of ours.");
-  m.def(
-      "is_shared", [](const mx::array& a) { return a.data_shared_ptr() != nullptr && !a.is_donatable(); }, "a"_a,
-      "Whether something beside this object holds the array or its memory.");
+  bind_watching(m);
   m.def("forget_packed_copies", [] { pack_cache().clear(); }, "Drops the packed copies that no graph uses.");
 }
 
