@@ -3,7 +3,7 @@ Compiled part of gqmm. Use the functions of the package gqmm, which document it.
 """
 
 import os
-from typing import Any
+from typing import Any, Self
 
 
 class Device:
@@ -25,6 +25,12 @@ class Device:
     def __hash__(self) -> int: ...
 
     def __repr__(self) -> str: ...
+
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+    def __copy__(self) -> Self: ...
+
+    def __deepcopy__(self, memo: object, /) -> Self: ...
 
 class Stream:
     """
@@ -50,9 +56,15 @@ class Stream:
 
     def __repr__(self) -> str: ...
 
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+    def __copy__(self) -> Self: ...
+
+    def __deepcopy__(self, memo: object, /) -> Self: ...
+
 class PackedWeights:
     """
-    Quantized weights in the order in which the kernels read them; pack() makes them, unpack() gives the arrays back. Passed as w, without scales and biases. Immutable; results are bit-identical to those from the original arrays.
+    Quantized weights in the order in which the kernels read them; pack() makes them, unpack() gives the arrays back. Passed as w, without scales and biases. Immutable; results are bit-identical to those from the original arrays. A pickle holds the arrays, which are packed again where it is read.
     """
 
     @property
@@ -94,6 +106,12 @@ class PackedWeights:
 
     def __repr__(self) -> str: ...
 
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+    def __copy__(self) -> Self: ...
+
+    def __deepcopy__(self, memo: object, /) -> Self: ...
+
 class InstructionSet:
     """A family of CPU instructions that gqmm has kernels for."""
 
@@ -110,6 +128,12 @@ class InstructionSet:
         """Whether this machine has them."""
 
     def __repr__(self) -> str: ...
+
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+    def __copy__(self) -> Self: ...
+
+    def __deepcopy__(self, memo: object, /) -> Self: ...
 
 def instruction_sets() -> list[InstructionSet]:
     """
@@ -163,6 +187,6 @@ def quantize(w: object, group_size: int | None, bits: int | None, mode: str | No
 
 def dequantize(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, global_scale: object, dtype: object, stream: object, /) -> Any: ...
 
-def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, transpose: bool | None, stream: object, /) -> PackedWeights: ...
+def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, transpose: bool | None, global_scale: object, stream: object, /) -> PackedWeights: ...
 
 def unpack(w: object, like: object, /) -> tuple[Any, ...]: ...

@@ -35,7 +35,8 @@ def gather_qmm(
             bit stream per row. Or a PackedWeights, without scales and biases: its settings hold, and those repeated in the call
             must agree with them.
         scales: shape (…, N, K/group_size) when transpose, else (…, K, N/group_size), leading dimensions as w's. float16,
-            bfloat16 or float32 in affine mode; uint8 (E8M0 for mxfp4 and mxfp8, E4M3 for nvfp4) in the others.
+            bfloat16 or float32 in affine mode; in the others bytes as uint8, or of the type that they are: float8_e8m0fnu for
+            mxfp4 and mxfp8, float8_e4m3fn for nvfp4.
         biases: affine mode only, shape and kinds of type as scales.
         lhs_indices: flat positions in the leading dimensions of x, any integer type and shape. None: 0, 1, … in the shape of
             those dimensions.
@@ -258,7 +259,7 @@ def pack(
         TypeError: an argument is of a wrong kind.
         ValueError: shapes, types or settings that contradict each other or are out of range.
     """
-    return _gqmm.pack(w, scales, biases, group_size, bits, mode, transpose, stream)
+    return _gqmm.pack(w, scales, biases, group_size, bits, mode, transpose, None, stream)
 
 
 class UnpackedWeights(NamedTuple):

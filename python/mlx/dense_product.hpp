@@ -15,6 +15,7 @@ class DenseProduct final : public Product {
 
  protected:
   [[nodiscard]] const char* op() const override { return "gather_mm"; }
+  [[nodiscard]] std::pair<const char*, const char*> operand_names() const override { return {"a", "b"}; }
   [[nodiscard]] Kernel kernel(const Operands& operands) const override;
   [[nodiscard]] ResultType result_of(const Operands& operands) const override;
   mx::array apply(const Operands& operands) override;

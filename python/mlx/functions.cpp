@@ -2,6 +2,7 @@
 
 #include "api/weights.hpp"
 #include "dense_product.hpp"
+#include "packed_product.hpp"
 #include "quantized_product.hpp"
 #include "stock.hpp"
 
@@ -56,8 +57,12 @@ mx::array product(const mx::array& x, const QuantizedArguments& a, bool gathers)
   if (a.biases) {
     operands.weights.push_back(*a.biases);
   }
+  std::shared_ptr<const PackedParameters> parameters = PackedParameters::of_parts(operands.weights);
+  if (parameters && !settings.are_of(parameters->weights())) {
+    parameters = nullptr;
+  }
   std::shared_ptr<PackedCopy> packed;
-  if (a.find_packed_copy && a.transpose) {
+  if (a.find_packed_copy && a.transpose && !parameters) {
     packed =
         a.find_packed_copy(operands.weights, {.group_size = settings.group_size, .bits = settings.bits, .mode = settings.mode});
   }
@@ -68,7 +73,8 @@ mx::array product(const mx::array& x, const QuantizedArguments& a, bool gathers)
   if (is_vector) {
     operands.x = mx::expand_dims(x, 0, stream);
   }
-  const mx::array y = quantized_product(operands, settings, stream, std::move(packed));
+  const mx::array y = parameters ? packed_product(operands, settings, stream, std::move(parameters))
+                                 : quantized_product(operands, settings, stream, std::move(packed));
   ++calls.ours;
   return is_vector ? mx::squeeze(y, -2, stream) : y;
 }

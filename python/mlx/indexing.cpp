@@ -2,6 +2,7 @@
 
 #include "api/indices.hpp"
 #include "arrays.hpp"
+#include "evaluation_errors.hpp"
 
 #include <mlx/allocator.h>
 #include <mlx/backend/cpu/encoder.h>
@@ -38,15 +39,15 @@ class CheckedIndices final : public mx::UnaryPrimitive {
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
-    mx::cpu::get_command_encoder(stream()).dispatch([op = op_, name = name_, count = count_,
-                                                     in = mx::array::unsafe_weak_copy(inputs.front()),
-                                                     out = mx::array::unsafe_weak_copy(out)]() mutable {
-      // What is evaluated after this runs even if this throws, so there must be valid positions.
-      std::fill_n(out.data<std::int64_t>(), out.size(), 0);
-      const std::optional<array> indices = view_of(in);
-      const std::vector<std::int64_t> positions = resolve_indices(op, {"the operand", name, {count}, indices});
-      std::copy(positions.begin(), positions.end(), out.data<std::int64_t>());
-    });
+    mx::cpu::get_command_encoder(stream()).dispatch(
+        remembering_errors([op = op_, name = name_, count = count_, in = mx::array::unsafe_weak_copy(inputs.front()),
+                            out = mx::array::unsafe_weak_copy(out)]() mutable {
+          // What is evaluated after this runs even if this throws, so there must be valid positions.
+          std::fill_n(out.data<std::int64_t>(), out.size(), 0);
+          const std::optional<array> indices = view_of(in);
+          const std::vector<std::int64_t> positions = resolve_indices(op, {"the operand", name, {count}, indices});
+          std::copy(positions.begin(), positions.end(), out.data<std::int64_t>());
+        }));
   }
   void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
     throw std::runtime_error("GqmmCheckedIndices runs on the CPU only.");

@@ -1,14 +1,22 @@
 // gqmm.mlx._mlx: functions over arrays of MLX, with the signatures of mlx.core's in MLX 0.32.4 (and of the earlier versions that
 // it can be built for).
+#include "evaluation_errors.hpp"
 #include "functions.hpp"
+#include "lent_arrays.hpp"
 #include "pack_cache.hpp"
+#include "packed_parameters.hpp"
+
+#include "../src/module_init.hpp"
+#include "../src/sealed_class.hpp"
 
 #include <gqmm/ops.hpp>
 
 #include <mlx/stream.h>
+#include <mlx/transforms.h>
 #include <mlx/version.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 
@@ -109,14 +117,61 @@ nb::dict call_counts() {
 
 nb::tuple packed_copy_counts() {
   const PackedCopies copies = packed_copies();
-  return nb::make_tuple(copies.held, copies.held_bytes, copies.so_far);
+  return nb::make_tuple(copies.held, copies.held_bytes, copies.so_far, copies.lent);
 }
 
-}  // namespace
-}  // namespace gqmm::mlx
+std::shared_ptr<PackedParameters> pack_parameters(const mx::array& w, const mx::array& scales, const OptionalArray& biases,
+                                                  int group_size, int bits, const std::string& mode) {
+  std::vector<mx::array> parts = {w, scales};
+  if (biases) {
+    parts.push_back(*biases);
+  }
+  const PackOptions options = {.group_size = group_size, .bits = bits, .mode = mode_from_name(mode, "pack_model")};
+  const nb::gil_scoped_release release;
+  mx::eval(parts);
+  return PackedParameters::pack(parts, options);
+}
 
-NB_MODULE(_mlx, m) {
-  using namespace gqmm::mlx;
+void bind_packed_parameters(nb::module_& m) {
+  nb::class_<PackedParameters> packed(m, "PackedParameters", nb::is_final(), "Quantized parameters of a module, packed.");
+  packed
+      .def("part", &PackedParameters::part, "index"_a, "An array without memory that stands for w (0), scales (1) or biases (2).")
+      .def("is_part", &PackedParameters::is_part, "a"_a, "index"_a, "Whether an array stands for a part, and has no memory yet.")
+      .def_prop_ro("parts", &PackedParameters::parts, "2, or 3 with biases.")
+      .def_prop_ro(
+          "nbytes", [](const PackedParameters& self) { return self.weights().nbytes(); }, "Bytes of memory held.")
+      .def_prop_ro("original_bytes", &PackedParameters::original_bytes, "Bytes of the arrays that were packed.");
+  python::define_copies(packed);
+  python::seal(packed);
+  m.def("pack_parameters", &pack_parameters, "w"_a, "scales"_a, "biases"_a.none(), "group_size"_a, "bits"_a, "mode"_a,
+        "Evaluates the arrays and packs them for products with the transposed weights.");
+  m.def(
+      "packed_parameters",
+      [] {
+        const PackedParameterCounts counts = packed_parameter_counts();
+        return nb::make_tuple(counts.held, counts.held_bytes);
+      },
+      nb::sig("def packed_parameters() -> tuple[int, int]"), "Packed parameters that are held, and their bytes.");
+}
+
+/// For gqmm.mlx._watch.
+void bind_watching(nb::module_& m) {
+  m.def("watch_buffers", &watch_buffers, "array_class"_a, "Marks from now on the arrays whose buffers are asked for as lent.");
+  m.def("mark_lent", &mark_lent, "a"_a, "Marks an array whose memory another library has got.");
+  m.def(
+      "mark_failed",
+      [](mx::array& a, std::string message) {
+        if (is_error_of_task(message) && !a.is_tracer()) {
+          fail_from_now_on(a, std::move(message));
+        }
+      },
+      "a"_a, "message"_a, "Makes an array raise this error of its evaluation at each later use, if it is one of ours.");
+  m.def(
+      "is_shared", [](const mx::array& a) { return a.data_shared_ptr() != nullptr && !a.is_donatable(); }, "a"_a,
+      "Whether something beside this object holds the array or its memory.");
+}
+
+void define_module(nb::module_& m) {
   m.doc() = "Products of gqmm over arrays of MLX.";
   nb::module_::import_("mlx.core");
   m.attr("built_with") =
@@ -179,7 +234,19 @@ as for gather_qmm. Without indices the call is MLX's own dense product.)");
   m.def("configure", &configure, "precision"_a, "pack"_a, "pack_limit"_a, "What calls do unless they say otherwise.");
   m.def("call_counts", &call_counts, nb::sig("def call_counts() -> dict[str, tuple[int, int]]"),
         "For each function, how many calls were ours and how many MLX's.");
-  m.def("packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int]"),
-        "Packed copies that are held, their bytes, and copies made so far.");
+  m.def("packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int, int]"),
+        "Packed copies that are held, their bytes, copies made so far, and weights that are not packed since they were lent.");
+  bind_packed_parameters(m);
+  bind_watching(m);
   m.def("forget_packed_copies", [] { pack_cache().clear(); }, "Drops the packed copies that no graph uses.");
+}
+
+}  // namespace
+}  // namespace gqmm::mlx
+
+NB_MODULE(_mlx_bindings, m) { gqmm::python::define_once(m, "gqmm.mlx._mlx", gqmm::mlx::define_module); }
+
+/// What Python calls: nanobind's own function, behind a check of the interpreter.
+extern "C" NB_EXPORT PyObject* PyInit__mlx() {
+  return gqmm::python::is_main_interpreter("gqmm.mlx") ? PyInit__mlx_bindings() : nullptr;
 }

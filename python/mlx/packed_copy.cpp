@@ -1,10 +1,12 @@
 #include "packed_copy.hpp"
 
 #include "arrays.hpp"
+#include "lent_arrays.hpp"
 
 #include <algorithm>
 #include <atomic>
 #include <new>
+#include <unordered_set>
 #include <utility>
 
 namespace gqmm::mlx {
@@ -14,6 +16,19 @@ std::atomic<std::int64_t> limit = 0;
 std::atomic<std::int64_t> held_count = 0;
 std::atomic<std::int64_t> held_bytes = 0;
 std::atomic<std::int64_t> made_count = 0;
+std::atomic<std::int64_t> lent_count = 0;
+
+/// Every copy there is, so that lending an array can be told to those of it.
+struct AllCopies {
+  std::mutex mutex;
+  std::unordered_set<PackedCopy*> copies;
+};
+
+/// Never destroyed: copies may be freed while the process exits.
+AllCopies& all_copies() {
+  static auto* const all = new AllCopies;
+  return *all;
+}
 
 /// Adds to the bytes that are held, unless that would exceed the limit.
 bool reserve(std::int64_t bytes) {
@@ -29,12 +44,35 @@ bool reserve(std::int64_t bytes) {
 }  // namespace
 
 PackedCopy::PackedCopy(std::vector<mx::array> weights, PackOptions options)
-    : weights_(std::move(weights)), options_(std::move(options)) {}
+    : weights_(std::move(weights)), options_(std::move(options)) {
+  AllCopies& all = all_copies();
+  const std::lock_guard lock(all.mutex);
+  all.copies.insert(this);
+}
 
 PackedCopy::~PackedCopy() {
+  {
+    AllCopies& all = all_copies();
+    const std::lock_guard lock(all.mutex);
+    all.copies.erase(this);
+  }
+  drop();
+  lent_count -= is_lent_ ? 1 : 0;
+}
+
+void PackedCopy::drop() {
   if (packed_) {
     held_count -= 1;
     held_bytes -= static_cast<std::int64_t>(packed_->nbytes());
+    packed_.reset();
+  }
+}
+
+void PackedCopy::drop_if_of(const mx::array::Data* data) {
+  const std::lock_guard lock(mutex_);
+  if (packed_ && std::any_of(weights_.begin(), weights_.end(),
+                             [&](const mx::array& weight) { return weight.data_shared_ptr().get() == data; })) {
+    drop();
   }
 }
 
@@ -52,6 +90,10 @@ std::optional<PackedWeights> PackedCopy::use() {
   const std::lock_guard lock(mutex_);
   if (packed_ || !std::exchange(was_used_, true)) {
     return packed_;
+  }
+  if (std::any_of(weights_.begin(), weights_.end(), is_lent)) {
+    lent_count += std::exchange(is_lent_, true) ? 0 : 1;
+    return std::nullopt;
   }
   // A packed copy is as large as the original, but for padding.
   std::int64_t bytes = 0;
@@ -84,7 +126,15 @@ PackedWeights PackedCopy::pack() const {
   return gqmm::pack(view_of(weights_[0]), view_of(weights_[1]), options);
 }
 
-PackedCopies packed_copies() { return {held_count, held_bytes, made_count}; }
+PackedCopies packed_copies() { return {held_count, held_bytes, made_count, lent_count}; }
+
+void drop_packed_copies_of(const mx::array::Data* data) {
+  AllCopies& all = all_copies();
+  const std::lock_guard lock(all.mutex);
+  for (PackedCopy* copy : all.copies) {
+    copy->drop_if_of(data);
+  }
+}
 
 void limit_packed_copies(std::int64_t bytes) { limit = bytes; }
 

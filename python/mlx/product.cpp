@@ -1,5 +1,8 @@
 #include "product.hpp"
 
+#include "api/indices.hpp"
+#include "arrays.hpp"
+#include "evaluation_errors.hpp"
 #include "indexing.hpp"
 #include "sum_of_products.hpp"
 
@@ -10,6 +13,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 
 namespace gqmm::mlx {
@@ -17,6 +21,12 @@ namespace {
 
 std::optional<mx::array> sum_of(const std::optional<mx::array>& a, mx::array b, mx::Stream s) {
   return a ? mx::add(*a, b, s) : std::move(b);
+}
+
+/// Whether the array had its values when the graph was built. (During an evaluation one cannot tell: MLX counts an array as
+/// evaluated once its task has been sent to a stream.)
+bool is_known(const std::optional<mx::array>& a) {
+  return may_throw_before_task && a && !a->is_tracer() && a->status() != mx::array::Status::unscheduled && !a->event().valid();
 }
 
 }  // namespace
@@ -32,11 +42,45 @@ std::vector<mx::array> Operands::flatten() const {
   return flat;
 }
 
+std::vector<mx::array> weak_copies(const std::vector<mx::array>& arrays) {
+  std::vector<mx::array> copies;
+  copies.reserve(arrays.size());
+  for (const mx::array& a : arrays) {
+    copies.push_back(mx::array::unsafe_weak_copy(a));
+  }
+  return copies;
+}
+
+void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
+                        std::function<void(mx::array& out)> compute) {
+  out.set_data(mx::allocator::malloc(out.nbytes()));
+  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream);
+  for (const mx::array& input : inputs) {
+    encoder.set_input_array(input);
+  }
+  encoder.set_output_array(out);
+  encoder.dispatch(remembering_errors([compute = std::move(compute), y = mx::array::unsafe_weak_copy(out)]() mutable {
+    if (y.size() == 0) {
+      return;
+    }
+    try {
+      compute(y);
+    } catch (...) {
+      std::memset(y.data<std::byte>(), 0xFF, y.nbytes());  // NaN in every type: MLX takes y for evaluated from here on
+      throw;
+    }
+  }));
+}
+
 Product::Product(mx::Stream stream, const Operands& operands)
     : UnaryPrimitive(stream),
       weights_(operands.weights.size()),
       has_lhs_(operands.lhs_indices.has_value()),
-      has_rhs_(operands.rhs_indices.has_value()) {}
+      has_rhs_(operands.rhs_indices.has_value()),
+      knows_lhs_(is_known(operands.lhs_indices)),
+      knows_rhs_(is_known(operands.rhs_indices)) {
+  settle_after_errors(stream);
+}
 
 Operands Product::operands_of(const std::vector<mx::array>& inputs) const {
   const auto first_index = inputs.begin() + 1 + static_cast<std::ptrdiff_t>(weights_);
@@ -56,28 +100,33 @@ bool Product::has_roles_of(const Product& other) const {
 
 int Product::matrix_rank(std::size_t) const { return 2; }
 
-void Product::eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) {
-  out.set_data(mx::allocator::malloc(out.nbytes()));
-  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
-  std::vector<mx::array> weak_inputs;
-  weak_inputs.reserve(inputs.size());
-  for (const mx::array& input : inputs) {
-    encoder.set_input_array(input);
-    weak_inputs.push_back(mx::array::unsafe_weak_copy(input));
+void Product::check_known_indices(const Operands& operands) const {
+  const auto check = [&](const char* operand, const char* name, const mx::array& stack, const mx::array& indices) {
+    const mx::Shape leading = leading_shape(stack);
+    const Shape matrices(leading.begin(), leading.end());
+    const std::optional<array> view = view_of(indices);
+    try {
+      resolve_indices(op(), {operand, name, matrices, view});
+    } catch (const std::invalid_argument& error) {
+      throw std::runtime_error(error.what());  // as MLX raises what a task throws
+    }
+  };
+  const auto [x_name, w_name] = operand_names();
+  if (knows_lhs_) {
+    check(x_name, "lhs_indices", operands.x, *operands.lhs_indices);
   }
-  encoder.set_output_array(out);
-  encoder.dispatch(
-      [run = kernel(operands_of(inputs)), operands = operands_of(weak_inputs), y = mx::array::unsafe_weak_copy(out)]() mutable {
-        if (y.size() == 0) {
-          return;
-        }
-        try {
-          run(operands, y);
-        } catch (...) {
-          std::memset(y.data<std::byte>(), 0xFF, y.nbytes());  // NaN in every type: MLX takes y for evaluated from here on
-          throw;
-        }
-      });
+  if (knows_rhs_) {
+    check(w_name, "rhs_indices", operands.weights.front(), *operands.rhs_indices);
+  }
+}
+
+void Product::eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) {
+  if (out.size() != 0) {
+    check_known_indices(operands_of(inputs));
+  }
+  evaluate_on_stream(
+      stream(), inputs, out,
+      [run = kernel(operands_of(inputs)), operands = operands_of(weak_copies(inputs))](mx::array& y) { run(operands, y); });
 }
 
 std::vector<mx::Shape> Product::output_shapes(const std::vector<mx::array>& inputs) {

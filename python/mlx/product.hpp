@@ -30,6 +30,12 @@ struct Operands {
   [[nodiscard]] std::vector<mx::array> flatten() const;
 };
 
+/// The arrays without a hold on their memory, as a task gets them.
+std::vector<mx::array> weak_copies(const std::vector<mx::array>& arrays);
+/// Allocates `out` and has a stream compute it once `inputs` have been evaluated. After an error it has NaN, or all bits set.
+void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
+                        std::function<void(mx::array& out)> compute);
+
 class Product : public mx::UnaryPrimitive {
  public:
   Product(mx::Stream stream, const Operands& operands);
@@ -45,14 +51,20 @@ class Product : public mx::UnaryPrimitive {
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
                                                            const std::vector<int>& axes) final;
 
- protected:
   [[nodiscard]] Operands operands_of(const std::vector<mx::array>& inputs) const;
+  /// Throws std::runtime_error if indices whose values were there when the graph was built are out of range. An error here leaves
+  /// the result unevaluated, so that each later use of it, and of what depends on it, raises it again.
+  void check_known_indices(const Operands& operands) const;
+
+ protected:
   [[nodiscard]] bool has_indices() const { return has_lhs_ || has_rhs_; }
   /// Whether the other has as many weights and the same indices.
   [[nodiscard]] bool has_roles_of(const Product& other) const;
 
   /// What errors call it: the function of the user.
   [[nodiscard]] virtual const char* op() const = 0;
+  /// What errors call x and the weights that rhs_indices select from.
+  [[nodiscard]] virtual std::pair<const char*, const char*> operand_names() const = 0;
   /// Computes y once the operands have been evaluated. It gets weak copies of them, and may outlive the primitive.
   using Kernel = std::function<void(const Operands&, mx::array& y)>;
   [[nodiscard]] virtual Kernel kernel(const Operands& operands) const = 0;
@@ -78,6 +90,8 @@ class Product : public mx::UnaryPrimitive {
   std::size_t weights_;
   bool has_lhs_;
   bool has_rhs_;
+  bool knows_lhs_;
+  bool knows_rhs_;
 };
 
 }  // namespace gqmm::mlx

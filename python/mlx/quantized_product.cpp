@@ -40,13 +40,24 @@ GatherQmmOptions options_of(const Operands& operands, const QuantizedProductSett
   return options;
 }
 
+}  // namespace
+
 ResultType result_of_quantized_product(const Operands& operands, const QuantizedProductSettings& settings) {
   const GatherQmmOptions options = options_of(operands, settings, outline_of);
   const auto result = operands.has_indices() || settings.has_global_scale ? result_of_gather_qmm : result_of_quantized_matmul;
   return result(outline_of(operands.x), outline_of(operands.weights[w_position]), options);
 }
 
-}  // namespace
+GatherQmmOptions packed_options(const Operands& operands, const QuantizedProductSettings& settings) {
+  const auto optional = [&](const std::optional<mx::array>& a) { return a ? std::optional(view_of(*a)) : std::nullopt; };
+  GatherQmmOptions options = {.lhs_indices = optional(operands.lhs_indices),
+                              .rhs_indices = optional(operands.rhs_indices),
+                              .precision = settings.precision};
+  if (settings.has_global_scale) {
+    options.global_scale = view_of(operands.weights.back());
+  }
+  return options;
+}
 
 QuantizedProduct::QuantizedProduct(mx::Stream stream, const Operands& operands, const QuantizedProductSettings& settings,
                                    std::shared_ptr<PackedCopy> packed)

@@ -18,6 +18,10 @@ struct QuantizedProductSettings {
   Precision precision = Precision::standard;
   bool has_biases = true;
   bool has_global_scale = false;
+  /// Whether packed weights were packed for products with these settings.
+  [[nodiscard]] bool are_of(const PackedWeights& packed) const {
+    return mode == packed.mode() && bits == packed.bits() && group_size == packed.group_size() && transpose == packed.transpose();
+  }
   friend bool operator==(const QuantizedProductSettings&, const QuantizedProductSettings&) = default;
 };
 
@@ -32,6 +36,7 @@ class QuantizedProduct final : public Product {
 
  protected:
   [[nodiscard]] const char* op() const override { return has_indices() ? "gather_qmm" : "quantized_matmul"; }
+  [[nodiscard]] std::pair<const char*, const char*> operand_names() const override { return {"x", "w"}; }
   [[nodiscard]] Kernel kernel(const Operands& operands) const override;
   [[nodiscard]] ResultType result_of(const Operands& operands) const override;
   mx::array apply(const Operands& operands) override;
@@ -46,6 +51,11 @@ class QuantizedProduct final : public Product {
   QuantizedProductSettings settings_;
   std::shared_ptr<PackedCopy> packed_;
 };
+
+/// Shape and type of a product. Throws std::invalid_argument as gqmm::gather_qmm does.
+ResultType result_of_quantized_product(const Operands& operands, const QuantizedProductSettings& settings);
+/// The options of a product over packed weights, once the operands, of which the parts are not read, have been evaluated.
+GatherQmmOptions packed_options(const Operands& operands, const QuantizedProductSettings& settings);
 
 /// The product as an array of a graph. Throws std::invalid_argument as gqmm::gather_qmm does for shapes and types.
 mx::array quantized_product(const Operands& operands, const QuantizedProductSettings& settings, mx::Stream stream,

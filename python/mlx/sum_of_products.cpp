@@ -3,6 +3,7 @@
 #include "api/indices.hpp"
 #include "arrays.hpp"
 #include "dense_product.hpp"
+#include "evaluation_errors.hpp"
 #include "indexing.hpp"
 #include "plan/routing.hpp"
 
@@ -73,9 +74,9 @@ class SumOfProducts final : public mx::UnaryPrimitive {
   void eval_cpu(const Arrays& inputs, mx::array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
     mx::cpu::get_command_encoder(stream()).dispatch(
-        [op = op_, name = indices_name_, count = count_, a = mx::array::unsafe_weak_copy(inputs[0]),
-         b = mx::array::unsafe_weak_copy(inputs[1]), indices = mx::array::unsafe_weak_copy(inputs[2]),
-         y = mx::array::unsafe_weak_copy(out)]() mutable {
+        remembering_errors([op = op_, name = indices_name_, count = count_, a = mx::array::unsafe_weak_copy(inputs[0]),
+                            b = mx::array::unsafe_weak_copy(inputs[1]), indices = mx::array::unsafe_weak_copy(inputs[2]),
+                            y = mx::array::unsafe_weak_copy(out)]() mutable {
           std::fill_n(y.data<float>(), y.size(), 0.0F);
           const std::optional<array> index_view = view_of(indices);
           const Shape matrices = {count};
@@ -83,7 +84,7 @@ class SumOfProducts final : public mx::UnaryPrimitive {
           if (a.size() != 0 && b.size() != 0) {
             sum_products(a, b, positions, y);
           }
-        });
+        }));
   }
   void eval_gpu(const Arrays&, mx::array&) override { throw std::runtime_error("GqmmSumOfProducts runs on the CPU only."); }
 

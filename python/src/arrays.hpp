@@ -2,12 +2,14 @@
 #pragma once
 
 #include <gqmm/array.hpp>
+#include <gqmm/types.hpp>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>  // IWYU pragma: keep: a cast of std::string compiles without it, and fails when it runs
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 namespace gqmm::python {
 
@@ -24,6 +26,8 @@ struct ArgumentName {
 struct Operand {
   array view;
   nb::object keep;
+  /// ml_dtypes' name of a floating-point type of 8 bits, of which `view` has the bytes as uint8; else empty.
+  std::string float8 = {};
 };
 
 /// The library whose arrays a result should be. Objects of none of them count as NumPy's.
@@ -38,8 +42,15 @@ Operand import_array(ArgumentName name, nb::handle object);
 /// The same; None gives nothing.
 std::optional<Operand> import_optional_array(ArgumentName name, nb::handle object);
 
-/// An array of `library` that shares the memory of `result`; MLX on a CPU copies it.
-nb::object export_array(Library library, array result);
+/// The scales of quantized weights: the bytes of float8_e4m3fn and float8_e8m0fnu, where the mode (affine unless given) has such
+/// scales. Raises as import_array does; a type that does not fit the mode is a std::invalid_argument.
+Operand import_scales(const char* op, nb::handle object, std::optional<Mode> mode);
+/// The same; None gives nothing.
+std::optional<Operand> import_optional_scales(const char* op, nb::handle object, std::optional<Mode> mode);
+
+/// An array of the library of `like` that shares the memory of `result`; MLX on a CPU copies it, and JAX if `like` is on another
+/// device than the first CPU. None stands for NumPy.
+nb::object export_array(nb::handle like, array result);
 
 /// The class that lends a result's memory to the libraries, through the buffer protocol and DLPack.
 void bind_result(nb::module_& module);

@@ -3,6 +3,8 @@
 
 #include "arguments.hpp"
 #include "gil.hpp"
+#include "sealed_class.hpp"
+
 #include "io/error.hpp"
 
 #include <gqmm/packed_weights.hpp>
@@ -68,8 +70,19 @@ bool stream_equals(const Stream& self, nb::handle other) {
   return nb::try_cast(other, stream) && self.device == stream.device && self.threads == stream.threads;
 }
 
+const nb::sig reduce_signature("def __reduce__(self) -> tuple[typing.Any, ...]");
+
+nb::object pickle_function(const char* name) { return nb::module_::import_("gqmm._pickle").attr(name); }
+
+nb::tuple reduce_packed_weights(nb::handle self) {
+  return nb::make_tuple(pickle_function("packed_weights"),
+                        nb::make_tuple(nb::module_::import_("gqmm._gqmm").attr("unpack")(self, nb::none()),
+                                       self.attr("group_size"), self.attr("bits"), self.attr("mode"), self.attr("transpose")));
+}
+
 void bind_streams(nb::module_& m) {
-  nb::class_<Device>(m, "Device", nb::is_final(), "A processor that operators run on. There is one: the CPU.")
+  nb::class_<Device> device(m, "Device", nb::is_final(), "A processor that operators run on. There is one: the CPU.");
+  device
       .def(
           "__init__", [](Device* self, std::string_view type, int index) { new (self) Device(make_device(type, index)); },
           nb::arg("type") = "cpu", nb::arg("index") = 0, "Raises ValueError for anything but ('cpu', 0).")
@@ -78,11 +91,19 @@ void bind_streams(nb::module_& m) {
       .def_ro("index", &Device::index, "Number among the devices of its kind.")
       .def("__eq__", &device_equals, nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__", [](const Device& self) { return nb::hash(nb::make_tuple(static_cast<int>(self.type), self.index)); })
-      .def("__repr__", [](const Device& self) { return describe(self); });
+      .def("__repr__", [](const Device& self) { return describe(self); })
+      .def(
+          "__reduce__",
+          [](nb::handle self) { return nb::make_tuple(self.type(), nb::make_tuple(self.attr("type"), self.attr("index"))); },
+          reduce_signature);
+  define_copies(device);
+  seal(device);
 
-  nb::class_<Stream>(m, "Stream", nb::is_final(),
-                     "Where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the "
-                     "caller's thread and has finished when it returns.")
+  nb::class_<Stream> stream(
+      m, "Stream", nb::is_final(),
+      "Where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the "
+      "caller's thread and has finished when it returns.");
+  stream
       .def(
           "__init__", [](Stream* self, int threads, const Device& device) { new (self) Stream(make_stream(threads, device)); },
           nb::arg("threads") = 0, nb::arg("device") = Device{},
@@ -93,7 +114,13 @@ void bind_streams(nb::module_& m) {
       .def_ro("device", &Stream::device, "The stream's device.")
       .def("__eq__", &stream_equals, nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__", [](const Stream& self) { return nb::hash(nb::make_tuple(self.device.index, self.threads)); })
-      .def("__repr__", [](const Stream& self) { return describe(self); });
+      .def("__repr__", [](const Stream& self) { return describe(self); })
+      .def(
+          "__reduce__",
+          [](nb::handle self) { return nb::make_tuple(self.type(), nb::make_tuple(self.attr("threads"), self.attr("device"))); },
+          reduce_signature);
+  define_copies(stream);
+  seal(stream);
 }
 
 void bind_packed_weights(nb::module_& m) {
@@ -104,13 +131,13 @@ void bind_packed_weights(nb::module_& m) {
       PyErr_SetString(PyExc_OSError, error.what());
     }
   });
-  nb::class_<PackedWeights>(
+  nb::class_<PackedWeights> packed_weights(
       m, "PackedWeights", nb::is_final(),
       "Quantized weights in the order in which the kernels read them; pack() makes them, unpack() gives the "
       "arrays back. Passed as w, without scales and biases. Immutable; results are bit-identical to those "
-      "from the original arrays.")
-      .def_prop_ro(
-          "mode", [](const PackedWeights& self) { return name_of(self.mode()); }, "Quantization mode.")
+      "from the original arrays. A pickle holds the arrays, which are packed again where it is read.");
+  packed_weights.def_prop_ro(
+                    "mode", [](const PackedWeights& self) { return name_of(self.mode()); }, "Quantization mode.")
       .def_prop_ro("bits", &PackedWeights::bits, "Bits of a code.")
       .def_prop_ro("group_size", &PackedWeights::group_size, "Weights that share a scale.")
       .def_prop_ro("transpose", &PackedWeights::transpose, "Whether products are x @ w.T.")
@@ -128,21 +155,36 @@ void bind_packed_weights(nb::module_& m) {
                   nb::sig("def load(path: str | os.PathLike[str]) -> PackedWeights"),
                   "Map a file that save() wrote into memory: nothing is read before a product needs it, and processes share it. "
                   "Raises OSError if the file cannot be read or is not such a file.")
-      .def("__repr__", [](const PackedWeights& self) {
-        return fmt::format("<gqmm.PackedWeights {} {} {}-bit, groups of {}, {}{} bytes>", to_string(self.shape()),
-                           name_of(self.mode()), self.bits(), self.group_size(), self.transpose() ? "" : "transpose=False, ",
-                           self.nbytes());
-      });
+      .def("__repr__",
+           [](const PackedWeights& self) {
+             return fmt::format("<gqmm.PackedWeights {} {} {}-bit, groups of {}, {}{} bytes>", to_string(self.shape()),
+                                name_of(self.mode()), self.bits(), self.group_size(), self.transpose() ? "" : "transpose=False, ",
+                                self.nbytes());
+           })
+      .def("__reduce__", &reduce_packed_weights, reduce_signature);
+  define_copies(packed_weights);
+  seal(packed_weights);
 }
 
 void bind_system(nb::module_& m) {
-  nb::class_<InstructionSet>(m, "InstructionSet", nb::is_final(), "A family of CPU instructions that gqmm has kernels for.")
-      .def_ro("name", &InstructionSet::name, "As the environment variable GQMM_ISA takes it, e.g. 'avx512'.")
+  nb::class_<InstructionSet> instruction_set(m, "InstructionSet", nb::is_final(),
+                                             "A family of CPU instructions that gqmm has kernels for.");
+  instruction_set.def_ro("name", &InstructionSet::name, "As the environment variable GQMM_ISA takes it, e.g. 'avx512'.")
       .def_ro("description", &InstructionSet::description, "The extensions it needs.")
       .def_ro("supported", &InstructionSet::supported, "Whether this machine has them.")
-      .def("__repr__", [](const InstructionSet& self) {
-        return fmt::format("<gqmm.InstructionSet '{}'{}>", self.name, self.supported ? "" : ", not supported by this machine");
-      });
+      .def("__repr__",
+           [](const InstructionSet& self) {
+             return fmt::format("<gqmm.InstructionSet '{}'{}>", self.name,
+                                self.supported ? "" : ", not supported by this machine");
+           })
+      .def(
+          "__reduce__",
+          [](const InstructionSet& self) {
+            return nb::make_tuple(pickle_function("instruction_set"), nb::make_tuple(self.name));
+          },
+          reduce_signature);
+  define_copies(instruction_set);
+  seal(instruction_set);
   m.def("instruction_sets", &instruction_sets,
         "Every instruction set that gqmm was built with, from the least to the most capable.");
   m.def("active_instruction_set", &active_instruction_set,

@@ -1,5 +1,6 @@
 // Results as arrays of the Python libraries: the library's array shares the result's memory, through an object that lends it.
 #include "arrays.hpp"
+#include "sealed_class.hpp"
 
 #include <dlpack/dlpack.h>
 #include <nanobind/stl/tuple.h>
@@ -77,24 +78,34 @@ nb::object numpy_array(array result) {
   return kept_module(numpy, "numpy").attr("ndarray")(shape, dtype, nb::cast(Result{std::move(result)}));
 }
 
+/// On the device of `like`. JAX takes what DLPack lends for the first CPU's, of which there may be several.
+nb::object jax_array(nb::handle like, array result) {
+  static nb::handle jax;
+  static nb::handle dlpack;
+  nb::object first = kept_module(dlpack, "jax.dlpack").attr("from_dlpack")(nb::cast(Result{std::move(result)}));
+  const nb::object devices = like.attr("devices")();
+  return devices.equal(first.attr("devices")()) ? first : kept_module(jax, "jax").attr("device_put")(first, *nb::iter(devices));
+}
+
 }  // namespace
 
 void bind_result(nb::module_& module) {
-  nb::class_<Result>(module, "Result", nb::type_slots(result_slots),
-                     "Owner of a result's memory: lends its bytes (buffer protocol) and the array (DLPack).")
+  nb::class_<Result> result(module, "Result", nb::is_final(), nb::type_slots(result_slots),
+                            "Owner of a result's memory: lends its bytes (buffer protocol) and the array (DLPack).");
+  result
       .def(
           "__dlpack__", [](const Result& self, const nb::kwargs&) { return capsule_of(self.memory); },
           nb::sig("def __dlpack__(self, **kwargs: object) -> object"))
       .def("__dlpack_device__", [](const Result&) { return std::make_tuple(static_cast<int>(kDLCPU), 0); });
+  seal(result);
 }
 
-nb::object export_array(Library library, array result) {
+nb::object export_array(nb::handle like, array result) {
   static nb::handle torch;
-  static nb::handle jax;
   static nb::handle mlx;
-  switch (library) {
+  switch (like.is_none() ? Library::numpy : library_of(like)) {
     case Library::torch: return kept_module(torch, "torch.utils.dlpack").attr("from_dlpack")(capsule_of(result));
-    case Library::jax: return kept_module(jax, "jax.dlpack").attr("from_dlpack")(nb::cast(Result{std::move(result)}));
+    case Library::jax: return jax_array(like, std::move(result));
     case Library::mlx: return kept_module(mlx, "mlx.core").attr("from_dlpack")(nb::cast(Result{std::move(result)}));
     case Library::numpy: break;
   }

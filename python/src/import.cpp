@@ -2,15 +2,12 @@
 //
 //   NumPy               __array_struct__: the C twin of __array_interface__, five times as fast; any strides, any address, any
 //                       element type, read-only memory included
-//   PyTorch             torch.utils.dlpack.to_dlpack
-//   JAX                 DLPack
+//   PyTorch, JAX        DLPack (import_dlpack.cpp)
 //   NumPy's scalars     as arrays without dimensions (a copy)
 //   anything else       __array_interface__, then the buffer protocol (MLX, whose bfloat16 it also names), then DLPack
-#include "arrays.hpp"
+#include "import.hpp"
 
-#include <dlpack/dlpack.h>
 #include <fmt/format.h>
-#include <nanobind/stl/pair.h>
 
 #include <stdexcept>
 #include <string>
@@ -35,28 +32,6 @@ struct PyArrayInterface {
   PyObject* descr;
 };
 
-[[noreturn]] void fail(ArgumentName name, const std::string& what) {
-  throw std::invalid_argument(fmt::format("[{}] {}: {}", name.op, name.name, what));
-}
-
-[[noreturn]] void throw_type_error(ArgumentName name, const std::string& what) {
-  throw nb::type_error(fmt::format("[{}] {}: {}", name.op, name.name, what).c_str());
-}
-
-std::string class_name_of(nb::handle object) { return nb::cast<std::string>(nb::str(object.type().attr("__name__"))); }
-
-std::string text_of(nb::handle object) { return nb::cast<std::string>(nb::str(object)); }
-
-/// Turns an exception that a library raised while exporting its array into ValueError, keeping it as the cause.
-[[noreturn]] void fail_because(ArgumentName name, nb::python_error& error) {
-  if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) {
-    throw nb::python_error(std::move(error));
-  }
-  const std::string reason = text_of(error.value());
-  nb::raise_from(error, PyExc_ValueError, "[%s] %s: its library does not lend the memory: %s", name.op, name.name,
-                 reason.c_str());
-}
-
 /// Refuses negative extents and more bytes than 63 bits count. False if there is no element.
 bool check_extents(ArgumentName name, const Shape& shape, Dtype dtype) {
   auto bytes = static_cast<std::int64_t>(size_of(dtype));
@@ -75,19 +50,7 @@ bool check_extents(ArgumentName name, const Shape& shape, Dtype dtype) {
   return has_elements;
 }
 
-array checked_view(ArgumentName name, void* data, Shape shape, Dtype dtype, Strides strides) {
-  if (check_extents(name, shape, dtype) && data == nullptr) {
-    fail(name, fmt::format("no memory behind its shape {}; copy it first", to_string(shape)));
-  }
-  return array::borrow(data, std::move(shape), dtype, std::move(strides));
-}
-
-Dtype dtype_or_fail(ArgumentName name, std::optional<Dtype> dtype, const std::string& type) {
-  if (!dtype) {
-    fail(name, fmt::format("element type {} is not supported; use float16, bfloat16, float32, or an integer type", type));
-  }
-  return *dtype;
-}
+std::string class_name_of(nb::handle object) { return nb::cast<std::string>(nb::str(object.type().attr("__name__"))); }
 
 [[noreturn]] void fail_byte_order(ArgumentName name) {
   fail(name, "its bytes are in the order of another machine; convert it with x.astype(x.dtype.newbyteorder('='))");
@@ -95,7 +58,7 @@ Dtype dtype_or_fail(ArgumentName name, std::optional<Dtype> dtype, const std::st
 
 /// Element type of an object that describes itself with a NumPy typestring. NumPy shows bfloat16 as two opaque bytes, so its
 /// dtype decides.
-Dtype numpy_dtype(ArgumentName name, nb::handle object, char kind, std::int64_t itemsize) {
+ElementType numpy_type(ArgumentName name, nb::handle object, char kind, std::int64_t itemsize) {
   std::optional<Dtype> dtype = kind == 'V' ? std::nullopt : find_dtype(kind, itemsize);
   std::string shown = fmt::format("'{}{}'", kind, itemsize);
   if (!dtype) {
@@ -106,7 +69,7 @@ Dtype numpy_dtype(ArgumentName name, nb::handle object, char kind, std::int64_t 
       shown = text_of(type);
     }
   }
-  return dtype_or_fail(name, dtype, shown);
+  return element_type(name, dtype, shown);
 }
 
 bool is_instance(nb::handle object, nb::handle type) {
@@ -135,97 +98,20 @@ nb::handle numpy_scalar_class() {
 
 Operand import_numpy(ArgumentName name, nb::handle object) {
   if (!object.type().is(ndarray_class()) && nb::hasattr(object, "mask") && nb::hasattr(object, "filled")) {
-    throw_type_error(name, fmt::format("masked arrays are not supported; pass {}.filled(value)", name.name));
+    fail_type(name, fmt::format("masked arrays are not supported; pass {}.filled(value)", name.name));
   }
   nb::object capsule = object.attr("__array_struct__");
   const auto* self = static_cast<const PyArrayInterface*>(PyCapsule_GetPointer(capsule.ptr(), nullptr));
   if (self == nullptr) {
     throw nb::python_error();
   }
-  const Dtype dtype = numpy_dtype(name, object, self->typekind, self->itemsize);
+  const ElementType type = numpy_type(name, object, self->typekind, self->itemsize);
   if ((self->flags & not_swapped) == 0 && self->itemsize > 1) {
     fail_byte_order(name);
   }
   Shape shape(self->shape, self->shape + self->nd);
   Strides strides(self->strides, self->strides + self->nd);
-  return {checked_view(name, self->data, std::move(shape), dtype, std::move(strides)), std::move(capsule)};
-}
-
-Dtype dlpack_dtype(ArgumentName name, DLDataType type) {
-  // Kinds by DLPack's codes: int, uint, float, opaque, bfloat, complex, bool.
-  constexpr char kinds[] = {'i', 'u', 'f', '?', 'V', 'c', 'b'};
-  const bool known = type.code < sizeof(kinds) && type.lanes == 1 && type.bits % 8 == 0;
-  return dtype_or_fail(name, known ? find_dtype(kinds[type.code], type.bits / 8) : std::nullopt,
-                       fmt::format("DLPack (code {}, {} bits, {} lanes)", int{type.code}, int{type.bits}, int{type.lanes}));
-}
-
-[[noreturn]] void fail_device(ArgumentName name, long type, long index) {
-  constexpr int cuda = kDLCUDA;
-  fail(name, fmt::format("its memory is on {} {}, and gqmm reads the CPU's; copy it there first, e.g. {}.cpu()",
-                         type == cuda ? std::string("CUDA device") : fmt::format("DLPack device type {}, index", type), index,
-                         name.name));
-}
-
-bool is_cpu(long device_type) { return device_type == kDLCPU || device_type == kDLCUDAHost || device_type == kDLROCMHost; }
-
-/// The capsule is not consumed: dropping it hands the tensor back.
-Operand import_capsule(ArgumentName name, nb::object capsule) {
-  if (PyCapsule_IsValid(capsule.ptr(), "dltensor") == 0) {
-    throw_type_error(name, fmt::format("__dlpack__ returned no \"dltensor\" capsule but {}", text_of(nb::repr(capsule))));
-  }
-  const DLTensor* tensor = &static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->dl_tensor;
-  if (!is_cpu(tensor->device.device_type)) {
-    fail_device(name, tensor->device.device_type, tensor->device.device_id);
-  }
-  const Dtype dtype = dlpack_dtype(name, tensor->dtype);
-  const auto itemsize = static_cast<std::int64_t>(size_of(dtype));
-  Shape shape(tensor->shape, tensor->shape + tensor->ndim);
-  Strides strides;
-  if (tensor->strides != nullptr) {
-    for (std::int32_t axis = 0; axis < tensor->ndim; ++axis) {
-      std::int64_t& bytes = strides.emplace_back();
-      if (__builtin_mul_overflow(tensor->strides[axis], itemsize, &bytes)) {
-        fail(name, fmt::format("a DLPack stride of {} elements of {} bytes exceeds 64 bits; copy it first", tensor->strides[axis],
-                               itemsize));
-      }
-    }
-  }
-  void* data = tensor->data == nullptr ? nullptr : static_cast<std::byte*>(tensor->data) + tensor->byte_offset;
-  return {checked_view(name, data, std::move(shape), dtype, std::move(strides)), std::move(capsule)};
-}
-
-Operand import_dlpack(ArgumentName name, nb::handle object) {
-  nb::object capsule;
-  try {
-    const nb::object device = object.attr("__dlpack_device__")();
-    std::pair<long, long> type_and_index;
-    if (!nb::try_cast(device, type_and_index)) {
-      fail(name, fmt::format("malformed __dlpack_device__: {}", text_of(device)));
-    }
-    if (!is_cpu(type_and_index.first)) {
-      fail_device(name, type_and_index.first, type_and_index.second);
-    }
-    capsule = object.attr("__dlpack__")();
-  } catch (nb::python_error& error) {
-    fail_because(name, error);
-  }
-  return import_capsule(name, std::move(capsule));
-}
-
-Operand import_torch(ArgumentName name, nb::handle object) {
-  if (nb::cast<bool>(object.attr("requires_grad"))) {
-    fail(name, fmt::format("it requires grad, and gqmm computes no gradients; pass {}.detach()", name.name));
-  }
-  static nb::handle dlpack;
-  nb::object capsule;
-  try {
-    // Lazily negated tensors share memory with the original; resolving copies those alone.
-    const nb::object resolved = nb::cast<bool>(object.attr("is_neg")()) ? object.attr("resolve_neg")() : nb::borrow(object);
-    capsule = kept_module(dlpack, "torch.utils.dlpack").attr("to_dlpack")(resolved);
-  } catch (nb::python_error& error) {
-    fail_because(name, error);
-  }
-  return import_capsule(name, std::move(capsule));
+  return lent_memory(name, self->data, std::move(shape), type, std::move(strides), std::move(capsule));
 }
 
 nb::object memoryview_of(ArgumentName name, nb::handle object) {
@@ -241,11 +127,11 @@ nb::object memoryview_of(ArgumentName name, nb::handle object) {
 }
 
 /// Element type of a memoryview's format: one letter as in the struct module, or "bfloat16", which MLX writes.
-Dtype buffer_dtype(ArgumentName name, const Py_buffer& buffer) {
+ElementType buffer_type(ArgumentName name, const Py_buffer& buffer) {
   std::string_view format = buffer.format == nullptr ? "B" : buffer.format;
   const std::string shown(format);
   if (format == "bfloat16") {
-    return Dtype::bfloat16;
+    return {.dtype = Dtype::bfloat16};
   }
   if (format.size() == 2 && std::string_view("@=<>!^").find(format[0]) != std::string_view::npos) {
     if ((format[0] == '>' || format[0] == '!') && buffer.itemsize > 1) {
@@ -258,13 +144,13 @@ Dtype buffer_dtype(ArgumentName name, const Py_buffer& buffer) {
     const auto is_any_of = [&](std::string_view letters) { return letters.find(format[0]) != std::string_view::npos; };
     kind = is_any_of("bhilqn") ? 'i' : is_any_of("BHILQN") ? 'u' : is_any_of("efd") ? 'f' : is_any_of("?") ? 'b' : '?';
   }
-  return dtype_or_fail(name, find_dtype(kind, buffer.itemsize), fmt::format("'{}'", shown));
+  return element_type(name, find_dtype(kind, buffer.itemsize), fmt::format("'{}'", shown));
 }
 
 Operand import_buffer(ArgumentName name, nb::handle object) {
   nb::object memory = memoryview_of(name, object);
   const Py_buffer& buffer = *PyMemoryView_GET_BUFFER(memory.ptr());
-  const Dtype dtype = buffer_dtype(name, buffer);
+  const ElementType type = buffer_type(name, buffer);
   for (int axis = 0; buffer.suboffsets != nullptr && axis < buffer.ndim; ++axis) {
     if (buffer.suboffsets[axis] >= 0) {
       fail(name, "buffers of pointers (PIL style) are not supported; copy it into an array");
@@ -272,7 +158,7 @@ Operand import_buffer(ArgumentName name, nb::handle object) {
   }
   Shape shape(buffer.shape, buffer.shape + buffer.ndim);
   Strides strides(buffer.strides, buffer.strides + buffer.ndim);
-  return {checked_view(name, buffer.buf, std::move(shape), dtype, std::move(strides)), std::move(memory)};
+  return lent_memory(name, buffer.buf, std::move(shape), type, std::move(strides), std::move(memory));
 }
 
 Shape tuple_of_integers(ArgumentName name, const char* key, nb::handle value) {
@@ -320,17 +206,18 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
   if (!nb::isinstance<nb::str>(typestr)) {
     fail(name, fmt::format("malformed __array_interface__: typestr = {} is not a string", text_of(typestr)));
   }
-  const std::string type = nb::cast<std::string>(typestr);
-  const bool has_size = type.size() == 3 && type[2] >= '1' && type[2] <= '9';
-  const Dtype dtype = numpy_dtype(name, object, type.size() < 2 ? '?' : type[1], has_size ? type[2] - '0' : 0);
-  if (type[0] == '>' && size_of(dtype) > 1) {
+  const std::string typestring = nb::cast<std::string>(typestr);
+  const bool has_size = typestring.size() == 3 && typestring[2] >= '1' && typestring[2] <= '9';
+  const ElementType type =
+      numpy_type(name, object, typestring.size() < 2 ? '?' : typestring[1], has_size ? typestring[2] - '0' : 0);
+  if (typestring[0] == '>' && size_of(type.dtype) > 1) {
     fail_byte_order(name);
   }
   if (!field("mask").is_none()) {
     fail(name, fmt::format("masked arrays are not supported; pass {}.filled(value)", name.name));
   }
   Shape shape = tuple_of_integers(name, "shape", field("shape"));
-  Strides strides = field("strides").is_none() ? row_major_strides(shape, size_of(dtype))
+  Strides strides = field("strides").is_none() ? row_major_strides(shape, size_of(type.dtype))
                                                : tuple_of_integers(name, "strides", field("strides"));
   if (strides.size() != shape.size()) {
     fail(name, fmt::format("malformed __array_interface__: {} strides for shape {}", strides.size(), to_string(shape)));
@@ -342,15 +229,15 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
       fail(name, fmt::format("malformed __array_interface__: data = {}", text_of(data)));
     }
     // The dictionary may hold what owns the memory.
-    return {checked_view(name, reinterpret_cast<void*>(address), std::move(shape), dtype, std::move(strides)), interface};
+    return lent_memory(name, reinterpret_cast<void*>(address), std::move(shape), type, std::move(strides), interface);
   }
   nb::object memory = memoryview_of(name, data.is_none() ? object : nb::handle(data));
   std::int64_t offset = 0;
   if (!field("offset").is_none() && !nb::try_cast(field("offset"), offset)) {
     fail(name, fmt::format("malformed __array_interface__: offset = {} is not an integer", text_of(field("offset"))));
   }
-  void* start = buffer_memory(name, *PyMemoryView_GET_BUFFER(memory.ptr()), offset, shape, strides, dtype);
-  return {checked_view(name, start, std::move(shape), dtype, std::move(strides)), std::move(memory)};
+  void* start = buffer_memory(name, *PyMemoryView_GET_BUFFER(memory.ptr()), offset, shape, strides, type.dtype);
+  return lent_memory(name, start, std::move(shape), type, std::move(strides), std::move(memory));
 }
 
 Operand import_other(ArgumentName name, nb::handle object) {
@@ -371,13 +258,75 @@ Operand import_other(ArgumentName name, nb::handle object) {
     }
   }
   if (const nb::object jax = imported_module("jax"); jax.is_valid() && nb::isinstance(object, jax.attr("Array"))) {
-    throw_type_error(name, "a traced JAX value has no memory to read; call gqmm outside jit, or through jax.pure_callback");
+    fail_type(name, "a traced JAX value has no memory to read; call gqmm outside jit, or through jax.pure_callback");
   }
-  throw_type_error(name, fmt::format("expected an array (one with __array_interface__, a buffer, or DLPack on the CPU), got {}",
-                                     class_name_of(object)));
+  fail_type(name, fmt::format("expected an array (one with __array_interface__, a buffer, or DLPack on the CPU), got {}",
+                              class_name_of(object)));
+}
+
+Operand read_array(ArgumentName name, nb::handle object) {
+  if (is_instance(object, ndarray_class())) {
+    return import_numpy(name, object);
+  }
+  switch (library_of(object)) {
+    case Library::torch: return import_torch(name, object);
+    case Library::mlx: return import_buffer(name, object);
+    case Library::jax: return import_jax(name, object);
+    case Library::numpy: break;
+  }
+  return import_other(name, object);
+}
+
+/// The type of 8 bits whose bytes a mode's scales are; empty if they are wider floats.
+std::string_view float8_of_scales(Mode mode) {
+  switch (mode) {
+    case Mode::affine: return "";
+    case Mode::mxfp4:
+    case Mode::mxfp8: return "float8_e8m0fnu";
+    case Mode::nvfp4: return "float8_e4m3fn";
+  }
+  return "";
 }
 
 }  // namespace
+
+void fail(ArgumentName name, const std::string& what) {
+  throw std::invalid_argument(fmt::format("[{}] {}: {}", name.op, name.name, what));
+}
+
+void fail_type(ArgumentName name, const std::string& what) {
+  throw nb::type_error(fmt::format("[{}] {}: {}", name.op, name.name, what).c_str());
+}
+
+std::string text_of(nb::handle object) { return nb::cast<std::string>(nb::str(object)); }
+
+void fail_because(ArgumentName name, nb::python_error& error) {
+  if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) {
+    throw nb::python_error(std::move(error));
+  }
+  const std::string reason = text_of(error.value());
+  nb::raise_from(error, PyExc_ValueError, "[%s] %s: its library does not lend the memory: %s", name.op, name.name,
+                 reason.c_str());
+}
+
+ElementType element_type(ArgumentName name, std::optional<Dtype> dtype, const std::string& shown) {
+  if (!dtype && shown.starts_with("float8_")) {
+    return {.dtype = Dtype::uint8, .float8 = shown};
+  }
+  if (!dtype) {
+    fail(name, fmt::format("element type {} is not supported; use float16, bfloat16, float32, or an integer type", shown));
+  }
+  return {.dtype = *dtype};
+}
+
+Operand lent_memory(ArgumentName name, void* data, Shape shape, const ElementType& type, Strides strides, nb::object keep) {
+  if (check_extents(name, shape, type.dtype) && data == nullptr) {
+    fail(name, fmt::format("no memory behind its shape {}; copy it first", to_string(shape)));
+  }
+  return {.view = array::borrow(data, std::move(shape), type.dtype, std::move(strides)),
+          .keep = std::move(keep),
+          .float8 = type.float8};
+}
 
 std::optional<Dtype> find_dtype(char kind, std::int64_t itemsize) {
   struct Entry {
@@ -400,16 +349,14 @@ std::optional<Dtype> find_dtype(char kind, std::int64_t itemsize) {
 }
 
 Operand import_array(ArgumentName name, nb::handle object) {
-  if (is_instance(object, ndarray_class())) {
-    return import_numpy(name, object);
+  Operand operand = read_array(name, object);
+  if (!operand.float8.empty()) {
+    fail(name,
+         fmt::format("element type {} is taken for scales alone; convert the values to float16, bfloat16 or float32, or, if "
+                     "they are codes of quantized weights, pass their bytes with {}.view(uint32)",
+                     operand.float8, name.name));
   }
-  switch (library_of(object)) {
-    case Library::torch: return import_torch(name, object);
-    case Library::mlx: return import_buffer(name, object);
-    case Library::jax: return import_dlpack(name, object);
-    case Library::numpy: break;
-  }
-  return import_other(name, object);
+  return operand;
 }
 
 std::optional<Operand> import_optional_array(ArgumentName name, nb::handle object) {
@@ -417,6 +364,28 @@ std::optional<Operand> import_optional_array(ArgumentName name, nb::handle objec
     return std::nullopt;
   }
   return import_array(name, object);
+}
+
+Operand import_scales(const char* op, nb::handle object, std::optional<Mode> mode) {
+  const ArgumentName name = {op, "scales"};
+  Operand operand = read_array(name, object);
+  const Mode used = mode.value_or(Mode::affine);
+  const std::string_view fitting = float8_of_scales(used);
+  if (operand.float8.empty() || operand.float8 == fitting) {
+    return operand;
+  }
+  fail(name,
+       fmt::format("element type {} does not fit mode \"{}\", whose scales are {}; {}", operand.float8, name_of(used),
+                   fitting.empty() ? "float16, bfloat16 or float32" : fmt::format("{}, or their bytes as uint8", fitting),
+                   fitting.empty() ? "name the mode that they were made for"
+                                   : "if these bytes are such scales, pass scales.view(uint8), which does not change them"));
+}
+
+std::optional<Operand> import_optional_scales(const char* op, nb::handle object, std::optional<Mode> mode) {
+  if (object.is_none()) {
+    return std::nullopt;
+  }
+  return import_scales(op, object, mode);
 }
 
 }  // namespace gqmm::python

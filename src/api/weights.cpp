@@ -28,7 +28,8 @@ void check_scale_types(std::string_view op, const QuantizedWeights& weights) {
       fail(op, "scales has type {}; mode \"{}\" takes float32, float16 or bfloat16", name_of(dtype), mode);
     }
   } else if (dtype != Dtype::uint8) {
-    fail(op, "scales has type {}; mode \"{}\" takes uint8", name_of(dtype), mode);
+    fail(op, "scales has type {}; mode \"{}\" takes uint8, the bytes that quantize returns{}", name_of(dtype), mode,
+         size_of(dtype) == 1 ? "; if these are such bytes, view them as uint8, for a conversion would change them" : "");
   }
   if (format.has_biases) {
     if (weights.biases == nullptr) {

@@ -123,7 +123,12 @@ TEST_F(GatherQmmErrors, ScalesAndBiasesOfTheWrongType) {
   options.mode = Mode::mxfp4;
   options.biases.reset();
   options.scales = floats({4, 5, 2}, std::vector<float>(40, 1.0F));
-  expect("[gather_qmm] scales has type float32; mode \"mxfp4\" takes uint8");
+  expect("[gather_qmm] scales has type float32; mode \"mxfp4\" takes uint8, the bytes that quantize returns");
+  options.scales = array::empty({4, 5, 2}, Dtype::int8);
+  expect(
+      "[gather_qmm] scales has type int8; mode \"mxfp4\" takes uint8, the bytes that quantize returns; if these are such bytes, "
+      "view "
+      "them as uint8, for a conversion would change them");
 }
 
 TEST_F(GatherQmmErrors, ShapesThatContradictW) {

@@ -10,6 +10,7 @@ import textwrap
 from typing import Any
 
 import gqmm
+import ml_dtypes
 import numpy as np
 import oracle
 import pytest
@@ -150,6 +151,116 @@ def test_objects_with_only_dlpack(rng, weights):
     assert sys.getrefcount(x) == before
 
 
+class Exporter:
+    """An object with nothing but __dlpack__, which takes the arguments that `ask` takes."""
+
+    def __init__(self, a: np.ndarray, ask: Any) -> None:
+        self.a, self.ask = a, ask
+
+    def __dlpack__(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.ask(self.a, *arguments, **keywords)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+def read_only(a: np.ndarray) -> np.ndarray:
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def refuse_new_versions(a: np.ndarray, **keywords: Any) -> Any:
+    if keywords:
+        raise BufferError("no such version")
+    return a.__dlpack__()
+
+
+def test_read_only_memory_is_read_through_dlpack(rng, weights):
+    """Only a capsule of DLPack 1 can be had for it."""
+    operands = [read_only(rng.standard_normal((3, 4, 128)).astype(np.float32)), *map(read_only, weights.arrays())]
+    with pytest.raises(BufferError):
+        operands[0].__dlpack__()
+    before = [sys.getrefcount(a) for a in operands]
+    y = product(*(Exporter(a, lambda a, **keywords: a.__dlpack__(**keywords)) for a in operands))
+    assert oracle.same_bits(y, product(*operands))
+    assert [sys.getrefcount(a) for a in operands] == before
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda a: a.__dlpack__(), lambda a, stream=None: a.__dlpack__(), refuse_new_versions],
+    ids=["no arguments", "a stream", "no versions"],
+)
+def test_exporters_from_before_dlpack_1_are_asked_again(rng, weights, ask):
+    x = rng.standard_normal((3, 4, 128)).astype(np.float32)
+    assert oracle.same_bits(product(Exporter(x, ask), *weights.arrays()), product(x, *weights.arrays()))
+
+
+def test_a_type_error_within_an_exporter_is_shown():
+    def fails(a: np.ndarray, max_version: Any = None) -> Any:
+        raise TypeError("none of my business")
+
+    with pytest.raises(ValueError, match=r"\[gather_mm\] a: its library does not lend the memory: none of my business"):
+        gqmm.gather_mm(Exporter(FLOATS, fails), FLOATS)
+
+
+@pytest.mark.parametrize("setting", oracle.MICROSCALING, ids=str)
+def test_scales_may_have_their_own_type(rng, setting):
+    """Their bytes are the scales, through every way to an array's memory; a cast to uint8 would change them."""
+    weights = oracle.random_weights(rng, setting, (3,), 64, 128)
+    x = rng.standard_normal((3, 4, 128)).astype(np.float32)
+    arguments = setting.arguments()
+    typed = weights.scales.view(ml_dtypes.float8_e4m3fn if setting.mode == "nvfp4" else ml_dtypes.float8_e8m0fnu)
+    for scales in (typed, np.asfortranarray(typed), typed.repeat(2, -1)[..., ::2], read_only(typed)):
+        for ours, expected in [
+            (gqmm.gather_qmm(x, weights.w, scales, **arguments), gqmm.gather_qmm(x, *weights.arrays(), **arguments)),
+            (gqmm.quantized_matmul(x, weights.w, scales, **arguments), gqmm.quantized_matmul(x, *weights.arrays(), **arguments)),
+            (gqmm.dequantize(weights.w, scales, **arguments), gqmm.dequantize(*weights.arrays(), **arguments)),
+            (gqmm.gather_qmm(x, gqmm.pack(weights.w, scales, **arguments)), gqmm.gather_qmm(x, *weights.arrays(), **arguments)),
+        ]:
+            assert oracle.same_bits(ours, expected)
+
+
+FLOAT8 = ("float8_e4m3fn", "float8_e8m0fnu", "float8_e5m2", "float8_e4m3", "float8_e4m3b11fnuz")
+FITTING = {"affine": "", "mxfp4": "float8_e8m0fnu", "mxfp8": "float8_e8m0fnu", "nvfp4": "float8_e4m3fn"}
+UNFIT = [(setting, dtype) for setting in oracle.DEFAULTS for dtype in FLOAT8 if dtype != FITTING[setting.mode]]
+
+
+@pytest.mark.parametrize(("setting", "dtype"), UNFIT, ids=str)
+def test_types_of_scales_that_do_not_fit_the_mode_are_refused(rng, setting, dtype):
+    weights = oracle.random_weights(rng, setting, (3,), 5, 128)
+    scales = np.zeros(weights.scales.shape, getattr(ml_dtypes, dtype))
+    remedy = "name the mode" if setting.mode == "affine" else r"pass scales.view\(uint8\), which does not change them"
+    with pytest.raises(ValueError, match=rf'^\[pack\] scales: element type {dtype} does not fit mode "{setting.mode}".*{remedy}'):
+        gqmm.pack(weights.w, scales, weights.biases, **setting.arguments())
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e8m0fnu"])
+def test_types_of_scales_are_refused_elsewhere(weights, dtype):
+    a = np.zeros((3, 2, 128), getattr(ml_dtypes, dtype))
+    with pytest.raises(
+        ValueError, match=rf"^\[gather_qmm\] x: element type {dtype} is taken for scales alone; convert the values"
+    ):
+        product(a, *weights.arrays())
+    with pytest.raises(ValueError, match=rf"^\[gather_qmm\] w: element type {dtype} is taken .* bytes with w.view\(uint32\)"):
+        product(np.zeros((3, 2, 128), np.float32), a, weights.scales, weights.biases)
+
+
+def test_scales_of_another_type_of_8_bits_are_refused_with_a_view_as_the_remedy(rng):
+    weights = oracle.random_weights(rng, Setting("mxfp4", 4, 32), (3,), 5, 128)
+    with pytest.raises(ValueError, match=r"scales has type int8; .* view them as uint8, for a conversion would change them"):
+        gqmm.dequantize(weights.w, weights.scales.view(np.int8), mode="mxfp4")
+
+
+def test_matrices_and_other_subclasses_are_read_as_arrays(rng):
+    w = rng.standard_normal((5, 128)).astype(np.float32)
+    x = rng.standard_normal((2, 128)).astype(np.float32)
+    y = gqmm.quantized_matmul(np.asmatrix(x), *gqmm.quantize(w.view(np.recarray)))
+    assert type(y) is np.ndarray
+    assert oracle.same_bits(y, gqmm.quantized_matmul(x, *gqmm.quantize(w)))
+
+
 def test_bfloat16_is_ml_dtypes_in_numpy(rng):
     weights = oracle.random_weights(rng, Setting("affine", 4, 64), (3,), 5, 128, dtype=oracle.bfloat16)
     x = rng.standard_normal((3, 2, 128)).astype(oracle.bfloat16)
@@ -248,9 +359,46 @@ class FarStride(BrokenCapsule):
         self.tensor = DLTensor(FLOATS.ctypes.data, (1, 0), 1, 2, 32, 1, self.shape, self.strides, 0, None, None)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        make = ctypes.pythonapi.PyCapsule_New
-        make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-        return make(ctypes.addressof(self.tensor), b"dltensor", None)
+        return capsule_of(self.tensor, b"dltensor")
+
+
+class VersionedTensor(ctypes.Structure):
+    """A DLManagedTensorVersioned."""
+
+    _fields_ = [
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("manager_ctx", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+        ("flags", ctypes.c_uint64),
+        ("tensor", DLTensor),
+    ]
+
+
+def capsule_of(structure: ctypes.Structure, name: bytes) -> Any:
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return make(ctypes.addressof(structure), name, None)
+
+
+class NextVersion(BrokenCapsule):
+    """DLPack 2, of which only the version can be read."""
+
+    def __init__(self) -> None:
+        self.tensor = VersionedTensor(2, 5)
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return capsule_of(self.tensor, b"dltensor_versioned")
+
+
+class Consumed(BrokenCapsule):
+    """A capsule that somebody has taken the tensor out of."""
+
+    def __init__(self, name: bytes) -> None:
+        self.tensor, self.name = VersionedTensor(1, 0), name
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return capsule_of(self.tensor, self.name)
 
 
 FLOATS = np.zeros(6, np.float32)
@@ -280,6 +428,9 @@ def six(**fields: Any) -> Interface:
         refused(ValueError, r"a: its bytes are in the order of another machine", memoryview(np.zeros(3, ">f4"))),
         refused(ValueError, r"a: its memory is on CUDA device 1.*a.cpu\(\)", OnDevice()),
         refused(TypeError, r"a: __dlpack__ returned no \"dltensor\" capsule but 3", BrokenCapsule()),
+        refused(ValueError, r"a: its library lends it as DLPack 2.5, and gqmm reads version 1; copy it", NextVersion()),
+        refused(TypeError, r"a: __dlpack__ returned no .* object \"used_dltensor\"", Consumed(b"used_dltensor")),
+        refused(TypeError, r"a: __dlpack__ returned no .* \"used_dltensor_v", Consumed(b"used_dltensor_versioned")),
         refused(ValueError, r"a: a DLPack stride of 4611686018427387904 elements of 4 bytes exceeds 64 bits", FarStride()),
         refused(ValueError, r"a: its library does not lend the memory: not today", Unwilling()),
         refused(ValueError, r"a: malformed __dlpack_device__: cpu", OddDevice()),

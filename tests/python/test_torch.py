@@ -102,6 +102,31 @@ def test_tensors_without_plain_memory_are_refused(make):
         gqmm.quantize(make(torch.ones(2, 64)))
 
 
+@pytest.mark.parametrize("setting", oracle.MICROSCALING, ids=str)
+def test_scales_may_have_their_own_type(rng, setting):
+    weights = oracle.random_weights(rng, setting, (3,), 5, 128)
+    w, scales = map(torch.from_numpy, weights.arrays())
+    x = torch.from_numpy(rng.standard_normal((3, 2, 128)).astype(np.float32))
+    expected = gqmm.gather_qmm(x, w, scales, **setting.arguments())
+    typed = scales.view(torch.float8_e4m3fn if setting.mode == "nvfp4" else torch.float8_e8m0fnu)
+    assert torch.equal(gqmm.gather_qmm(x, w, typed, **setting.arguments()), expected)
+    with pytest.raises(ValueError, match=r"scales: element type float8_e5m2 does not fit mode .*pass scales.view\(uint8\)"):
+        gqmm.gather_qmm(x, w, scales.view(torch.float8_e5m2), **setting.arguments())
+
+
+def test_tensors_of_transforms_are_refused():
+    with pytest.raises(ValueError, match=r"\[quantize\] w: its library does not lend the memory: "):
+        torch.vmap(lambda w: gqmm.quantize(w)[0])(torch.ones(2, 2, 64))
+    with pytest.raises(ValueError, match=r"\[quantize\] w: it requires grad"):
+        torch.func.grad(lambda w: gqmm.dequantize(*gqmm.quantize(w)).sum())(torch.ones(2, 64))
+
+
+def test_complex_tensors_are_refused_conjugate_or_not():
+    for w in (torch.ones(2, 64, dtype=torch.complex64), torch.ones(2, 64, dtype=torch.complex64).conj()):
+        with pytest.raises(ValueError, match=r"\[quantize\] w: element type DLPack \(code 5, 64 bits"):
+            gqmm.quantize(w)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_tensors_on_a_gpu_are_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"\[quantize\] w: its memory is on CUDA device 0.*w.cpu\(\)"):

@@ -8,6 +8,7 @@ have its transforms (grad, vjp, jvp, vmap, compile); docs/mlx.md says what diffe
 """
 
 from gqmm.mlx._load import extension
+from gqmm.mlx._pack_model import PackReport, pack_model
 from gqmm.mlx._patch import Calls, Installation, Status, install, status, uninstall
 
 gather_mm = extension.gather_mm
@@ -17,10 +18,12 @@ quantized_matmul = extension.quantized_matmul
 __all__ = [
     "Calls",
     "Installation",
+    "PackReport",
     "Status",
     "gather_mm",
     "gather_qmm",
     "install",
+    "pack_model",
     "quantized_matmul",
     "status",
     "uninstall",

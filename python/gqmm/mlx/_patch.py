@@ -13,9 +13,11 @@ import mlx.core as mx
 
 from gqmm._gqmm import version
 from gqmm.mlx._load import extension
+from gqmm.mlx._watch import watch
 
 _NAMES = ("gather_qmm", "quantized_matmul", "gather_mm")
-_stock: dict[str, Any] = {name: getattr(mx, name) for name in _NAMES}
+# The extension keeps them: when this module is imported again, mx may have gqmm's functions already.
+_stock: dict[str, Any] = extension.__dict__.setdefault("stock_functions", {name: getattr(mx, name) for name in _NAMES})
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class _Settings:
 
 _settings = _Settings()
 
+watch()
 atexit.register(extension.forget_packed_copies)
 
 
@@ -74,6 +77,9 @@ class Status:
     packed_arrays: int  # weights with a packed copy now
     packed_bytes: int  # of those copies
     packed_so_far: int  # copies made in this process, those that have been freed again included
+    packed_modules: int  # sets of parameters that pack_model packed and models hold now
+    packed_modules_bytes: int  # of those
+    in_place_arrays: int  # weights used again that pack=True leaves in place: their memory has been lent to another library
 
     def __str__(self) -> str:
         """A few lines for people."""
@@ -83,6 +89,14 @@ class Status:
         if self.packed_so_far:
             held = f"{self.packed_arrays} of them held, {self.packed_bytes / 1e6:.1f} MB"
             lines.append(f"  {self.packed_so_far} weights packed so far; {held}")
+        if self.packed_modules:
+            size = f"{self.packed_modules_bytes / 1e6:.1f} MB"
+            lines.append(f"  {self.packed_modules} sets of parameters packed by pack_model, {size}")
+        if self.in_place_arrays:
+            lines.append(
+                f"  {self.in_place_arrays} weights not packed, for another library has their memory and may write to it; "
+                "gqmm.mlx.pack_model packs them all the same"
+            )
         return "\n".join(lines)
 
 
@@ -143,7 +157,8 @@ def uninstall() -> None:
 def status() -> Status:
     """What is replaced at the moment, the versions, and how often gqmm's functions and MLX's ran."""
     functions = tuple(name for name in _NAMES if getattr(mx, name) is getattr(extension, name))
-    held, size, so_far = extension.packed_copies()
+    held, size, so_far, lent = extension.packed_copies()
+    modules, modules_size = extension.packed_parameters()
     return Status(
         installed=bool(functions),
         functions=functions,
@@ -153,4 +168,7 @@ def status() -> Status:
         packed_arrays=held,
         packed_bytes=size,
         packed_so_far=so_far,
+        packed_modules=modules,
+        packed_modules_bytes=modules_size,
+        in_place_arrays=lent,
     )

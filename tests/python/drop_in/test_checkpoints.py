@@ -20,6 +20,7 @@ import pytest
 pytest.importorskip("mlx_lm")
 pytest.importorskip("gqmm.mlx")
 
+import gqmm.mlx as drop_in
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
@@ -99,6 +100,25 @@ def test_200_greedy_tokens_and_their_logits_are_those_of_stock(checkpoint: Check
         answer = checkpoint.answer(checkpoint.tokens[:64], 200)
     assert len(answer.tokens) == 200
     answer.assert_is(greedy)
+
+
+def test_a_packed_model_generates_the_same_tokens_and_is_saved_as_it_was(tmp_path: Path) -> None:
+    checkpoint = load(OURS)
+    prompt = checkpoint.tokens[:64]
+    parameters = {name: evaluated(a) for name, a in tree_flatten(checkpoint.model.parameters())}
+    with ours(*QMM):
+        in_place = checkpoint.answer(prompt, 50)
+        report = drop_in.pack_model(checkpoint.model)
+        packed = checkpoint.answer(prompt, 50)
+    assert packed.tokens == in_place.tokens
+    assert np.array_equal(packed.logprobs, in_place.logprobs)
+    assert any(name.endswith("switch_mlp.up_proj") for name in report.packed)
+    assert any(name.endswith("self_attn.q_proj") for name in report.packed)
+    assert set(report.left.values()) <= {"its rows are looked up one by one"}
+    checkpoint.model.save_weights(str(tmp_path / "model.safetensors"))
+    saved = {name: evaluated(a) for name, a in mx.load(str(tmp_path / "model.safetensors")).items()}
+    assert saved.keys() == parameters.keys()
+    assert all(np.array_equal(saved[name], parameters[name]) for name in saved)
 
 
 @pytest.mark.parametrize("pack", [False, True], ids=["", "pack"])

@@ -233,3 +233,21 @@ def test_a_quantized_linear_layer_trains_through_the_drop_in(rng):
     stock = gradients()
     with drop_in.install():
         assert mx.allclose(gradients(), stock, rtol=1e-4, atol=1e-5)
+
+
+def test_an_import_while_installed_still_knows_mlxs_own_functions():
+    program = """
+import sys
+import mlx.core as mx
+stock = mx.gather_qmm
+import gqmm.mlx
+gqmm.mlx.install()
+for name in [name for name in sys.modules if name.split(".")[0] == "gqmm"]:
+    del sys.modules[name]
+import gqmm.mlx
+assert gqmm.mlx.status().installed
+gqmm.mlx.uninstall()
+assert mx.gather_qmm is stock
+assert not gqmm.mlx.status().installed
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=120)
