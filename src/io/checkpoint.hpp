@@ -24,8 +24,7 @@ struct Checkpoint {
   Metadata metadata;      ///< of all files; of a key that several have, the first
   nlohmann::json config;  ///< the document of config.json; null without one
   std::optional<QuantizationConfig> quantization;
-  std::string
-      foreign_settings;  ///< without `quantization`: a value of another tool's under that key (FoundQuantization::foreign)
+  std::string foreign_settings;  ///< what another tool keeps under that key (FoundQuantization::foreign); else empty
 };
 
 /// Writes "gqmm: " and the sentence to the standard error.

@@ -33,7 +33,8 @@ std::optional<int> integer(const json& object, const char* key, std::string_view
     return std::nullopt;
   }
   const double value = found->is_number() ? found->get<double>() : 0;
-  if (!(value >= 1 && value <= std::numeric_limits<int>::max()) || value != std::floor(value)) {
+  const bool is_positive_integer = value >= 1 && value <= std::numeric_limits<int>::max() && value == std::floor(value);
+  if (!is_positive_integer) {
     throw FileError(where, fmt::format("{} is {}, not a positive integer", key, printable(found->dump())));
   }
   return static_cast<int>(value);

@@ -39,9 +39,11 @@ std::uint64_t read_as_safetensors(std::span<const std::byte> bytes) {
     checkpoint.tensors = std::move(file.tensors);
     sum += find_foreign_scheme(nullptr, checkpoint.tensors) ? 1 : 0;
     if (const auto settings = file.metadata.find("quantization"); settings != file.metadata.end()) {
-      checkpoint.quantization = find_quantization_in_metadata(settings->second, "input").config;
+      const FoundQuantization found = find_quantization_in_metadata(settings->second, "input");
+      checkpoint.quantization = found.config;
+      checkpoint.foreign_settings = found.foreign;
     }
-    for (const QuantizedTensor& tensor : quantized_tensors(checkpoint)) {
+    for (const QuantizedTensor& tensor : quantized_tensors(checkpoint, {}, [](std::string_view) {})) {
       sum += static_cast<std::uint64_t>(tensor.experts + tensor.N + tensor.K + tensor.nbytes());
     }
     return sum;
