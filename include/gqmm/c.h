@@ -11,8 +11,8 @@ extern "C" {
 /* Threads of a call whose stream names no number, the caller's included. See gqmm::get_num_threads. */
 GQMM_API int gqmm_get_num_threads(void);
 
-/* Sets that number for the process; 0 means as many as the machine grants. Returns 0, or -1 if `threads` is negative or above 4096;
-   then nothing has changed. See gqmm::set_num_threads. */
+/* Sets that number for the process; 0 means as many as the machine grants. Returns 0, or -1 if `threads` is negative or above
+   4096; then nothing has changed. See gqmm::set_num_threads. */
 GQMM_API int gqmm_set_num_threads(int threads);
 
 #ifdef __cplusplus

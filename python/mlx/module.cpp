@@ -6,6 +6,7 @@
 #include "pack_cache.hpp"
 #include "packed_parameters.hpp"
 
+#include "../src/gil.hpp"
 #include "../src/module_init.hpp"
 #include "../src/sealed_class.hpp"
 
@@ -127,7 +128,7 @@ std::shared_ptr<PackedParameters> pack_parameters(const mx::array& w, const mx::
     parts.push_back(*biases);
   }
   const PackOptions options = {.group_size = group_size, .bits = bits, .mode = mode_from_name(mode, "pack_model")};
-  const nb::gil_scoped_release release;
+  const python::ReleasedGil released;
   mx::eval(parts);
   return PackedParameters::pack(parts, options);
 }
@@ -172,6 +173,7 @@ void bind_watching(nb::module_& m) {
 }
 
 void define_module(nb::module_& m) {
+  python::register_interrupt_translator();
   m.doc() = "Products of gqmm over arrays of MLX.";
   nb::module_::import_("mlx.core");
   m.attr("built_with") =

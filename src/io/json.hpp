@@ -28,7 +28,7 @@ inline constexpr int max_json_depth = 64;
 /// - Of a key that comes twice the last value holds, as in Python. Only the keys in `unique`, and all keys below them, may not
 ///   come twice.
 /// Throws FileError otherwise as parse_json does, and for files of another kind (a Git LFS pointer, a web page) with their names.
-[[nodiscard]] nlohmann::json parse_python_json(std::string_view text, std::string_view origin,
-                                               std::span<const std::string_view> unique);
+[[nodiscard]] GQMM_API nlohmann::json parse_python_json(std::string_view text, std::string_view origin,
+                                                        std::span<const std::string_view> unique);
 
 }  // namespace gqmm::io

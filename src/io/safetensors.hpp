@@ -43,12 +43,12 @@ struct SafetensorsFile {
 };
 
 /// Bits of an element of a safetensors type; nullopt for an unknown one.
-[[nodiscard]] std::optional<int> bits_of_type(std::string_view type);
+[[nodiscard]] GQMM_API std::optional<int> bits_of_type(std::string_view type);
 /// The safetensors name of a type: "F32" for float32.
 [[nodiscard]] std::string_view type_name_of(Dtype dtype);
 /// Bytes of a tensor; nullopt for an unknown type, a negative extent, a number of bits that does not fill bytes, and for
 /// extents whose product (without zeros) passes 2^63.
-[[nodiscard]] std::optional<std::int64_t> byte_count(std::string_view type, const Shape& shape);
+[[nodiscard]] GQMM_API std::optional<std::int64_t> byte_count(std::string_view type, const Shape& shape);
 
 /// Views of the tensors in `bytes`, which `owner` keeps alive. Throws FileError, naming `origin`, unless the header is valid and
 /// its tensors tile the data: no overlap, no gap, none outside, each as long as its type and shape say. Memory use is bounded by
