@@ -176,7 +176,7 @@ void add_info_command(CLI::App& program) {
   add_format_option(*command, *format);
   command->footer(R"(Examples:
   gqmm info
-  GQMM_ISA=avx2 OMP_NUM_THREADS=4 gqmm info --format json)");
+  GQMM_ISA=avx2 GQMM_NUM_THREADS=4 gqmm info --format json)");
   command->callback([format] { info(*format); });
 }
 

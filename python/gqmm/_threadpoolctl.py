@@ -21,7 +21,7 @@ def register() -> None:
 
         user_api = "gqmm"
         internal_api = "gqmm"
-        filename_prefixes = ("libgqmm", "_gqmm")
+        filename_prefixes = ("libgqmm",)
         check_symbols = ("gqmm_get_num_threads", "gqmm_set_num_threads")
 
         def get_num_threads(self) -> int:

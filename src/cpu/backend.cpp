@@ -27,6 +27,9 @@ constexpr std::int64_t panels_per_item = 4;
 // Rows that share a packed panel: packing costs as much as about 5 rows of one slice. Of 64 and 128 rows x would stay in L2 from
 // panel to panel; they were as fast (Zen 4, K of 2048 and 7168), so the number does not depend on the cache.
 constexpr std::int64_t rows_per_item = 256;
+// Multiply-adds of an item: 10 ms of a core with VNNI, one thread's pause between two looks whether the call should stop. Only
+// shapes with more than a hundred million weights per expert, or K above 20,000, come near.
+constexpr std::int64_t most_work_per_item = std::int64_t{1} << 30;
 // Weights packed along N are read in runs of k, of which an item should take all outputs.
 constexpr std::int64_t strips_per_item_along_n = 48;
 
@@ -39,13 +42,14 @@ Tiling choose_tiling(const Problem& problem, const KernelTable& kernels, const R
     return threads == 1 ? wanted : std::clamp<std::int64_t>(all_strips / (threads * items_per_thread), 1, wanted);
   };
   const std::int64_t panel = integers ? kernels.gemm_tile[problem.slices - 1].nv : kernels.float_tile.nv;
-  const std::int64_t strips_many_rows = problem.transpose ? panel * panels_per_item : strips_per_item_along_n;
-  return {.few_rows = integers                    ? few_rows
-                      : problem.format != nullptr ? kernels.few_float_rows.of(problem.transpose)
-                                                  : 0,
-          .strips_few_rows = at_most(strips),
-          .strips_many_rows = std::max<std::int64_t>(1, at_most(strips_many_rows) / panel) * panel,
-          .rows_per_item = rows_per_item};
+  const std::int64_t few = integers ? few_rows : problem.format != nullptr ? kernels.few_float_rows.of(problem.transpose) : 0;
+  const std::int64_t wanted_strips = problem.transpose ? panel * panels_per_item : strips_per_item_along_n;
+  const std::int64_t strips_many_rows = std::max<std::int64_t>(1, at_most(wanted_strips) / panel) * panel;
+  const std::int64_t most_strip_rows = most_work_per_item / (lanes * std::max<std::int64_t>(1, problem.K));
+  return {.few_rows = few,
+          .strips_few_rows = std::clamp<std::int64_t>(most_strip_rows / std::max<std::int64_t>(1, few), 1, at_most(strips)),
+          .strips_many_rows = strips_many_rows,
+          .rows_per_item = std::clamp<std::int64_t>(most_strip_rows / strips_many_rows, 1, rows_per_item)};
 }
 
 }  // namespace
