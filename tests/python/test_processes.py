@@ -193,8 +193,8 @@ for call in (lambda: product(1), lambda: product(2), product, gqmm.available_thr
 """
     result = run_product(program, GQMM_NUM_THREADS=text)
     message = (
-        f'[gqmm] GQMM_NUM_THREADS = "{text}" is not a number of threads; set a whole number from 1 to 4096, or unset it to use as '
-        "many as the machine grants\n"
+        f'[gqmm] GQMM_NUM_THREADS = "{text}" is not a number of threads; set a whole number from 1 to 4096, or unset it to use '
+        "as many as the machine grants\n"
     )
     assert result.stdout == 5 * message, result.stderr
 
