@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+from typing import Any
 
 from gqmm._gqmm import available_threads, version
 
@@ -11,13 +12,14 @@ from gqmm._gqmm import available_threads, version
 def register() -> None:
     """Registers a controller with user API "gqmm" if threadpoolctl is installed; it is no dependency."""
     try:
-        threadpoolctl = importlib.import_module("threadpoolctl")
+        threadpoolctl: Any = importlib.import_module("threadpoolctl")
     except ImportError:
         return
     if not hasattr(threadpoolctl, "register"):  # before 3.2
         return
+    base: Any = threadpoolctl.LibController
 
-    class GqmmController(threadpoolctl.LibController):  # type: ignore[misc]  # it has no type hints
+    class GqmmController(base):  # type: ignore[misc]  # it has no type hints
         """Asks and sets the number of threads through the C functions of gqmm/c.h."""
 
         user_api = "gqmm"
