@@ -12,6 +12,9 @@ import os, signal, sys, threading, time
 import numpy as np
 import gqmm
 
+# A shell that starts tests in the background makes its processes ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _w = gqmm.quantize(np.ones((4, 256, 256), np.float32))
 _x = np.ones((64, 1, 256), np.float32)
 _rhs = np.arange(64) % 4

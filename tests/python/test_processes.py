@@ -244,15 +244,19 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(
     "call",
     [
-        "gqmm.quantize(np.ones((64, 4096, 4096), np.float32))",
-        "gqmm.dequantize(*codes, dtype='float32')",
-        "[gqmm.pack(*codes) for _ in range(100)]",
+        "gqmm.quantize(matrices(64, 4096, np.float32))",
+        "gqmm.dequantize(*weights(32), dtype='float32')",
+        "gqmm.pack(*weights(256), stream=gqmm.Stream(threads=1))",
     ],
     ids=["quantize", "dequantize", "pack"],
 )
 def test_ctrl_c_interrupts_other_long_calls(call):
     program = f"""
-codes = (np.zeros((128, 4096, 512), np.uint32), np.ones((128, 4096, 64), np.float32), np.ones((128, 4096, 64), np.float32))
+def matrices(count, columns, dtype):
+    # All of them the same memory.
+    return np.broadcast_to(np.ones((4096, columns), dtype), (count, 4096, columns))
+def weights(count):
+    return matrices(count, 512, np.uint32), matrices(count, 64, np.float32), matrices(count, 64, np.float32)
 def press():
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGINT)
