@@ -1,5 +1,6 @@
 #include "gil.hpp"
 
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace gqmm::python {
@@ -17,31 +18,23 @@ void take_gil(PyThreadState* state) {
   }
 }
 
-bool runs_on_main_thread() {
-  const nb::object main_thread = nb::module_::import_("threading").attr("main_thread")();
-  return nb::cast<unsigned long>(main_thread.attr("ident")) == PyThread_get_thread_ident();
-}
+/// Python runs signal handlers on its main thread, which is the process's first one. Other threads need not wait for the GIL.
+bool is_first_thread() { return ::syscall(SYS_gettid) == ::getpid(); }
 
 }  // namespace
 
-ReleasedGil::ReleasedGil() : state_(PyEval_SaveThread()), check_([this] { return handler_raised(); }) {}
+ReleasedGil::ReleasedGil()
+    : state_(PyEval_SaveThread()), is_main_thread_(is_first_thread()), check_([this] { return handler_raised(); }) {}
 
 ReleasedGil::~ReleasedGil() { take_gil(state_); }
 
 /// Lets Python's signal handlers run, which it calls on the main thread alone.
 bool ReleasedGil::handler_raised() {
   if (!is_main_thread_) {
-    return false;  // other threads need not wait for the GIL
+    return false;
   }
   take_gil(state_);
-  bool raised = false;
-  try {
-    is_main_thread_ = runs_on_main_thread();
-    raised = PyErr_CheckSignals() != 0;
-  } catch (nb::python_error& error) {
-    error.restore();
-    raised = true;
-  }
+  const bool raised = PyErr_CheckSignals() != 0;
   state_ = PyEval_SaveThread();
   return raised;
 }

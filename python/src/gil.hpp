@@ -22,7 +22,7 @@ class ReleasedGil {
   bool handler_raised();
 
   PyThreadState* state_;
-  bool is_main_thread_ = true;  // until it is known
+  bool is_main_thread_;
   InterruptCheck check_;
 };
 

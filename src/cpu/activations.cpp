@@ -12,8 +12,10 @@ constexpr std::int64_t matrices_per_pair_worth_marking = 8;
 
 // A call takes what its thread keeps and gives it back at its end. A second call of the thread may begin before that, in a check
 // whether the first one should stop; it has memory of its own.
-thread_local Scratch kept_word_scratch;
-thread_local Scratch kept_scale_scratch;
+struct KeptScratch {
+  Scratch words;
+  Scratch scales;
+};
 
 /// Rows a power of two apart would fall into the same few sets of L1: an odd number of cache lines spreads them.
 std::int64_t spread_stride(std::int64_t elements) {
@@ -50,12 +52,11 @@ void find_distinct(std::span<const std::int64_t> lhs, std::int64_t matrices, std
 }  // namespace
 
 Activations::Activations(const Problem& problem, const KernelTable& kernels, bool sliced, bool even_odd)
-    : problem_(problem),
-      kernels_(kernels),
-      word_scratch_(std::move(kept_word_scratch)),
-      scale_scratch_(std::move(kept_scale_scratch)),
-      sliced_(sliced),
-      even_odd_(even_odd) {
+    : problem_(problem), kernels_(kernels), sliced_(sliced), even_odd_(even_odd) {
+  if (KeptScratch* const kept = kept_by_thread<KeptScratch>()) {
+    word_scratch_ = std::move(kept->words);
+    scale_scratch_ = std::move(kept->scales);
+  }
   find_distinct(problem.lhs, problem.x.count(), matrices_, slot_of_pair_);
   const std::int64_t rows = count();
   if (!sliced_) {
@@ -74,10 +75,12 @@ Activations::Activations(const Problem& problem, const KernelTable& kernels, boo
 }
 
 Activations::~Activations() {
-  word_scratch_.release(kept_scratch);
-  scale_scratch_.release(kept_scratch);
-  kept_word_scratch = std::move(word_scratch_);
-  kept_scale_scratch = std::move(scale_scratch_);
+  if (KeptScratch* const kept = kept_by_thread<KeptScratch>()) {
+    word_scratch_.release(kept_scratch);
+    scale_scratch_.release(kept_scratch);
+    kept->words = std::move(word_scratch_);
+    kept->scales = std::move(scale_scratch_);
+  }
 }
 
 void Activations::prepare(std::int64_t row) {

@@ -58,11 +58,18 @@ std::int64_t threads_worth(double multiply_adds) {
   return static_cast<std::int64_t>(std::min(multiply_adds / static_cast<double>(work_worth_a_thread), 1e6)) + 1;
 }
 
+namespace {
+
+double multiply_adds(const Problem& problem) {
+  return static_cast<double>(problem.rhs.size()) * static_cast<double>(problem.M) * static_cast<double>(problem.N) *
+         static_cast<double>(problem.K);
+}
+
+}  // namespace
+
 int threads_of(const Problem& problem) {
   threads::check_environment();
-  const double work = static_cast<double>(problem.rhs.size()) * static_cast<double>(problem.M) * static_cast<double>(problem.N) *
-                      static_cast<double>(problem.K);
-  const std::int64_t worth = threads_worth(work);
+  const std::int64_t worth = threads_worth(multiply_adds(problem));
   if (worth == 1) {
     return 1;  // a tiny call asks the system nothing
   }
@@ -87,7 +94,7 @@ void run(const Problem& problem) {
   const Weights weights(problem, kernels);
   const std::int64_t experts = problem.packed != nullptr ? problem.packed->experts : problem.w.count();
   const Routing routing = route(problem.rhs, experts, problem.sorted);
-  threads::TeamCall team(threads_of(problem));
+  threads::TeamCall team(threads_of(problem), threads_worth(multiply_adds(problem)) > 1);
   const std::vector<Item> items = make_items(routing, problem.M, weights.strips(),
                                              choose_tiling(problem, kernels, routing, weights.strips(), team.threads()));
   Activations activations(problem, kernels, integers, even_odd);

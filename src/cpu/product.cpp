@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 namespace gqmm::cpu {
 
@@ -12,7 +13,9 @@ bool has_integer_path(const Problem& problem) {
 }
 
 void Product::run(const Item& item, const Item* next) const {
-  static thread_local ThreadScratch scratch;
+  std::optional<ThreadScratch> own;
+  ThreadScratch* const kept = kept_by_thread<ThreadScratch>();
+  ThreadScratch& scratch = kept != nullptr ? *kept : own.emplace();
   scratch.x_rows.resize(static_cast<std::size_t>(item.rows));
   scratch.exceptional_lanes.assign(static_cast<std::size_t>(item.strips), 0);
   const Block block = {.item = item,

@@ -51,4 +51,20 @@ class Scratch {
   std::size_t size_ = 0;
 };
 
+/// The T that the calling thread keeps between calls, or nullptr once the thread has destroyed it: destructors of static objects,
+/// or of the thread's other objects, may compute after that.
+template <class T>
+T* kept_by_thread() {
+  static thread_local bool destroyed = false;
+  struct Keeper {
+    T value;
+    ~Keeper() { destroyed = true; }
+  };
+  if (destroyed) {
+    return nullptr;
+  }
+  static thread_local Keeper keeper;
+  return &keeper.value;
+}
+
 }  // namespace gqmm::cpu

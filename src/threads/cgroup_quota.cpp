@@ -1,38 +1,14 @@
 #include "threads/cgroup_quota.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
+#include "threads/read_file.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <charconv>
 #include <cstdint>
 #include <string_view>
 
 namespace gqmm::threads {
 namespace {
-
-/// The contents of a small file, or nothing. Not by std::ifstream: its locale has locks, which a forked child may find taken.
-std::optional<std::string> read_file(const std::string& path) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) {
-    return std::nullopt;
-  }
-  std::string text;
-  std::array<char, 4096> buffer;
-  constexpr std::size_t most = std::size_t{1} << 20;
-  while (text.size() < most) {
-    const ssize_t bytes = read(file, buffer.data(), buffer.size());
-    if (bytes > 0) {
-      text.append(buffer.data(), static_cast<std::size_t>(bytes));
-    } else if (bytes == 0 || errno != EINTR) {
-      break;
-    }
-  }
-  close(file);
-  return text;
-}
 
 /// Takes a whole number off the front of `text`, with the blanks before it.
 std::optional<std::int64_t> take_number(std::string_view& text) {

@@ -16,6 +16,9 @@ ProcessorSet ProcessorSet::of_thread([[maybe_unused]] pid_t thread) {
     return set;
   }
   set = {};
+  if (thread != 0) {
+    return set;  // a thread that has just ended
+  }
 #endif
   const unsigned machine = std::clamp(std::thread::hardware_concurrency(), 1U, static_cast<unsigned>(most));
   for (unsigned processor = 0; processor < machine; ++processor) {

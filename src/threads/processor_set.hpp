@@ -12,8 +12,8 @@ namespace gqmm::threads {
 /// A set of processors by their numbers.
 class ProcessorSet {
  public:
-  /// The affinity mask of a thread of this process; 0 means the calling thread. Where the system has no such masks, the set has
-  /// as many processors as the machine.
+  /// The affinity mask of a thread of this process, empty if it has ended; 0 means the calling thread. Where the system has no
+  /// such masks, the set has as many processors as the machine.
   static ProcessorSet of_thread(pid_t thread = 0);
 
   [[nodiscard]] int count() const;

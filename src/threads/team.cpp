@@ -125,12 +125,13 @@ class Team {
   std::optional<std::uint32_t> join(const Worker& worker, std::uint32_t last);
   void leave_call();
   [[nodiscard]] bool crowded() const;
-  bool compute(SharedCall& call, int thread);
+  bool compute(SharedCall& call, Worker* worker);
   void ask_caller(SharedCall& call);
   template <class Done>
-  void wait_for_others(SharedCall& call, int thread, Done done);
-  void wake_workers(int threads);
-  void announce_progress();
+  void wait_for_others(SharedCall& call, Worker* worker, Done done);
+  void wake_workers();
+  void announce_progress(const SharedCall& call);
+  void wake_waiting();
 
   std::atomic<bool> taken_{false};
   std::atomic<int> callers_{0};
@@ -232,7 +233,7 @@ void Team::serve(Worker& worker) {
   while (true) {
     wait_for_call(worker, last);
     if (const std::optional<std::uint32_t> number = join(worker, last)) {
-      const bool to_the_end = compute(*call_, worker.id);
+      const bool to_the_end = compute(*call_, &worker);
       leave_call();
       last = to_the_end ? *number : last;
     }
@@ -282,7 +283,7 @@ std::optional<std::uint32_t> Team::join(const Worker& worker, std::uint32_t last
 void Team::leave_call() {
   const std::uint64_t before = gate_.fetch_sub(Gate::one_worker);
   if (!Gate::is_open(before) && Gate::workers(before) == 1) {
-    announce_progress();
+    wake_waiting();  // the call may be gone already
   }
 }
 
@@ -293,14 +294,22 @@ bool Team::crowded() const {
          callers + Gate::workers(gate_.load(std::memory_order_relaxed)) > processors_.load(std::memory_order_relaxed);
 }
 
-void Team::wake_workers(int threads) {
-  for (Worker* worker = first_.load(std::memory_order_acquire); worker != nullptr && worker->id < threads;
+/// Wakes as many workers as the open call is planned for and processors are left for. Whoever leaves later looks again.
+void Team::wake_workers() {
+  const std::uint64_t gate = gate_.load();
+  if (!Gate::is_open(gate)) {
+    return;
+  }
+  const int callers = callers_.load();
+  int room = callers <= 1 ? Gate::size(gate) : processors_.load(std::memory_order_relaxed) - callers - Gate::workers(gate);
+  for (Worker* worker = first_.load(std::memory_order_acquire); worker != nullptr && worker->id < Gate::size(gate) && room > 0;
        worker = worker->next) {
     if (worker->asleep.load()) {
       {
         const std::lock_guard lock(worker->mutex);
       }
       worker->wake.notify_one();
+      --room;
     }
   }
 }
@@ -308,10 +317,7 @@ void Team::wake_workers(int threads) {
 /// A caller that ends leaves a processor to the call that has the team.
 void Team::leave() {
   if (callers_.fetch_sub(1) > 1) {
-    const std::uint64_t gate = gate_.load();
-    if (Gate::is_open(gate)) {
-      wake_workers(Gate::size(gate));
-    }
+    wake_workers();
   }
 }
 
@@ -320,19 +326,20 @@ void Team::leave() {
 void Team::run(SharedCall& call, int threads) {
   call_ = &call;
   gate_.store(Gate::of_call(++calls_, threads));
-  wake_workers(threads);
-  compute(call, 0);
+  wake_workers();
+  compute(call, nullptr);
   if (Gate::workers(gate_.fetch_and(~Gate::open)) != 0 && !call.forked()) {
-    wait_for_others(call, 0, [this] { return Gate::workers(gate_.load()) == 0; });
+    wait_for_others(call, nullptr, [this] { return Gate::workers(gate_.load()) == 0; });
   }
 }
 
-/// One thread's part of a call. False: a worker left before the end because processors are scarce.
-bool Team::compute(SharedCall& call, int thread) {
+/// The part of a worker in a call, or of the caller (nullptr). False: a worker left before the end because processors are scarce.
+bool Team::compute(SharedCall& call, Worker* worker) {
   const cpu::FloatEnvironment environment;
+  const int thread = worker == nullptr ? 0 : worker->id;
   bool leaves = false;
   const auto may_go_on = [&] {
-    if (thread == 0) {
+    if (worker == nullptr) {
       ask_caller(call);
     } else {
       leaves = crowded();
@@ -342,16 +349,16 @@ bool Team::compute(SharedCall& call, int thread) {
   for (Step* const step : call.steps) {
     try {
       if (step->finish(step->drain(thread, may_go_on))) {
-        announce_progress();
+        announce_progress(call);
       }
     } catch (...) {
       call.stop_with(std::current_exception());
-      announce_progress();
+      announce_progress(call);
     }
     if (leaves || step == call.steps.back()) {
       break;
     }
-    wait_for_others(call, thread, [&] { return step->finished() || call.stopped.load(); });
+    wait_for_others(call, worker, [&] { return step->finished() || call.stopped.load(); });
     if (call.stopped.load()) {
       break;
     }
@@ -365,7 +372,7 @@ void Team::ask_caller(SharedCall& call) {
     throw_if_interrupted();
   } catch (...) {
     call.stop_with(std::current_exception());
-    announce_progress();
+    announce_progress(call);
   }
   if (call.forked()) {
     call.stopped = true;
@@ -374,15 +381,16 @@ void Team::ask_caller(SharedCall& call) {
 
 /// Spins for a while, then sleeps, until `done()`. The caller goes on asking its InterruptCheck.
 template <class Done>
-void Team::wait_for_others(SharedCall& call, int thread, Done done) {
+void Team::wait_for_others(SharedCall& call, Worker* worker, Done done) {
   if (spin(policy_.waiting_time(Clock::now()), policy_, done) == Spun::done) {
     return;
   }
   waiting_.fetch_add(1);
   std::unique_lock lock(progress_mutex_);
   while (!done()) {
-    if (thread != 0) {
+    if (worker != nullptr) {
       progress_.wait(lock);
+      worker->lost_time.restart();
       continue;
     }
     progress_.wait_for(lock, interrupt_period);
@@ -396,7 +404,14 @@ void Team::wait_for_others(SharedCall& call, int thread, Done done) {
   waiting_.fetch_sub(1);
 }
 
-void Team::announce_progress() {
+/// In a child that was forked within the call nobody waits, and locks may be taken for ever.
+void Team::announce_progress(const SharedCall& call) {
+  if (!call.forked()) {
+    wake_waiting();
+  }
+}
+
+void Team::wake_waiting() {
   if (waiting_.load() != 0) {
     {
       const std::lock_guard lock(progress_mutex_);
@@ -407,26 +422,29 @@ void Team::announce_progress() {
 
 // --- TeamCall -------------------------------------------------------------------------------------------------------------
 
-TeamCall::TeamCall(int wanted) {
-  if (wanted <= 1) {
+TeamCall::TeamCall(int wanted, bool worth_several) : forks_(forks.load(std::memory_order_relaxed)) {
+  if (!worth_several && wanted <= 1) {
     return;
   }
   const Processors processors = usable_processors();
-  team_ = &Team::instance();
-  team_->enter();
-  if (!in_parallel_region() && team_->take()) {
+  const bool may_have_the_team = wanted > 1 && !in_parallel_region();
+  Team& team = Team::instance();
+  team.enter();
+  team_ = &team;
+  if (may_have_the_team && team.take()) {
     leads_ = true;
-    threads_ = team_->prepare(wanted, processors);
+    threads_ = team.prepare(wanted, processors);
   }
 }
 
 TeamCall::~TeamCall() {
+  if (team_ == nullptr || forks.load(std::memory_order_relaxed) != forks_) {
+    return;  // in a child that was forked within the call, the team is the parent's
+  }
   if (leads_) {
     team_->give_back();
   }
-  if (team_ != nullptr) {
-    team_->leave();
-  }
+  team_->leave();
 }
 
 void TeamCall::run(std::span<Step* const> steps) {

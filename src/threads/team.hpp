@@ -60,8 +60,9 @@ class Step {
 /// The threads of one call, from its planning to its end.
 class TeamCall {
  public:
-  /// Takes the team for up to `wanted` threads, the caller's included.
-  explicit TeamCall(int wanted);
+  /// Takes the team for up to `wanted` threads, the caller's included. `worth_several`: the call is large enough to count as one
+  /// of those among which the processors are divided, also if it wants one thread.
+  explicit TeamCall(int wanted, bool worth_several = false);
   ~TeamCall();
   TeamCall(const TeamCall&) = delete;
   TeamCall& operator=(const TeamCall&) = delete;
@@ -79,9 +80,10 @@ class TeamCall {
   void run(std::span<Step* const> steps);
 
  private:
-  Team* team_ = nullptr;  // nullptr: a call too small for several threads
+  Team* team_ = nullptr;  // nullptr: a call that does not count
   bool leads_ = false;    // it has the team
   int threads_ = 1;
+  unsigned forks_;  // before the call, so that a forked child is told apart
 };
 
 }  // namespace gqmm::threads

@@ -342,6 +342,46 @@ def test_three_runtimes_in_one_process_are_no_matter():
     assert (result.stdout, result.returncode) == ("True\n", 0), result.stderr
 
 
+def without_leave(program: str) -> str:
+    """A program in which a second OpenMP runtime of LLVM's family that is set up ends the process."""
+    return "import os; os.environ['KMP_DUPLICATE_LIB_OK'] = 'FALSE'\n" + program
+
+
+@pytest.mark.parametrize(("used", "unused"), [("libomp", "libiomp5"), ("libiomp5", "libomp")])
+def test_a_runtime_that_nobody_has_used_is_not_set_up_by_gqmm(used, unused):
+    if not {used, unused} <= runtimes().keys():
+        pytest.skip(f"needs {used} and {unused}")
+    program = f"""
+runtime = ctypes.CDLL({runtimes()[used]!r})
+in_region(runtime, lambda: None)
+ctypes.CDLL({runtimes()[unused]!r})
+print(right(2), right())
+in_region(runtime, lambda: right(2))
+"""
+    result = run(without_leave(REGION + PRELUDE + program))
+    assert (result.stdout, result.returncode) == ("True True\n", 0), result.stderr
+
+
+def test_a_runtime_is_known_by_what_it_has_not_by_its_name(tmp_path):
+    """Some distributions have LLVM's runtime under libgomp's name."""
+    if not {"libomp", "libiomp5"} <= runtimes().keys():
+        pytest.skip("needs libomp and libiomp5")
+    (tmp_path / "libgomp.so.1").symlink_to(runtimes()["libomp"])
+    program = f"""
+runtime = ctypes.CDLL({runtimes()["libiomp5"]!r})
+in_region(runtime, lambda: None)
+ctypes.CDLL({str(tmp_path / "libgomp.so.1")!r})
+print(right(2))
+"""
+    result = run(without_leave(REGION + PRELUDE + program))
+    assert (result.stdout, result.returncode) == ("True\n", 0), result.stderr
+
+
+def test_importing_gqmm_leaves_the_environment_alone():
+    program = "import os; before = dict(os.environ); import gqmm; print(dict(os.environ) == before)"
+    assert run(program).stdout == "True\n"
+
+
 @pytest.mark.parametrize("name", ["libgomp", "libomp", "libiomp5"])
 def test_a_call_inside_a_parallel_region_starts_no_threads(name):
     if name not in runtimes():

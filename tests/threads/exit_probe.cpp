@@ -50,6 +50,7 @@ int main(int argc, char** argv) {
   values = new std::vector<float>(N * K, 1.0F);
   x = new gqmm::array(gqmm::array::borrow(values->data(), {rows, K}, gqmm::Dtype::float32));
   w = new gqmm::array(gqmm::array::borrow(values->data(), {K, N}, gqmm::Dtype::float32));
+  const gqmm::array before_the_end = gqmm::gather_mm(*x, *w, {});  // this thread's memory is destroyed before static objects are
   for (int i = 0; i < 2; ++i) {
     std::thread([] { compute(*x, *w); }).detach();
   }

@@ -40,6 +40,12 @@ READS = {
     "async_eval of what follows": lambda a: (mx.async_eval(b := a * 2), np.array(b)),
 }
 
+# Where an evaluation fails within a library's request for the buffer, MLX before 0.32.4 ends the process.
+SERVES_BUFFERS = mx.__version__ == "0.32.4"
+if not SERVES_BUFFERS:
+    THROUGH_BUFFERS = ("np.", "memoryview", "bytes", "async_eval")
+    READS = {name: read for name, read in READS.items() if not name.startswith(THROUGH_BUFFERS)}
+
 
 @pytest.fixture(scope="module")
 def operands():
@@ -87,6 +93,7 @@ def test_a_result_with_given_indices_raises_again_and_again(operands, read):
             READS[read](follows)
 
 
+@pytest.mark.skipif(not SERVES_BUFFERS, reason="MLX before 0.32.4 ends the process where NumPy reads a failed result")
 @pytest.mark.parametrize(
     "make", [lambda a: a, lambda a: a + 1, lambda a: (a * 9).astype(mx.int32)], ids=["itself", "a sum", "integers"]
 )
@@ -107,7 +114,7 @@ def test_lhs_indices_are_checked_likewise(operands):
         (drop_in.gather_mm(x, dense, lhs_indices=bad, rhs_indices=mx.array([0, 1])), "a"),
     ]:
         with pytest.raises(RuntimeError, match=rf"lhs_indices\[1\] = -1 is out of range: {name} has 4 matrices"):
-            np.array(result)
+            (np.array if SERVES_BUFFERS else mx.eval)(result)
 
 
 def test_other_errors_of_reading_mark_nothing(operands):
