@@ -7,7 +7,6 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <iterator>
 #include <mutex>
@@ -243,20 +242,6 @@ TEST(Team, LeavesProcessorsToOtherCallersAndTakesThemBack) {
   finish = true;
   leader.join();
   EXPECT_EQ(in_crowd.size(), 1U) << "the leader alone, while as many callers as processors computed";
-}
-
-/// The exit status of a shell command; −1 if a signal or a time limit ended it.
-int status_of(const std::string& command) {
-  const int status = std::system(("timeout 60 " + command).c_str());
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-TEST(Team, LetsAProcessEndWhileItComputes) {
-  for (const char* how : {"return", "exit", "quick_exit"}) {
-    for (int turn = 0; turn < 5; ++turn) {
-      ASSERT_EQ(status_of(std::string(GQMM_EXIT_PROBE) + " " + how), 7) << how;
-    }
-  }
 }
 
 }  // namespace
