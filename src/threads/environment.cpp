@@ -30,7 +30,7 @@ Number parse_whole_number(std::string_view text) {
   }
   Number number;
   const char* const end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, number.value);
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number.value);
   if (rest == end && error == std::errc()) {
     number.kind = Number::Kind::whole;
   } else if (rest == end && error == std::errc::result_out_of_range) {

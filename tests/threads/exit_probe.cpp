@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -36,7 +37,9 @@ struct ComputesAtTheEnd {
     const std::vector<float> values(N * K, 1.0F);
     const gqmm::array a = gqmm::array::borrow(values.data(), {N, K}, gqmm::Dtype::float32);
     const gqmm::array y = gqmm::gather_mm(a, gqmm::array::borrow(values.data(), {K, N}, gqmm::Dtype::float32), {});
-    if (static_cast<const float*>(static_cast<const void*>(y.bytes()))[0] != static_cast<float>(K)) {
+    float first = 0;
+    std::memcpy(&first, y.bytes(), sizeof first);
+    if (first != static_cast<float>(K)) {
       std::abort();
     }
   }

@@ -1,4 +1,5 @@
 // A process that forks: its children compute, with a team of their own, whatever its threads were doing.
+#include "threads/forked_child.hpp"
 #include "threads/team.hpp"
 
 #include <gqmm/gqmm.hpp>
@@ -22,23 +23,6 @@ namespace gqmm::threads {
 namespace {
 
 constexpr int ok = 0;
-
-/// Runs `child` in a forked process, which has 60 seconds. Returns its exit status, or −1 if a signal ended it.
-int status_of_child(const std::function<int()>& child) {
-  const pid_t pid = fork();
-  if (pid == 0) {
-    alarm(60);  // a child that hangs is ended
-    int status = 99;
-    try {
-      status = child();
-    } catch (...) {
-    }
-    _exit(status);
-  }
-  int status = 0;
-  EXPECT_EQ(waitpid(pid, &status, 0), pid);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
 
 int process_threads() {
   return static_cast<int>(

@@ -1,16 +1,15 @@
 // A system that gives no thread, or no memory for one.
+#include "threads/forked_child.hpp"
 #include "threads/team.hpp"
 
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <cstdio>
-#include <functional>
 #include <system_error>
 #include <thread>
 
@@ -36,23 +35,6 @@ int threads_of_a_call() {
   return done == items ? call.threads() : -1;
 }
 
-/// What `child` returns in a forked process; −1 if a signal ended it.
-int in_a_child(const std::function<int()>& child) {
-  const pid_t pid = fork();
-  if (pid == 0) {
-    alarm(60);
-    int status = 99;
-    try {
-      status = child();
-    } catch (...) {
-    }
-    _exit(status);
-  }
-  int status = 0;
-  EXPECT_EQ(waitpid(pid, &status, 0), pid);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
 bool limit(int resource, rlim_t value) {
   rlimit limits = {};
   getrlimit(static_cast<__rlimit_resource_t>(resource), &limits);
@@ -63,7 +45,7 @@ bool limit(int resource, rlim_t value) {
 constexpr uid_t nobody = 65534;
 
 TEST(ScarceResources, ACallRunsOnTheCallerAloneIfNoThreadCanBeCreated) {
-  EXPECT_EQ(in_a_child([] {
+  EXPECT_EQ(status_of_child([] {
               // The limit does not hold for root.
               if ((getuid() == 0 && setuid(nobody) != 0) || !limit(RLIMIT_NPROC, 0)) {
                 return 90;
@@ -74,7 +56,7 @@ TEST(ScarceResources, ACallRunsOnTheCallerAloneIfNoThreadCanBeCreated) {
 }
 
 TEST(ScarceResources, ACallRunsOnTheThreadsThatCouldBeCreated) {
-  const int threads = in_a_child([] {
+  const int threads = status_of_child([] {
     if (getuid() == 0 && setuid(nobody) != 0) {
       return 90;
     }
@@ -97,7 +79,7 @@ TEST(ScarceResources, ACallRunsOnTheThreadsThatCouldBeCreated) {
 
 #if !defined(GQMM_MEMORY_CANNOT_BE_LIMITED)
 TEST(ScarceResources, ACallRunsOnTheCallerAloneIfThereIsNoMemoryForAStack) {
-  EXPECT_EQ(in_a_child([] {
+  EXPECT_EQ(status_of_child([] {
               // Room for small things, not for a stack. Threads of earlier tests have left some of the usual size.
               pthread_attr_t attributes;
               if (pthread_attr_init(&attributes) != 0 || pthread_attr_setstacksize(&attributes, std::size_t{64} << 20) != 0 ||
