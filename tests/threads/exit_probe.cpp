@@ -3,6 +3,7 @@
 //     exit_probe return | exit | quick_exit
 #include <gqmm/gqmm.hpp>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -20,7 +21,7 @@ constexpr std::int64_t rows = 64;
 std::atomic<int> calls{0};
 
 // Never destroyed, for threads go on reading them.
-const std::vector<float>* values = nullptr;
+std::array<float, static_cast<std::size_t>(N* K)> ones;
 const gqmm::array* x = nullptr;
 const gqmm::array* w = nullptr;
 
@@ -50,9 +51,9 @@ const ComputesAtTheEnd computes_at_the_end;
 
 int main(int argc, char** argv) {
   const std::string_view how = argc > 1 ? argv[1] : "return";
-  values = new std::vector<float>(N * K, 1.0F);
-  x = new gqmm::array(gqmm::array::borrow(values->data(), {rows, K}, gqmm::Dtype::float32));
-  w = new gqmm::array(gqmm::array::borrow(values->data(), {K, N}, gqmm::Dtype::float32));
+  ones.fill(1.0F);
+  x = new gqmm::array(gqmm::array::borrow(ones.data(), {rows, K}, gqmm::Dtype::float32));
+  w = new gqmm::array(gqmm::array::borrow(ones.data(), {K, N}, gqmm::Dtype::float32));
   const gqmm::array before_the_end = gqmm::gather_mm(*x, *w, {});  // this thread's memory is destroyed before static objects are
   for (int i = 0; i < 2; ++i) {
     std::thread([] { compute(*x, *w); }).detach();
