@@ -117,6 +117,7 @@ def test_lhs_indices_are_checked_likewise(operands):
             (np.array if SERVES_BUFFERS else mx.eval)(result)
 
 
+@pytest.mark.skipif(not SERVES_BUFFERS, reason="MLX before 0.32.4 ends the process where NumPy reads inside a transform")
 def test_other_errors_of_reading_mark_nothing(operands):
     """A read inside a transform is MLX's own error; the array is as good as before."""
     x = operands[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import pickle
 
 import numpy as np
@@ -359,7 +360,10 @@ def test_a_lora_layer_trains_over_a_packed_one():
 def test_experts_of_mlx_lm(mode, global_scale):
     switch = pytest.importorskip("mlx_lm.models.switch_layers")
     group_size, bits = MODES[mode]
-    layer = evaluated(switch.QuantizedSwitchLinear(K, 64, 4, True, group_size, bits, mode, global_scale))
+    if global_scale and len(inspect.signature(switch.QuantizedSwitchLinear).parameters) < 8:
+        pytest.skip("this mlx-lm has no layers of experts with global scales")
+    settings = (group_size, bits, mode, *([True] if global_scale else []))
+    layer = evaluated(switch.QuantizedSwitchLinear(K, 64, 4, True, *settings))
     x, indices = mx.random.normal((3, 1, 1, K)), mx.array([[0, 1], [3, 2], [2, 2]])
     before, names = np.array(layer(x, indices)), parameters_of(layer)
     report = drop_in.pack_model(layer)
