@@ -360,8 +360,8 @@ def test_a_lora_layer_trains_over_a_packed_one():
 def test_experts_of_mlx_lm(mode, global_scale):
     switch = pytest.importorskip("mlx_lm.models.switch_layers")
     group_size, bits = MODES[mode]
-    if global_scale and len(inspect.signature(switch.QuantizedSwitchLinear).parameters) < 8:
-        pytest.skip("this mlx-lm has no layers of experts with global scales")
+    if len(inspect.signature(switch.QuantizedSwitchLinear).parameters) < 8:
+        pytest.skip("pack_model is tested with the experts of mlx-lm 0.32.2, whose layers have global scales")
     settings = (group_size, bits, mode, *([True] if global_scale else []))
     layer = evaluated(switch.QuantizedSwitchLinear(K, 64, 4, True, *settings))
     x, indices = mx.random.normal((3, 1, 1, K)), mx.array([[0, 1], [3, 2], [2, 2]])
