@@ -23,7 +23,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// To read the quota of a control group takes some 30 µs, to look for OpenMP runtimes about as long: too much for each call.
+// The quota and the loaded OpenMP runtimes are read from files of the system, which takes too long for each call.
 constexpr std::chrono::seconds looked_up_for{1};
 
 // What was looked up last.
