@@ -1,15 +1,18 @@
 #include "bench.hpp"
-#include "compare.hpp"
+#include "cases/plan.hpp"
+#include "cpu/instruction_set_names.hpp"
 #include "formats/registry.hpp"
+#include "formats/texts.hpp"
 #include "io/checkpoint.hpp"
-#include "machine.hpp"
-#include "measure.hpp"
-#include "mlx_lm.hpp"
-#include "outputs.hpp"
-#include "plan.hpp"
-#include "progress.hpp"
-#include "report.hpp"
-#include "validators.hpp"
+#include "measure/measure.hpp"
+#include "mlx_lm/mlx_lm.hpp"
+#include "report/compare.hpp"
+#include "report/explain.hpp"
+#include "report/origin.hpp"
+#include "report/outputs.hpp"
+#include "report/report.hpp"
+#include "tools/progress.hpp"
+#include "tools/validators.hpp"
 
 #include <fmt/format.h>
 #include <gqmm/stream.hpp>
@@ -22,6 +25,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 
@@ -30,12 +34,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The command line as it was given.
+/// The values of the command line's options.
 struct Arguments {
   std::vector<std::string> what;
   std::string suite;
   std::vector<std::string> only;
   bool list = false;
+  bool explain = false;
   std::int64_t experts = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
@@ -71,7 +76,7 @@ std::vector<T> converted(const std::vector<std::string>& names, T (*convert)(std
   return values;
 }
 
-/// A checkpoint's layers. Options that would change their formats are errors.
+/// Lists a checkpoint's layers. Throws std::invalid_argument for options that would change their formats.
 std::vector<CheckpointLayer> unchanged_layers(const std::string& path, const Arguments& arguments) {
   std::vector<CheckpointLayer> layers = layers_of_checkpoint(path, arguments.top);
   if (arguments.mode || arguments.bits || arguments.group_size) {
@@ -84,12 +89,13 @@ std::vector<CheckpointLayer> unchanged_layers(const std::string& path, const Arg
   return layers;
 }
 
-/// Whether an argument is a checkpoint rather than the name of a shape: it exists, or it can only be meant as a path.
+/// Whether an argument is a checkpoint and not the name of a shape. It is one if it exists, or if it can only be a path.
 bool names_checkpoint(const std::string& what) {
   return fs::exists(what) || what.starts_with('/') || what.starts_with('.') || what.ends_with(".safetensors");
 }
 
-/// Throws std::invalid_argument for an unknown name, which may be that of a model on the Hugging Face hub.
+/// Returns the shape of this name. Throws std::invalid_argument for an unknown name. If it may be the name of a model on the
+/// Hugging Face hub, the text says how to get that.
 const LayerShape& shape_named(const std::string& what) {
   try {
     return shape_from_name(what);
@@ -99,11 +105,11 @@ const LayerShape& shape_named(const std::string& what) {
   }
 }
 
-/// The layers that the positional arguments or --experts, --n, --k and --top name.
+/// Lists the layers of the positional arguments, or the layer of --experts, --n, --k and --top.
 std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
   const Mode mode = mode_from_name(arguments.mode.value_or("affine"), "bench");
-  const QuantizationSettings settings = resolve_settings("bench", mode, arguments.bits ? &*arguments.bits : nullptr,
-                                                         arguments.group_size ? &*arguments.group_size : nullptr);
+  const detail::QuantizationSettings settings = detail::resolve_settings(
+      "bench", mode, arguments.bits ? &*arguments.bits : nullptr, arguments.group_size ? &*arguments.group_size : nullptr);
   const auto layer = [&](const LayerShape& shape) {
     return CheckpointLayer{shape, mode, settings.format->bits, settings.group_size};
   };
@@ -152,7 +158,7 @@ std::vector<PlannedCase> grid_cases(const Arguments& arguments, const std::vecto
   grid.isas = isas;
   grid.transpose = !arguments.not_transposed;
   grid.packed = arguments.packed;
-  grid.routings = converted(arguments.routings, routing_from_name);
+  grid.routings = converted(arguments.routings, expert_choice_from_name);
   std::vector<PlannedCase> planned;
   for (const Case& settings : cases_of(grid)) {
     planned.push_back({settings, arguments.with});
@@ -161,8 +167,13 @@ std::vector<PlannedCase> grid_cases(const Arguments& arguments, const std::vecto
 }
 
 std::vector<PlannedCase> plan(const Arguments& arguments) {
-  const std::vector<std::string> isas =
-      arguments.isas.empty() ? std::vector<std::string>{std::string(active_instruction_set())} : arguments.isas;
+  std::vector<std::string> isas;
+  for (const std::string& isa : arguments.isas) {
+    isas.emplace_back(cpu::current_name(isa));
+  }
+  if (isas.empty()) {
+    isas.emplace_back(active_instruction_set());
+  }
   const std::vector<PlannedCase> cases = arguments.suite.empty()
                                              ? grid_cases(arguments, isas)
                                              : suite(arguments.suite, {isas, arguments.threads, available_threads()});
@@ -174,7 +185,7 @@ Report measure(const Arguments& arguments, const std::vector<PlannedCase>& plann
   Runner runner(arguments.measure, {find_python(arguments.peers, "--peers")});
   Report report = {describe_machine(), arguments.suite, command_line(), today(), arguments.measure, {}};
   report.machine.library_revision = arguments.outputs.revision;
-  ProgressBar bar;
+  tools::ProgressBar bar;
   for (std::size_t i = 0; i < planned.size(); ++i) {
     const auto& [settings, peers] = planned[i];
     const auto show = [&, index = static_cast<double>(i)](const RepetitionCount& count) {
@@ -187,7 +198,7 @@ Report measure(const Arguments& arguments, const std::vector<PlannedCase>& plann
   return report;
 }
 
-/// The name of --results' files.
+/// Returns the name of the files of --results, without their extensions.
 std::string stem_of(const Arguments& arguments) {
   return fmt::format("{}-{}", arguments.suite.empty() ? "cases" : arguments.suite, file_name_of(describe_machine()));
 }
@@ -198,10 +209,10 @@ nlohmann::json figures_of(const Report& report) {
   return nlohmann::json::parse(text);
 }
 
-/// 1 if a case has become slower, else 0.
+/// Prints the comparison. Returns the exit status: 1 if a case has become slower, else 0.
 int compare_with_saved(const Arguments& arguments, const nlohmann::json& before, const nlohmann::json& now) {
   const Comparison comparison = compare(before, now, fraction_from_text(arguments.tolerance, "--tolerance"));
-  // What a program reads from the standard output stays what it asked for.
+  // In a format for programs, the standard output must contain nothing else. The comparison then goes to the standard error.
   const bool for_readers =
       !arguments.measured.empty() || arguments.outputs.format == "table" || arguments.outputs.format == "markdown";
   write_comparison(for_readers ? std::cout : std::cerr, comparison, arguments.outputs.format == "markdown");
@@ -226,7 +237,11 @@ int run(Arguments arguments) {
     }
     return 0;
   }
-  if (!arguments.compare.empty()) {  // an error now rather than after the measurements
+  if (arguments.explain) {
+    explain(std::cout, planned, arguments.outputs.format);
+    return 0;
+  }
+  if (!arguments.compare.empty()) {  // an error is better now than after the measurements
     check_comparable(before, figures_of({describe_machine(), {}, {}, {}, arguments.measure, {}}));
   }
   check_outputs(arguments.outputs, stem_of(arguments));
@@ -237,10 +252,16 @@ int run(Arguments arguments) {
 }
 
 std::string known_shape_list() {
-  std::string text = "Shapes (E experts, N outputs, K inputs):\n";
-  for (const LayerShape& shape : known_shapes()) {
-    text += fmt::format("  {:20} E {:3}, N {:5}, K {:4}, top {}\n", shape.name, shape.experts, shape.N, shape.K, shape.top);
-  }
+  const auto lines = [](std::span<const LayerShape> shapes) {
+    std::string text;
+    for (const LayerShape& shape : shapes) {
+      text += fmt::format("  {:20} E {:3}, N {:5}, K {:4}, top {}\n", shape.name, shape.experts, shape.N, shape.K, shape.top);
+    }
+    return text;
+  };
+  const std::string text = "Shapes (E experts, N outputs, K inputs):\n" + lines(known_shapes()) +
+                           "Whole layers (gate and up have N outputs and K inputs, and a call is moe_ffn):\n" +
+                           lines(known_layers());
   return text + R"(
 Examples:
   gqmm bench                                           Qwen3-30B-A3B's gate projection at 1, 8, 64, 512 tokens
@@ -248,6 +269,7 @@ Examples:
   gqmm bench path/to/model --dtype float32 --threads 1 the expert layers of a checkpoint
   gqmm bench --tokens 512 --routing uniform half       what it costs that one expert gets half of all rows
   gqmm bench --experts 64 --n 1408 --k 2048 --top 6    a shape without a name
+  gqmm bench qwen3-30b-a3b/layer --tokens 1,512        a whole expert layer
   gqmm bench --suite report --results bench/results    the figures of the documentation
   gqmm bench --suite limits --threads 1 --only packed  what the kernels reach of the machine, 1 to 128 rows per expert
   gqmm bench --suite small --json old.json             … and after a change: exit status 1 if a case is slower by more than 5 %
@@ -259,32 +281,35 @@ Examples:
 void add_shape_options(CLI::App& command, Arguments& arguments) {
   command.add_option("what", arguments.what, "shapes by name, safetensors files or model folders");
   const std::string shape = "Shape";
-  command.add_option("--experts", arguments.experts, "number of experts E")->check(above_zero<std::int64_t>())->group(shape);
-  command.add_option("--n", arguments.n, "outputs N of an expert")->check(above_zero<std::int64_t>())->group(shape);
-  command.add_option("--k", arguments.k, "inputs K of an expert")->check(above_zero<std::int64_t>())->group(shape);
-  command.add_option("--top", arguments.top, "experts per token")->check(above_zero<std::int64_t>())->group(shape);
+  command.add_option("--experts", arguments.experts, "number of experts E")
+      ->check(tools::above_zero<std::int64_t>())
+      ->group(shape);
+  command.add_option("--n", arguments.n, "outputs N of an expert")->check(tools::above_zero<std::int64_t>())->group(shape);
+  command.add_option("--k", arguments.k, "inputs K of an expert")->check(tools::above_zero<std::int64_t>())->group(shape);
+  command.add_option("--top", arguments.top, "experts per token")->check(tools::above_zero<std::int64_t>())->group(shape);
   command.add_option("--tokens", arguments.tokens, "tokens T per call")
       ->delimiter(',')
-      ->check(above_zero<std::int64_t>())
+      ->check(tools::above_zero<std::int64_t>())
       ->group(shape);
   command
-      .add_option("--routing", arguments.routings,
-                  "uniform, balanced (as many rows for every expert), learned (as uneven as a trained router), half (half of all "
-                  "rows to one expert), or one (all rows to one expert)")
+      .add_option(
+          "--routing", arguments.routings,
+          "uniform, balanced (equally many rows for every expert), learned (as uneven as a trained router), half (half of all "
+          "rows to one expert), or one (all rows to one expert)")
       ->delimiter(',')
       ->group(shape);
 
   const std::string types = "Types";
-  command.add_option("--mode", arguments.mode, "affine, mxfp4, mxfp8 or nvfp4")->group(types);
+  command.add_option("--mode", arguments.mode, detail::list_of_modes())->group(types);
   command.add_option("--bits", arguments.bits, "bits per code")->group(types);
   command.add_option("--group-size", arguments.group_size, "weights per scale")->group(types);
   command.add_flag("--no-transpose", arguments.not_transposed, "weights are (E, K, N), packed along N")->group(types);
-  command.add_option("--dtype", arguments.dtypes, "of x: float16, bfloat16, float32")->delimiter(',')->group(types);
+  command.add_option("--dtype", arguments.dtypes, "type of x: float16, bfloat16, float32")->delimiter(',')->group(types);
   command.add_option("--precision", arguments.precisions, "default, fast, float32")->delimiter(',')->group(types);
   command.add_flag("--packed", arguments.packed, "weights from gqmm::pack, not in place")->group(types);
 }
 
-/// After the options that make cases one by one, which a suite excludes.
+/// Adds the options of suites. It must be called after the options that make single cases, because a suite excludes all of those.
 void add_suite_options(CLI::App& command, Arguments& arguments) {
   const std::vector<CLI::Option*> single =
       command.get_options([](const CLI::Option* option) { return option->get_name() != "--help"; });
@@ -296,40 +321,44 @@ void add_suite_options(CLI::App& command, Arguments& arguments) {
   }
   command.add_option("--only", arguments.only, "keep the cases whose names contain every one of these texts")->delimiter(',');
   command.add_flag("--list", arguments.list, "print the names of the cases, and measure nothing");
+  command.add_flag(
+      "--explain", arguments.explain,
+      "print the plan of each case, and measure nothing: which kernels run, on which blocks (--format json: for programs)");
 }
 
 void add_machine_options(CLI::App& command, Arguments& arguments) {
   const std::string machine = "Machine";
   command.add_option("--threads", arguments.threads, "threads of a call")
       ->delimiter(',')
-      ->check(whole_number_to(Stream::max_threads))
+      ->check(tools::whole_number_to(Stream::max_threads))
       ->group(machine);
   command.add_option("--isa", arguments.isas, "instruction sets")->delimiter(',')->group(machine);
-  command.add_option("--pages", arguments.pages, "of the weights: default, huge, small")->group(machine);
+  command.add_option("--pages", arguments.pages, "pages of the weights: default, huge, small")->group(machine);
   command
       .add_option_function<std::size_t>(
           "--pool", [&arguments](std::size_t mebibytes) { arguments.measure.pool_bytes = mebibytes << 20; },
-          "MiB of weights to rotate through, at least (eight times the last-level cache, so that they come from memory)")
-      ->check(above_zero<int>())
+          "least MiB of weights to rotate through (eight times the last-level cache, so that they come from memory)")
+      ->check(tools::above_zero<int>())
       ->group(machine);
-  command
-      .add_option("--probes", arguments.measure.probe_set, "instructions whose peak is the limit, instead of the machine's best")
+  command.add_option("--probes", arguments.measure.probe_set, "instructions whose peak is the limit (the machine's best)")
       ->group(machine);
 }
 
 void add_method_options(CLI::App& command, Arguments& arguments) {
   const std::string method = "Method";
   command.add_option("--repetitions", arguments.measure.repetitions, "accepted repetitions per case")
-      ->check(above_zero<int>())
+      ->check(tools::above_zero<int>())
       ->group(method)
       ->capture_default_str();
   command.add_option("--unsteady", arguments.unsteady, "difference of the limits around a repetition that rejects it")
       ->group(method)
       ->capture_default_str();
   command.add_option("--peers", arguments.peers, "a Python interpreter with the peers, auto or none")->group(method);
-  command.add_option("--with", arguments.with, "which peers, by the beginnings of their names")->delimiter(',')->group(method);
+  command.add_option("--with", arguments.with, "peers to measure, by the beginnings of their names")
+      ->delimiter(',')
+      ->group(method);
   command.add_option("--peer-seconds", arguments.measure.peer_seconds, "time for each peer per case")
-      ->check(above_zero<double>())
+      ->check(tools::above_zero<double>())
       ->group(method)
       ->capture_default_str();
 }
@@ -340,7 +369,7 @@ void add_comparison_options(CLI::App& command, Arguments& arguments) {
                              .add_option("--compare", arguments.compare,
                                          "figures that --json saved on this machine: exit status 1 if a case is slower")
                              ->group(comparison);
-  command.add_option("--tolerance", arguments.tolerance, "difference from the saved fraction of the limit that counts")
+  command.add_option("--tolerance", arguments.tolerance, "least difference from the saved fraction of the limit that counts")
       ->needs(compare)
       ->group(comparison)
       ->capture_default_str();
@@ -354,7 +383,7 @@ void add_comparison_options(CLI::App& command, Arguments& arguments) {
 void add_command(CLI::App& program, int& exit_status) {
   const auto arguments = std::make_shared<Arguments>();
   CLI::App* command = program.add_subcommand("bench", "Measure gather_qmm as a fraction of what this machine can do");
-  // ./dev bench gives some options before those of its caller. Lists keep all of their values.
+  // ./dev bench puts some options before those of its caller. The last value of an option holds. Lists keep all of their values.
   command->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_shape_options(*command, *arguments);
   add_suite_options(*command, *arguments);

@@ -1,11 +1,11 @@
-#include "bench/progress.hpp"
-#include "bench/validators.hpp"
 #include "cli/commands.hpp"
 #include "cli/expert_check.hpp"
 #include "cli/output.hpp"
 #include "cli/scale_check.hpp"
 #include "io/checkpoint.hpp"
 #include "io/error.hpp"
+#include "tools/progress.hpp"
+#include "tools/validators.hpp"
 
 #include <gqmm/stream.hpp>
 #include <gqmm/system.hpp>
@@ -29,16 +29,16 @@ struct CheckArguments {
   OutputFormat format = OutputFormat::table;
 };
 
-/// What is known about one tensor multiplied with x of one type.
+/// The result of the check of one tensor with x of one type.
 struct NamedResult {
   std::string name;
   CheckResult result;
-  std::int64_t not_finite = 0;  ///< scales, biases and global scales of the tensor that are NaN or infinite
+  std::int64_t not_finite = 0;  ///< how many scales, biases and global scales of the tensor are NaN or infinite
 
   [[nodiscard]] bool passed() const noexcept { return result.passed() && not_finite == 0; }
 };
 
-/// float32, bfloat16 and what the checkpoint's own floating-point tensors have.
+/// The types of x with which a checkpoint is checked: float32, bfloat16 and the types of its own floating-point tensors.
 std::set<Dtype> activation_types(const io::Checkpoint& checkpoint) {
   std::set<Dtype> types = {Dtype::float32, Dtype::bfloat16};
   for (const auto& [name, tensor] : checkpoint.tensors) {
@@ -49,23 +49,30 @@ std::set<Dtype> activation_types(const io::Checkpoint& checkpoint) {
   return types;
 }
 
-std::vector<io::QuantizedTensor> tensors_to_check(const io::Checkpoint& checkpoint, const CheckArguments& arguments) {
-  std::vector<io::QuantizedTensor> tensors = io::quantized_tensors(checkpoint, arguments.assumed);
-  const std::size_t found = tensors.size();
-  if (!arguments.all) {
-    std::erase_if(tensors, [](const io::QuantizedTensor& tensor) { return !tensor.is_expert_tensor(); });
+/// The tensors of a checkpoint. Those in `checked` are multiplied, and of the others only the scales are checked.
+struct Selection {
+  std::vector<io::QuantizedTensor> checked;
+  std::vector<io::QuantizedTensor> others;
+};
+
+Selection tensors_to_check(const io::Checkpoint& checkpoint, const CheckArguments& arguments) {
+  Selection selection;
+  for (io::QuantizedTensor& tensor : io::quantized_tensors(checkpoint, arguments.assumed)) {
+    auto& list = arguments.all || tensor.is_expert_tensor() ? selection.checked : selection.others;
+    list.push_back(std::move(tensor));
   }
-  if (tensors.empty()) {
+  if (selection.checked.empty()) {
     throw io::FileError(checkpoint.path.native(),
-                        found == 0
-                            ? "there is no quantized tensor to check; `gqmm quantize` makes some"
-                            : fmt::format("none of {} quantized tensors holds several experts; check them with --all", found));
+                        selection.others.empty() ? "there is no quantized tensor to check; `gqmm quantize` makes some"
+                                                 : fmt::format("none of {} quantized tensors holds several experts; check them "
+                                                               "with --all",
+                                                               selection.others.size()));
   }
-  return tensors;
+  return selection;
 }
 
-/// Says on the standard error which arrays of the tensor hold NaN or infinity, and returns how many values do.
-std::int64_t report_not_finite(const io::QuantizedTensor& tensor, bench::ProgressBar& bar) {
+/// Reports on the standard error stream which arrays of the tensor hold NaN or infinity. Returns the number of such values.
+std::int64_t report_not_finite(const io::QuantizedTensor& tensor, tools::ProgressBar& bar) {
   std::int64_t count = 0;
   for (const NotFinite& found : find_not_finite(tensor)) {
     bar.clear();
@@ -78,10 +85,10 @@ std::int64_t report_not_finite(const io::QuantizedTensor& tensor, bench::Progres
 
 std::vector<NamedResult> run_checks(const CheckArguments& arguments) {
   const io::Checkpoint checkpoint = io::open_checkpoint(arguments.path);
-  const std::vector<io::QuantizedTensor> tensors = tensors_to_check(checkpoint, arguments);
+  const auto [tensors, others] = tensors_to_check(checkpoint, arguments);
   const std::set<Dtype> types = activation_types(checkpoint);
   std::vector<NamedResult> results;
-  bench::ProgressBar bar;
+  tools::ProgressBar bar;
   for (const io::QuantizedTensor& tensor : tensors) {
     const std::int64_t not_finite = report_not_finite(tensor, bar);
     for (const Dtype type : types) {
@@ -96,11 +103,16 @@ std::vector<NamedResult> run_checks(const CheckArguments& arguments) {
     throw io::FileError(checkpoint.path.native(),
                         fmt::format("nothing was compared: none of its {} quantized tensors has any output", tensors.size()));
   }
+  for (const io::QuantizedTensor& tensor : others) {
+    if (const std::int64_t not_finite = report_not_finite(tensor, bar); not_finite != 0) {
+      results.push_back({tensor.name, {}, not_finite});
+    }
+  }
   return results;
 }
 
-/// Rows of the report. JSON has no infinity and no NaN: they become null there, and "passed" tells. It is null for a tensor
-/// without outputs, of which nothing could be compared.
+/// The rows of the report. JSON has no infinity and no NaN, so such values are null there, and "passed" tells the result.
+/// "passed" is null for a tensor that has no outputs to compare, unless its scales are damaged.
 Rows rows_of(const std::vector<NamedResult>& results, bool details) {
   std::vector<std::string> keys = {"tensor", "x", "result", "compared", "worst_of_bound", "expert", "row", "n", "passed"};
   if (details) {
@@ -118,7 +130,7 @@ Rows rows_of(const std::vector<NamedResult>& results, bool details) {
                                        worst.expert,
                                        worst.row,
                                        worst.n,
-                                       result.compared == 0 ? Rows::Value() : Rows::Value(each.passed())};
+                                       result.compared == 0 && not_finite == 0 ? Rows::Value() : Rows::Value(each.passed())};
     if (details) {
       values.insert(values.end(), {worst.value, worst.expected, worst.bound, result.outputs, result.unwritten, not_finite});
     }
@@ -184,11 +196,12 @@ void add_check_command(CLI::App& program, int& exit_status) {
   const auto arguments = std::make_shared<CheckArguments>();
   CLI::App* command = program.add_subcommand("check", "Compare gather_qmm on a checkpoint's tensors with the reference");
   command->add_option("PATH", arguments->path, "A safetensors file, or the folder of a model")->required();
-  command->add_flag("--all", arguments->all, "Every quantized tensor, not only those of experts");
-  command->add_option("--samples", arguments->settings.samples, "Outputs compared per tensor and type")
-      ->check(bench::above_zero<std::int64_t>())
+  command->add_flag("--all", arguments->all, "Check every quantized tensor, not only those of experts");
+  command->add_option("--samples", arguments->settings.samples, "How many outputs are compared for each tensor and type")
+      ->check(tools::above_zero<std::int64_t>())
       ->capture_default_str();
-  command->add_option("--seed", arguments->settings.seed, "Of the activations and the outputs chosen")->capture_default_str();
+  command->add_option("--seed", arguments->settings.seed, "The seed of the random activations and of the choice of outputs")
+      ->capture_default_str();
   command
       ->add_option_function<std::string>(
           "--precision",
@@ -196,15 +209,16 @@ void add_check_command(CLI::App& program, int& exit_status) {
           "default, fast or float32")
       ->default_str("default")
       ->type_name("PRECISION");
-  command->add_option("--threads", arguments->settings.threads, "Threads; as many as available if not given")
-      ->check(bench::whole_number_to(Stream::max_threads));
+  command
+      ->add_option("--threads", arguments->settings.threads, "The number of threads; as many as are available if it is not given")
+      ->check(tools::whole_number_to(Stream::max_threads));
   add_format_option(*command, arguments->format);
   add_assumed_settings(*command, arguments->assumed);
   command->footer(
       R"(Each tensor is multiplied with random activations in float32, bfloat16 and the checkpoint's own floating-point types. A sample of the
 outputs is compared with a double-precision evaluation of the packed bits; the error of each is given as a fraction of the bound
-that docs/numerics.md derives. Exit status 1 if one is beyond its bound, or if scales or biases are NaN or infinite; 2 if nothing
-could be compared.
+that docs/reference/numerics.md derives. The exit status is 1 if an error is beyond its bound, or if scales or biases of any quantized
+tensor are NaN or infinite. It is 2 if nothing could be compared.
 
 Examples:
   gqmm check path/to/model

@@ -1,5 +1,5 @@
-// The commands of the gqmm program. Each adds itself to the program and runs from its callback; what is wrong with the input is
-// thrown and becomes exit status 2 in main.
+// The commands of the gqmm program. Each function adds a command, which runs in its callback. The callback throws an exception if
+// the input is wrong, and main turns the exception into exit status 2.
 #pragma once
 
 #include <CLI/App.hpp>

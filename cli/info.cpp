@@ -1,20 +1,18 @@
 #include "cli/commands.hpp"
 #include "cli/output.hpp"
 #include "threads/limits.hpp"
+#include "tools/machine.hpp"
 
 #include <gqmm/system.hpp>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <vector>
 
 namespace gqmm::cli {
@@ -27,57 +25,14 @@ Value value_or_null(const std::optional<T>& value) {
   return value ? Value(*value) : Value();
 }
 
-/// "model name	: AMD …" of /proc/cpuinfo; null where the kernel does not say.
-Value cpu_model() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const std::size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) {
-      return line.substr(colon + 2);
-    }
-  }
-  return {};
-}
+Value kibibytes(std::optional<std::int64_t> bytes) { return bytes ? Value(*bytes / 1024) : Value(); }
 
-/// The word in brackets of "always [madvise] never", as a setting of transparent huge pages has them.
-Value huge_page_setting(const std::string& name) {
-  std::ifstream file("/sys/kernel/mm/transparent_hugepage/" + name);
-  std::string line;
-  std::getline(file, line);
-  const std::size_t begin = line.find('[');
-  const std::size_t end = line.find(']');
-  return begin == std::string::npos || end == std::string::npos ? Value() : Value(line.substr(begin + 1, end - begin - 1));
-}
-
-/// Sizes for which the kernel keeps a pool of pages, with the number that are free.
 Value huge_page_pools() {
   Value pools = Value::array();
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("/sys/kernel/mm/hugepages", error)) {
-    const std::string name = entry.path().filename();  // "hugepages-2048kB"
-    std::int64_t free = 0;
-    if (name.starts_with("hugepages-") && std::ifstream(entry.path() / "free_hugepages") >> free) {
-      pools.push_back({{"kib", std::stoll(name.substr(name.find('-') + 1))}, {"free", free}});
-    }
+  for (const tools::HugePagePool& pool : tools::huge_page_pools()) {
+    pools.push_back({{"kib", pool.kibibytes}, {"free", pool.free}});
   }
   return pools;
-}
-
-/// KiB; null where the system does not say.
-Value cache_size(int name) {
-  const std::int64_t bytes = sysconf(name);
-  return bytes > 0 ? Value(bytes / 1024) : Value();
-}
-
-/// Parts of memory that are not equally near to all processors: weights are fastest on one near the thread that reads them.
-Value memory_nodes() {
-  int nodes = 0;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("/sys/devices/system/node", error)) {
-    const std::string name = entry.path().filename();  // "node0"
-    nodes += name.starts_with("node") && name.find_first_not_of("0123456789", 4) == std::string::npos ? 1 : 0;
-  }
-  return nodes > 0 ? Value(nodes) : Value();
 }
 
 Value collect() {
@@ -89,7 +44,7 @@ Value collect() {
   const threads::ThreadLimits limits = threads::thread_limits();
   const threads::OmpNumThreads& omp = limits.omp_num_threads;
   return {{"version", std::string(version())},
-          {"cpu", cpu_model()},
+          {"cpu", value_or_null(tools::cpu_model())},
           {"instruction_sets", sets},
           {"instruction_set", active},
           {"threads",
@@ -99,12 +54,12 @@ Value collect() {
             {"GQMM_NUM_THREADS", value_or_null(limits.gqmm_num_threads)},
             {"OMP_NUM_THREADS", value_or_null(omp.threads)},
             {"OMP_NUM_THREADS_ignored", omp.ignored.empty() ? Value() : Value(omp.ignored)}}},
-          {"cache_kib", {{"l1", cache_size(_SC_LEVEL1_DCACHE_SIZE)}, {"l2", cache_size(_SC_LEVEL2_CACHE_SIZE)}}},
-          {"memory_nodes", memory_nodes()},
+          {"cache_kib", {{"l1", kibibytes(tools::level1_cache_bytes())}, {"l2", kibibytes(tools::level2_cache_bytes())}}},
+          {"memory_nodes", value_or_null(tools::memory_nodes())},
           {"huge_pages",
-           {{"transparent", huge_page_setting("enabled")},
-            {"defrag", huge_page_setting("defrag")},
-            {"shared_memory", huge_page_setting("shmem_enabled")},
+           {{"transparent", value_or_null(tools::huge_page_setting("enabled"))},
+            {"defrag", value_or_null(tools::huge_page_setting("defrag"))},
+            {"shared_memory", value_or_null(tools::huge_page_setting("shmem_enabled"))},
             {"pools", huge_page_pools()}}}};
 }
 
@@ -147,7 +102,7 @@ std::string table(const Value& info) {
   return text;
 }
 
-/// One row per leaf, "threads.available" and so on.
+/// One row for each leaf of the JSON value, with a key such as "threads.available".
 Rows flattened(const Value& info) {
   Rows rows({"key", "value"});
   const Value leaves = info.flatten();

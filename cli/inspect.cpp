@@ -1,5 +1,6 @@
 #include "cli/commands.hpp"
 #include "cli/output.hpp"
+#include "formats/texts.hpp"
 #include "io/checkpoint.hpp"
 #include "io/error.hpp"
 
@@ -21,12 +22,12 @@ struct InspectOptions {
   OutputFormat format = OutputFormat::table;
 };
 
-/// One row for each tensor. The last columns are there only where a tensor has something in them.
+/// One row for each tensor. The columns "global_scale" and "inferred" exist only if a tensor has a value for them.
 Rows rows_of(const std::vector<io::QuantizedTensor>& tensors) {
   const bool any_inferred =
       std::any_of(tensors.begin(), tensors.end(), [](const io::QuantizedTensor& tensor) { return !tensor.inferred.empty(); });
-  const bool any_global_scale = std::any_of(tensors.begin(), tensors.end(),
-                                            [](const io::QuantizedTensor& tensor) { return tensor.global_scale.has_value(); });
+  const bool any_global_scale = std::any_of(
+      tensors.begin(), tensors.end(), [](const io::QuantizedTensor& tensor) { return tensor.weights.global_scale.has_value(); });
   std::vector<std::string> keys = {"tensor", "experts", "N", "K", "bits", "group_size", "mode", "scales", "bytes"};
   if (any_global_scale) {
     keys.emplace_back("global_scale");
@@ -40,13 +41,14 @@ Rows rows_of(const std::vector<io::QuantizedTensor>& tensors) {
                                        tensor.experts,
                                        tensor.N,
                                        tensor.K,
-                                       tensor.format->bits,
-                                       tensor.group_size,
-                                       std::string(name_of(tensor.format->mode)),
-                                       std::string(name_of(tensor.scales.dtype())),
+                                       *tensor.weights.bits,
+                                       *tensor.weights.group_size,
+                                       std::string(name_of(tensor.weights.mode)),
+                                       std::string(name_of(tensor.weights.scales.dtype())),
                                        tensor.nbytes()};
     if (any_global_scale) {
-      values.push_back(tensor.global_scale ? Rows::Value(to_string(tensor.global_scale->shape())) : Rows::Value());
+      values.push_back(tensor.weights.global_scale ? Rows::Value(to_string(tensor.weights.global_scale->shape()))
+                                                   : Rows::Value());
     }
     if (any_inferred) {
       values.push_back(tensor.inferred.empty() ? Rows::Value() : Rows::Value(tensor.inferred));
@@ -84,9 +86,9 @@ void add_inspect_command(CLI::App& program) {
   command->add_option("PATH", options->path, "A safetensors file, or the folder of a model")->required();
   add_format_option(*command, options->format);
   add_assumed_settings(*command, options->assumed);
-  command->footer(
-      R"(A quantized tensor is NAME.weight (uint32) with NAME.scales and, in mode affine, NAME.biases; nvfp4 may have NAME.global_scale,
-whose shape is listed. Bits, group size and mode come from config.json beside the file, tensor by tensor, or from the file's
+  command->footer(R"(A quantized tensor is NAME.weight (uint32) with NAME.scales and, in mode affine, NAME.biases; in mode )" +
+                  detail::list_of_modes_with_global_scale() + R"( it may have
+NAME.global_scale, whose shape is listed. Bits, group size and mode come from config.json beside the file, tensor by tensor, or from the file's
 metadata. Where they contradict the shapes of a tensor without settings of its own, the shapes decide: the column "inferred" names
 what they gave.
 

@@ -8,7 +8,7 @@
 namespace gqmm::cli {
 namespace {
 
-struct Interrupted {
+struct SignalArrived {
   int signal;
 };
 
@@ -18,9 +18,9 @@ volatile std::sig_atomic_t arrived = 0;
 
 void note(int signal) { arrived = signal; }
 
-class Handlers {
+class SignalHandlers {
  public:
-  Handlers() {
+  SignalHandlers() {
     struct ::sigaction handler = {};
     handler.sa_handler = note;
     handler.sa_flags = SA_RESTART;
@@ -32,9 +32,9 @@ class Handlers {
       }
     }
   }
-  Handlers(const Handlers&) = delete;
-  Handlers& operator=(const Handlers&) = delete;
-  ~Handlers() {
+  SignalHandlers(const SignalHandlers&) = delete;
+  SignalHandlers& operator=(const SignalHandlers&) = delete;
+  ~SignalHandlers() {
     for (std::size_t i = 0; i < signals.size(); ++i) {
       ::sigaction(signals[i], &before_[i], nullptr);
     }
@@ -49,11 +49,11 @@ class Handlers {
 void run_interruptibly(const std::function<void()>& action) {
   int signal = 0;
   {
-    const Handlers handlers;
+    const SignalHandlers handlers;
     try {
       action();
-    } catch (const Interrupted& interrupted) {
-      signal = interrupted.signal;
+    } catch (const SignalArrived& exception) {
+      signal = exception.signal;
     }
   }
   if (signal != 0) {
@@ -65,7 +65,7 @@ void run_interruptibly(const std::function<void()>& action) {
 
 void check_interruption() {
   if (arrived != 0) {
-    throw Interrupted{arrived};
+    throw SignalArrived{arrived};
   }
 }
 

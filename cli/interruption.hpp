@@ -1,16 +1,16 @@
-// A command that writes files ends in good order when the user or the system asks the program to end.
+// Lets a command that writes files remove what is unfinished when a signal asks the program to end.
 #pragma once
 
 #include <functional>
 
 namespace gqmm::cli {
 
-/// Runs `action`. Signals that would end the process (SIGINT, SIGTERM, SIGHUP, a limit of processor time, …) are noted meanwhile;
-/// check_interruption turns one into an exception, so that destructors remove what is unfinished, and then the process ends by
-/// the signal after all. Signals that are ignored stay ignored, as under nohup.
+/// Runs `action`. Meanwhile, signals that would end the process (SIGINT, SIGTERM, SIGHUP, SIGXCPU and others) are only noted.
+/// check_interruption turns such a signal into an exception, so that destructors remove what is unfinished. Then the process ends
+/// by the same signal. Signals that were ignored before stay ignored, for example under nohup.
 void run_interruptibly(const std::function<void()>& action);
 
-/// To be called every few milliseconds from inside the action.
+/// Throws an exception if a signal has arrived. `action` must call this every few milliseconds.
 void check_interruption();
 
 }  // namespace gqmm::cli

@@ -1,7 +1,7 @@
-// gqmm: what the library does, from a shell.
+// The gqmm program, which offers the functions of the library in a shell.
 //
-// Exit status: 0 success, 1 a check failed or a case of the benchmark became slower, 2 wrong usage or input, figures of which no
-// case could be compared, or output that could not be written.
+// The exit status is 0 for success. It is 1 if a check failed or a case of the benchmark became slower. It is 2 for wrong usage
+// or input and for output that could not be written. It is also 2 if no case of two lists of figures could be compared.
 #include "bench/bench.hpp"
 #include "cli/commands.hpp"
 
@@ -20,8 +20,9 @@ namespace {
 
 constexpr int usage_error = 2;
 
-/// A standard stream that the caller has closed would lend its number to the next file that is opened, and messages would end up
-/// in there. Opened read-only here, a write to it fails, and is noticed.
+/// Opens the standard streams that the caller has closed. Otherwise the next file that is opened would get the number of such a
+/// stream, and messages would be written into that file. The streams are opened for reading, so that a write fails and is
+/// noticed.
 void occupy_standard_streams() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(fd, F_GETFD) < 0) {
@@ -40,11 +41,11 @@ int run(int argc, char** argv) {
   program.set_version_flag("--version", std::string(gqmm::version()));
   program.require_subcommand(1);
   program.footer(R"(Examples:
-  gqmm info                                   what this machine offers and the library uses
-  gqmm inspect path/to/model                  the quantized tensors of a checkpoint
-  gqmm check path/to/model                    its expert tensors through the library, against the reference
+  gqmm info                                   show what this machine offers and what the library uses
+  gqmm inspect path/to/model                  list the quantized tensors of a checkpoint
+  gqmm check path/to/model                    compare products of its expert tensors with the reference
   gqmm quantize in.safetensors out.safetensors --mode mxfp4
-  gqmm bench                                  speed, as a fraction of what this machine can do
+  gqmm bench                                  measure the speed as a fraction of what this machine can do
 
 `gqmm COMMAND --help` describes a command.)");
 

@@ -1,6 +1,9 @@
 #include "cli/output.hpp"
 
+#include "formats/texts.hpp"
 #include "io/error.hpp"
+#include "tools/csv.hpp"
+#include "tools/text_table.hpp"
 
 #include <fmt/format.h>
 
@@ -8,13 +11,16 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <cstdio>
+#include <iterator>
 #include <map>
+#include <sstream>
 #include <utility>
 
 namespace gqmm::cli {
 namespace {
 
-/// For people: null is a dash, fractions have four digits, and nothing from a file can steer the terminal.
+/// The text of a value for people. null is a dash, and fractions have four digits. Text from a file cannot send control sequences
+/// to the terminal.
 std::string text_of(const Rows::Value& value) {
   if (value.is_null()) {
     return "-";
@@ -28,7 +34,7 @@ std::string text_of(const Rows::Value& value) {
   return value.is_string() ? io::printable(value.get_ref<const std::string&>()) : value.dump();
 }
 
-/// For programs: null is empty, floating-point numbers keep every digit.
+/// The text of a value for programs. null is empty, and floating-point numbers have all digits.
 std::string csv_field(const Rows::Value& value) {
   if (value.is_null()) {
     return "";
@@ -36,14 +42,13 @@ std::string csv_field(const Rows::Value& value) {
   if (value.is_number_float()) {
     return fmt::format("{}", value.get<double>());
   }
-  std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-  if (text.find_first_of(",\"\r\n") == std::string::npos) {
-    return text;
-  }
-  for (std::size_t at = 0; (at = text.find('"', at)) != std::string::npos; at += 2) {
-    text.insert(at, 1, '"');
-  }
-  return '"' + text + '"';
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+std::vector<std::string> texts_of(const std::vector<Rows::Value>& values, std::string (*text)(const Rows::Value&)) {
+  std::vector<std::string> texts;
+  std::transform(values.begin(), values.end(), std::back_inserter(texts), text);
+  return texts;
 }
 
 }  // namespace
@@ -60,11 +65,11 @@ void add_format_option(CLI::App& command, OutputFormat& format) {
 }
 
 void add_assumed_settings(CLI::App& command, io::AssumedSettings& settings) {
-  const std::string group = "Settings of a checkpoint that brings none";
+  const std::string group = "Settings for a checkpoint that has none";
   command
       .add_option_function<std::string>(
           "--mode", [&settings](const std::string& name) { settings.mode = mode_from_name(name, "--mode"); },
-          "affine, mxfp4, mxfp8 or nvfp4")
+          detail::list_of_modes())
       ->type_name("MODE")
       ->group(group);
   command.add_option("--bits", settings.bits, "bits per weight")->type_name("B")->group(group);
@@ -74,42 +79,24 @@ void add_assumed_settings(CLI::App& command, io::AssumedSettings& settings) {
 void Rows::add(std::vector<Value> values) { rows_.push_back(std::move(values)); }
 
 std::string Rows::table() const {
-  std::vector<std::vector<std::string>> cells = {keys_};
-  for (const auto& row : rows_) {
-    std::vector<std::string>& texts = cells.emplace_back();
-    std::transform(row.begin(), row.end(), std::back_inserter(texts), text_of);
-  }
-  std::string text;
-  std::vector<std::string> lines(cells.size());
+  tools::TextTable table;
+  table.header = keys_;
   for (std::size_t column = 0; column < keys_.size(); ++column) {
-    std::size_t width = 0;
-    for (const auto& row : cells) {
-      width = std::max(width, row[column].size());
-    }
-    const bool right = std::any_of(rows_.begin(), rows_.end(), [column](const auto& row) { return row[column].is_number(); });
-    for (std::size_t i = 0; i < cells.size(); ++i) {
-      lines[i] += column == 0 ? "" : "  ";
-      lines[i] += right ? fmt::format("{:>{}}", cells[i][column], width) : fmt::format("{:<{}}", cells[i][column], width);
-    }
+    table.numeric.push_back(
+        std::any_of(rows_.begin(), rows_.end(), [column](const auto& row) { return row[column].is_number(); }));
   }
-  for (std::string& line : lines) {
-    line.resize(line.find_last_not_of(' ') + 1);
-    text += line + '\n';
+  for (const auto& row : rows_) {
+    table.rows.push_back(texts_of(row, text_of));
   }
-  return text;
+  std::ostringstream text;
+  tools::print_text(text, table);
+  return text.str();
 }
 
 std::string Rows::csv() const {
-  std::string text;
-  const auto append = [&text](const auto& values, const auto& field) {
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      text += (i == 0 ? "" : ",") + field(values[i]);
-    }
-    text += "\r\n";
-  };
-  append(keys_, csv_field);
+  std::string text = tools::csv_record(keys_);
   for (const auto& row : rows_) {
-    append(row, csv_field);
+    text += tools::csv_record(texts_of(row, csv_field));
   }
   return text;
 }

@@ -1,4 +1,4 @@
-// Rows of figures as an aligned table, JSON or CSV.
+// Prints rows of values as an aligned table, as JSON or as CSV.
 #pragma once
 
 #include "io/checkpoint.hpp"
@@ -19,24 +19,24 @@ enum class OutputFormat : std::uint8_t { table, json, csv };
 /// Adds --format to the command.
 void add_format_option(CLI::App& command, OutputFormat& format);
 
-/// Adds --mode, --bits and --group-size, for checkpoints that do not say.
+/// Adds --mode, --bits and --group-size, for checkpoints without settings.
 void add_assumed_settings(CLI::App& command, io::AssumedSettings& settings);
 
-/// A list of records with the same keys, in columns by key.
+/// A list of records that have the same keys. Each key is a column.
 class Rows {
  public:
   using Value = nlohmann::ordered_json;
 
   explicit Rows(std::vector<std::string> keys) : keys_(std::move(keys)) {}
 
-  /// One value per key: a string, a number, a boolean or null.
+  /// Adds a record. It has one value for each key: a string, a number, a boolean or null.
   void add(std::vector<Value> values);
 
-  /// Numbers to the right, everything else to the left.
+  /// A table for people. Columns with numbers are aligned to the right, and all others to the left.
   [[nodiscard]] std::string table() const;
-  /// RFC 4180, keys first.
+  /// CSV as in RFC 4180. The first record has the keys.
   [[nodiscard]] std::string csv() const;
-  /// An array of objects.
+  /// A JSON array with one object for each record.
   [[nodiscard]] Value json() const;
 
  private:
@@ -44,10 +44,11 @@ class Rows {
   std::vector<std::vector<Value>> rows_;
 };
 
-/// JSON text of what a command found, ending in a newline. Strings that are not UTF-8 (paths can be anything) are replaced.
+/// The JSON text of `value`, which ends with a newline. Bytes that are not valid UTF-8 are replaced, because a path can hold any
+/// bytes.
 [[nodiscard]] std::string json_text(const Rows::Value& value);
 
-/// To the standard output.
+/// Writes `text` to the standard output.
 void print(std::string_view text);
 
 }  // namespace gqmm::cli

@@ -2,6 +2,7 @@
 #include "cli/interruption.hpp"
 #include "cli/output.hpp"
 #include "cli/quantized_output.hpp"
+#include "formats/texts.hpp"
 #include "io/checkpoint.hpp"
 #include "io/complete_model.hpp"
 #include "io/error.hpp"
@@ -51,14 +52,14 @@ bool same_place(const fs::path& a, const fs::path& b) {
   return fs::equivalent(a, b, error);
 }
 
-/// config.json of a model, as text; nullopt if there is none.
+/// The text of a model's config.json, or nullopt if there is none.
 std::optional<std::string> config_text(const fs::path& in) {
   const fs::path path = (is_folder(in) ? in : io::folder_of(in)) / "config.json";
   std::error_code error;
   return fs::exists(path, error) ? std::optional(std::string(io::MappedFile::open(path)->text())) : std::nullopt;
 }
 
-/// A model's folder becomes a folder, unless the output is named as a file.
+/// True if the output is a folder. That is so if the input is a folder and the output is not named as a file.
 bool makes_folder(const QuantizeArguments& arguments) {
   return is_folder(arguments.in) && !fs::path(arguments.out).native().ends_with(".safetensors");
 }
@@ -75,14 +76,14 @@ void refuse_quantized(const io::Checkpoint& checkpoint) {
   }
 }
 
-/// The output, before anything is read for long. What writes it looks once more.
+/// Checks the place of the output before any long work begins. The code that writes the output checks it again.
 void check_output(const QuantizeArguments& arguments, const io::Checkpoint& checkpoint) {
   const fs::path out = arguments.out;
   if (makes_folder(arguments)) {
     if (same_place(arguments.in, out)) {
       throw io::FileError(out.native(), "is the input itself; name another folder");
     }
-    const io::NewFolder looks_at_its_place(out, arguments.force);
+    const io::NewFolder throws_if_not_allowed(out, arguments.force);
     return;
   }
   const bool exists = io::inspect_output(out).mode.has_value();
@@ -148,13 +149,13 @@ void print_result(const QuantizeArguments& arguments, const QuantizeJob& job, st
 }
 
 io::PlanOptions plan_options(const QuantizeArguments& arguments) {
-  io::PlanOptions options = {
-      resolve_settings("quantize", mode_from_name(arguments.mode, "quantize"), arguments.bits ? &*arguments.bits : nullptr,
-                       arguments.group_size ? &*arguments.group_size : nullptr),
-      arguments.include,
-      arguments.exclude,
-      {},
-      false};
+  io::PlanOptions options = {detail::resolve_settings("quantize", mode_from_name(arguments.mode, "quantize"),
+                                                      arguments.bits ? &*arguments.bits : nullptr,
+                                                      arguments.group_size ? &*arguments.group_size : nullptr),
+                             arguments.include,
+                             arguments.exclude,
+                             {},
+                             false};
   for (const std::string& text : arguments.per_tensor) {
     options.per_tensor.push_back(io::parse_tensor_settings(text, options.settings));
   }
@@ -180,9 +181,9 @@ void run(const QuantizeArguments& arguments) {
   }
   options.lone_file = !config && !is_folder(arguments.in);
   const io::ModelFacts facts = io::facts_of(checkpoint.config);
-  QuantizeJob job = {&checkpoint,
-                     io::make_plan(io::in_mlx_names(checkpoint.tensors, facts, arguments.in), facts, options, arguments.in),
-                     options.settings, arguments.force};
+  QuantizeJob job = {
+      &checkpoint, io::plan_quantization(io::in_mlx_names(checkpoint.tensors, facts, arguments.in), facts, options, arguments.in),
+      options.settings, arguments.force};
   if (arguments.dry_run) {
     print_plan(arguments, job.plan);
     return;
@@ -195,13 +196,21 @@ void run(const QuantizeArguments& arguments) {
   print_result(arguments, job, bytes);
 }
 
+/// A check for CLI::Validator. Returns what is wrong with the text of a size, or an empty string if it is above zero.
+std::string above_zero(std::string& size) {
+  const bool is_above_zero = !size.starts_with('-') && size.find_first_of("123456789") != std::string::npos;
+  return is_above_zero ? "" : size + " is not above zero";
+}
+
 void add_selection(CLI::App& command, QuantizeArguments& arguments) {
   const std::string group = "Which tensors, and how";
   command.add_option("--include", arguments.include, "Quantize only tensors that match; may be repeated")
       ->type_name("GLOB")
       ->allow_extra_args(false)
       ->group(group);
-  command.add_option("--exclude", arguments.exclude, "Leave tensors that match as they are; may be repeated, and wins")
+  command
+      .add_option("--exclude", arguments.exclude,
+                  "Do not quantize tensors that match; may be repeated, and counts before all others")
       ->type_name("GLOB")
       ->allow_extra_args(false)
       ->group(group);
@@ -221,16 +230,15 @@ void add_quantize_command(CLI::App& program) {
   CLI::App* command = program.add_subcommand("quantize", "Quantize the matrices of a float checkpoint");
   command->add_option("IN", arguments->in, "A safetensors file, or the folder of a model")->required();
   command->add_option("OUT", arguments->out, "The file to write (*.safetensors), or for a model's folder the new folder");
-  command->add_option("--mode", arguments->mode, "affine, mxfp4, mxfp8 or nvfp4")->type_name("MODE")->capture_default_str();
-  command->add_option("--bits", arguments->bits, "Bits per weight: 1, 2, 3, 4, 5, 6, 8 for affine; the others have one value")
-      ->type_name("B");
-  command
-      ->add_option("--group-size", arguments->group_size, "Weights per scale: 32, 64, 128 for affine; the others have one value")
+  command->add_option("--mode", arguments->mode, detail::list_of_modes())->type_name("MODE")->capture_default_str();
+  command->add_option("--bits", arguments->bits, "Bits per weight: " + detail::list_of_bits())->type_name("B");
+  command->add_option("--group-size", arguments->group_size, "Weights per scale: " + detail::list_of_group_sizes())
       ->type_name("G");
   command
       ->add_option("--max-shard-size", arguments->shard_bytes,
-                   "Largest file of a model's folder, for example 500MB (default 5 GB)")
+                   "The size of the largest file in a model's folder, for example 500MB (default 5 GB)")
       ->transform(CLI::AsSizeValue(true))
+      ->transform(CLI::Validator(above_zero, ""))  // this runs before AsSizeValue, which would turn -1 into a huge number
       ->type_name("SIZE");
   add_selection(*command, *arguments);
   add_format_option(*command, arguments->format);
@@ -238,11 +246,12 @@ void add_quantize_command(CLI::App& program) {
                     "Replace OUT: a regular file, or a folder in which everything was written by this command");
   command->footer(
       R"(The matrices of layers are quantized along their last dimension: NAME.weight becomes NAME.weight, NAME.scales and, in mode
-affine, NAME.biases, bit for bit those of mlx.core.quantize. Everything else is copied: biases, norms, convolutions, tables of
-positions, routers (8 bits where mlx-lm has them so). docs/quantize.md states the rules; --dry-run shows what they decide.
+affine, NAME.biases. They have the same bits as those of mlx.core.quantize. Everything else is copied: biases, norms, convolutions,
+tables of positions and routers. A router gets 8 bits if mlx-lm does the same. docs/guide/quantize.md states the rules, and --dry-run
+shows what they decide.
 
-A model's folder becomes a folder that mlx-lm loads: config.json with the settings, the tokenizer and all other small files,
-weights in files of at most 5 GB. OUT appears whole or not at all, also when the command is interrupted.
+A model's folder becomes a folder that mlx-lm loads. It has config.json with the settings, the tokenizer, all other small files, and
+the weights in files of at most 5 GB. OUT is either complete or absent, also when the command is interrupted.
 
 A glob matches the name of a tensor, with or without ".weight"; `*` matches dots too.
 

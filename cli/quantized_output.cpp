@@ -1,12 +1,12 @@
 #include "cli/quantized_output.hpp"
 
-#include "bench/progress.hpp"
 #include "cli/interruption.hpp"
 #include "io/error.hpp"
 #include "io/mapped_file.hpp"
 #include "io/model_copy.hpp"
 #include "io/new_folder.hpp"
 #include "io/safetensors_writer.hpp"
+#include "tools/progress.hpp"
 
 #include <gqmm/ops.hpp>
 
@@ -24,25 +24,20 @@
 namespace gqmm::cli {
 namespace {
 
-/// Work between two looks at signals, some milliseconds.
+/// The work between two checks for a signal. It takes some milliseconds.
 constexpr std::int64_t weights_at_a_time = 1 << 20;
 constexpr std::size_t bytes_at_a_time = 16 << 20;
 
-std::span<const std::byte> bytes_of(const array& a) {
-  return {a.bytes(), static_cast<std::size_t>(a.size()) * size_of(a.dtype())};
-}
-
 bool is_finite(const array& a) {
-  const auto bytes = bytes_of(a);
-  for (std::size_t at = 0; at < bytes.size(); at += size_of(a.dtype())) {
-    if (!std::isfinite(load_float(bytes.data() + at, a.dtype()))) {
+  for (std::int64_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(detail::load_float(a.bytes() + i * a.itemsize(), a.dtype()))) {
       return false;
     }
   }
   return true;
 }
 
-/// Writes tensors, shows how far it has come and notices signals.
+/// Writes tensors, shows the progress and checks for signals.
 class TensorWriter {
  public:
   explicit TensorWriter(const std::vector<io::PlannedTensor>& plan) {
@@ -81,8 +76,8 @@ class TensorWriter {
     }
   }
 
-  /// Rows are quantized one by one, so that a block of them gives the bits of the whole. `before` counts the bytes of the parts
-  /// before this one.
+  /// Quantizes a part in blocks of rows. The result has the bits that the whole tensor would give, because each row is quantized
+  /// on its own. `before` is the number of bytes in the parts before this one.
   void quantize_part(io::SafetensorsWriter& writer, const io::PlannedTensor& item, const io::NamedTensor& part,
                      std::uint64_t before) {
     const io::Tensor& tensor = *part.tensor;
@@ -95,7 +90,7 @@ class TensorWriter {
       advance(item, bytes.size());
       const auto rows = static_cast<std::int64_t>(bytes.size() / row_bytes);
       const array weights = array::borrow(bytes.data(), {rows, K}, dtype, {}, tensor.owner);
-      const Quantized quantized = quantize_block(weights, item, part);
+      const QuantizedWeights quantized = quantize_block(weights, item, part);
       const std::uint64_t first = (before + at) / row_bytes;
       put(writer, item.layer() + ".weight", first, quantized.w);
       put(writer, item.layer() + ".scales", first, quantized.scales);
@@ -105,7 +100,7 @@ class TensorWriter {
     }
   }
 
-  static Quantized quantize_block(const array& weights, const io::PlannedTensor& item, const io::NamedTensor& part) {
+  static QuantizedWeights quantize_block(const array& weights, const io::PlannedTensor& item, const io::NamedTensor& part) {
     const QuantizeOptions options = {.group_size = item.settings->group_size,
                                      .bits = item.settings->format->bits,
                                      .mode = item.settings->format->mode,
@@ -113,15 +108,16 @@ class TensorWriter {
                                      .stream = {}};
     try {
       try {
-        Quantized result = quantize(weights, options);
+        QuantizedWeights result = quantize(weights, options);
         if (item.settings->format->has_biases && (!is_finite(result.scales) || !is_finite(*result.biases))) {
           throw std::invalid_argument(
-              fmt::format("[quantize] NaN or Inf among the weights, or weights too far apart for scales in {}; "
+              fmt::format("[quantize] there are NaN or Inf among the weights, or the weights are too far apart for scales in {}; "
                           "repair the checkpoint or --exclude the tensor",
                           name_of(result.scales.dtype())));
         }
         return result;
-      } catch (const std::invalid_argument&) {  // NaN or Inf among the weights: say where in the whole tensor
+      } catch (const std::invalid_argument&) {
+        // If there are NaN or Inf among the weights, this call throws a message with their place in the whole tensor.
         (void)quantize(part.tensor->view(), options);
         throw;
       }
@@ -130,15 +126,15 @@ class TensorWriter {
     }
   }
 
-  /// Rows of a tensor from row `first` on.
+  /// Writes rows of a tensor from its row `first` on.
   static void put(io::SafetensorsWriter& writer, const std::string& name, std::uint64_t first, const array& rows) {
-    const auto bytes = bytes_of(rows);
+    const std::span bytes(rows.bytes(), rows.nbytes());
     writer.write_part(name, first * (bytes.size() / static_cast<std::uint64_t>(rows.dim(0))), bytes);
   }
 
   std::uint64_t total_ = 0;
   std::uint64_t done_ = 0;
-  bench::ProgressBar bar_;
+  tools::ProgressBar bar_;
 };
 
 using Items = std::vector<const io::PlannedTensor*>;
@@ -172,11 +168,12 @@ std::string shard_name(std::size_t shard, std::size_t shards) {
   return shards == 1 ? "model.safetensors" : fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, shards);
 }
 
-/// model.safetensors.index.json as mlx-lm writes it, and the list of files by which --force knows the folder.
+/// The text of model.safetensors.index.json in mlx-lm's form. It also has the list of files by which --force recognises the
+/// folder.
 std::string index_of(const std::vector<Items>& shards, const std::vector<std::string>& files) {
   std::uint64_t bytes = 0;
   std::int64_t parameters = 0;
-  nlohmann::json weight_map = nlohmann::json::object();  // in the order of names
+  nlohmann::json weight_map = nlohmann::json::object();  // this type sorts its keys
   for (std::size_t i = 0; i < shards.size(); ++i) {
     for (const io::PlannedTensor* item : shards[i]) {
       bytes += item->bytes_after();
@@ -192,7 +189,7 @@ std::string index_of(const std::vector<Items>& shards, const std::vector<std::st
   return index.dump(4) + "\n";
 }
 
-/// A file of the result, complete but for its name.
+/// A file of the result that is complete but has no name yet.
 struct SmallFile {
   std::string name;
   io::PendingFile file;
@@ -206,7 +203,7 @@ SmallFile write_small_file(const io::NewFolder& folder, const std::string& name,
   return result;
 }
 
-/// Every shard is open until the end, and a model may have more of them than a process may open files by default.
+/// Raises the limit of open files. Every shard is open until the end, and a model may have more shards than the default limit.
 void allow_open_files() {
   struct ::rlimit limit = {};
   if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -259,7 +256,7 @@ std::uint64_t write_folder(const QuantizeJob& job, const std::filesystem::path& 
   const std::string index = index_of(shards, names);
   small_files.push_back(write_small_file(folder, io::index_name, std::as_bytes(std::span(index))));
 
-  // All shards take their space on the disk before the work begins.
+  // The space of all shards is reserved on the disk before the work begins.
   io::Metadata metadata = job.checkpoint->metadata;
   metadata.erase("quantization");
   metadata.insert_or_assign("format", "mlx");

@@ -20,12 +20,11 @@ Shape index_of(std::int64_t position, const Shape& shape) {
   return index;
 }
 
-/// `values` lie row-major, as those of a file do.
-std::optional<NotFinite> look_through(std::string_view name, const array& values, ScaleEncoding encoding) {
+/// Searches an array for NaN and infinity. `values` must be row-major, as the arrays of a file are.
+std::optional<NotFinite> search(std::string_view name, const array& values, detail::ScaleEncoding encoding) {
   NotFinite found = {.array = name, .size = values.size(), .first = {}};
-  const std::size_t bytes = size_of(values.dtype());
   for (std::int64_t i = 0; i < found.size; ++i) {
-    if (!std::isfinite(load_scale(values.bytes() + static_cast<std::size_t>(i) * bytes, encoding, values.dtype()))) {
+    if (!std::isfinite(load_scale(values.bytes() + i * values.itemsize(), encoding, values.dtype()))) {
       if (found.count == 0) {
         found.first = index_of(i, values.shape());
       }
@@ -39,17 +38,17 @@ std::optional<NotFinite> look_through(std::string_view name, const array& values
 
 std::vector<NotFinite> find_not_finite(const io::QuantizedTensor& tensor) {
   std::vector<NotFinite> found;
-  const auto look = [&found](std::string_view name, const array& values, ScaleEncoding encoding) {
-    if (auto bad = look_through(name, values, encoding)) {
+  const auto look = [&found](std::string_view name, const array& values, detail::ScaleEncoding encoding) {
+    if (auto bad = search(name, values, encoding)) {
       found.push_back(std::move(*bad));
     }
   };
-  look("scales", tensor.scales, tensor.format->scale_encoding);
-  if (tensor.biases) {
-    look("biases", *tensor.biases, ScaleEncoding::floating);
+  look("scales", tensor.weights.scales, tensor.format().scale_encoding);
+  if (tensor.weights.biases) {
+    look("biases", *tensor.weights.biases, detail::ScaleEncoding::floating);
   }
-  if (tensor.global_scale) {
-    look("global_scale", *tensor.global_scale, ScaleEncoding::floating);
+  if (tensor.weights.global_scale) {
+    look("global_scale", *tensor.weights.global_scale, detail::ScaleEncoding::floating);
   }
   return found;
 }

@@ -1,5 +1,5 @@
-// NaN and infinity among the scales of a checkpoint: every product with such a group is lost, and no comparison with a reference
-// would show it, because the reference has them too.
+// Finds NaN and infinity among the scales of a checkpoint. Every product with such a group is NaN or infinite. A comparison with
+// the reference does not show this, because the reference uses the same scales.
 #pragma once
 
 #include "io/checkpoint.hpp"
@@ -15,14 +15,14 @@ namespace gqmm::cli {
 struct NotFinite {
   std::string_view array;  ///< "scales", "biases" or "global_scale"
   std::int64_t count = 0;
-  std::int64_t size = 0;  ///< of the array
-  Shape first;            ///< where the first of them lies
+  std::int64_t size = 0;  ///< the number of values in the array
+  Shape first;            ///< the index of the first value that is not finite
 };
 
-/// One entry for each array that has any.
+/// One entry for each array of the tensor that has such values.
 [[nodiscard]] std::vector<NotFinite> find_not_finite(const io::QuantizedTensor& tensor);
 
-/// "3 of 128 scales are NaN or infinite, the first at (0, 5, 2)".
+/// A text for messages: "3 of 128 scales are NaN or infinite, the first at (0, 5, 2)".
 [[nodiscard]] std::string describe(const NotFinite& found);
 
 }  // namespace gqmm::cli

@@ -1,18 +1,25 @@
 # How every target of this project is compiled.
 
+# These variables hold in this folder and below it. A project that adds this one with add_subdirectory or FetchContent keeps its own
+# values, so nothing here goes into the cache unless this is the project that is configured.
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
-set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
-if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
-  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+set(CMAKE_UNITY_BUILD OFF)  # kernels of different instruction sets must not share a translation unit
+if(PROJECT_IS_TOP_LEVEL)
+  set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+  if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+    set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+  endif()
+else()
+  set(CMAKE_COMPILE_WARNING_AS_ERROR OFF)  # it may be the parent's choice for its own sources
 endif()
 
 find_package(Threads REQUIRED)
 include(GqmmDependencies)
 
-# A shared library shows nothing but GQMM_API (include/gqmm/export.hpp). Tests look inside, so one that has tests shows all.
+# A shared library shows nothing but GQMM_API (include/gqmm/export.hpp) and GQMM_INTERNAL_API (src/internal_api.hpp). Tests look inside, so one that has tests shows all.
 if(NOT (BUILD_SHARED_LIBS AND (GQMM_BUILD_TESTS OR GQMM_BUILD_FUZZERS)))
   set(CMAKE_CXX_VISIBILITY_PRESET hidden)
   set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
@@ -32,13 +39,29 @@ if(GQMM_DLPACK_INCLUDE_DIR)
   target_include_directories(gqmm_fmt SYSTEM ${gqmm_fmt_scope} ${GQMM_DLPACK_INCLUDE_DIR})
 endif()
 
-# Warnings are errors for this project's own targets. -ffp-contract=off because bitwise equality of the kernels needs every fma to be
-# written out (docs/numerics.md).
+# Warnings are shown where this is the project that is configured, and are errors in its presets. Another project may add this one
+# with flags of its own: -Werror does not apply to these sources then, and -ffast-math does not because it would change the bits of
+# results. -ffp-contract=off because bitwise equality of the kernels needs every fma to be written out (docs/reference/numerics.md).
 function(gqmm_compile_options target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror -ffp-contract=off)
+  set(options "")
+  if(PROJECT_IS_TOP_LEVEL)
+    list(APPEND options -Wall -Wextra -Wpedantic)
+  endif()
+  if(GQMM_WARNINGS_AS_ERRORS)
+    list(APPEND options -Werror)
+  elseif(NOT PROJECT_IS_TOP_LEVEL)
+    list(APPEND options -Wno-error)
+  endif()
+  if(NOT PROJECT_IS_TOP_LEVEL)
+    list(APPEND options -fno-fast-math)
+  endif()
+  target_compile_options(${target} PRIVATE ${options} -ffp-contract=off)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
     # Its own headers trip these: AVX-512's intrinsics, std::string's operator+ and inlined vectors (GCC bugs 105593, 105651).
     target_compile_options(${target} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized -Wno-restrict -Wno-array-bounds -Wno-stringop-overflow)
+  endif()
+  if(GQMM_ASSERTIONS)
+    target_compile_definitions(${target} PRIVATE GQMM_ASSERTIONS)
   endif()
   if(GQMM_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${GQMM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

@@ -2,12 +2,6 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-# No DEFINE_SYMBOL: static and shared builds then compile alike, and the second comes out of ccache.
-set_target_properties(gqmm PROPERTIES DEFINE_SYMBOL "")
-if(NOT SKBUILD)  # in a wheel the library is one file: there are no symbolic links
-  set_target_properties(gqmm PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
-endif()
-
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/gqmm)
 install(TARGETS gqmm EXPORT gqmm-targets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development

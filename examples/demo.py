@@ -1,7 +1,7 @@
-"""The main job on a real model: a mixture-of-experts language model whose every quantized product is gqmm's.
+"""Run a real mixture-of-experts language model in which gqmm computes every quantized product.
 
-`./dev demo` runs this after the build. It shows the machine, checks the checkpoint's expert tensors against the reference,
-measures the model's loss against the published figure and writes text, side by side with the same loop over stock MLX.
+`./dev demo` runs this after the build. It shows the machine, and checks the checkpoint's expert tensors against the reference.
+It compares the model's loss with the published figure, and writes text. It does the same with stock MLX and compares the speeds.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-# Attention's matrices are small: threads of NumPy's own would cost more than they give, and stand in the way of the operators'.
+# NumPy gets one thread. Attention's matrices are small, so more threads would not pay, and they would disturb gqmm's threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import demo_parts
@@ -39,8 +39,10 @@ from tokenizers import Tokenizer
 
 
 class StockMlx:
-    """MLX's own operators on the CPU. Its weights are arrays that as_weight made, once; activations are NumPy's, whose conversion
-    is part of the time it takes."""
+    """MLX's own operators on the CPU.
+
+    as_weight makes the arrays of the weights once. Activations are NumPy's arrays, and their conversion is part of the time.
+    """
 
     def __init__(self) -> None:
         import mlx.core
@@ -66,7 +68,7 @@ class StockMlx:
 
 
 class Timed:
-    """Operators that add up the seconds spent in them."""
+    """Operators that add up the seconds that their calls take."""
 
     def __init__(self, operators: Any):
         self.operators, self.seconds = operators, 0.0
@@ -84,7 +86,7 @@ class Timed:
 
 
 class Side(demo_parts.Side):
-    """One side of the comparison: the model over one set of operators."""
+    """One side of the comparison: the model with one set of operators."""
 
     def __init__(self, name: str, model: Path, operators: Any, as_weight: Callable[[np.ndarray], Any] = np.asarray):
         super().__init__(name)
@@ -92,7 +94,7 @@ class Side(demo_parts.Side):
         self.model = Model(model, self.operators, as_weight)
 
     def read(self, tokens: list[int]) -> float:
-        """The mean loss over the tokens."""
+        """Return the mean loss over the tokens."""
         predictions = len(tokens) - 1
         windows = self.timed("reading", losses(self.model, tokens, WINDOW), -(-predictions // WINDOW), predictions)
         return float(np.mean(np.concatenate(windows)))
@@ -103,17 +105,19 @@ class Side(demo_parts.Side):
     def timed(self, job: str, steps: Iterable[Any], total: int, tokens: int) -> list[Any]:
         self.operators.seconds = 0.0
         results = super().timed(job, steps, total, tokens)
-        self.rows[f"{job}, products alone"] = tokens / self.operators.seconds
+        self.rows[f"{job}, operators alone"] = tokens / self.operators.seconds
         return results
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", type=Path, default=MODEL, help="its folder")
-    parser.add_argument("--prompt", default=PROMPT, help="the text to go on from")
-    parser.add_argument("--tokens", type=int, default=200, help="tokens to write (200)")
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="of the sampling; 0 is greedy (%(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the sampling (%(default)s)")
+    parser.add_argument("--model", type=Path, default=MODEL, help="folder of the model")
+    parser.add_argument("--prompt", default=PROMPT, help="the text that the model continues")
+    parser.add_argument("--tokens", type=int, default=200, help="number of tokens to write (200)")
+    parser.add_argument(
+        "--temperature", type=float, default=TEMPERATURE, help="temperature of the sampling; 0 is greedy (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the sampling (%(default)s)")
     parser.add_argument("--no-mlx", action="store_true", help="leave out the comparison with stock MLX")
     options = parser.parse_args()
     if options.tokens < 1 or not options.prompt:

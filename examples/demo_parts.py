@@ -1,4 +1,4 @@
-"""What the demonstrations share: the models and the text that they read, published losses, and how they print."""
+"""Parts that the demonstrations share: their models and texts, the published losses, and functions that print."""
 
 import os
 import re
@@ -14,19 +14,19 @@ from tokenizers import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "shakespeare-moe-affine4"
-PREDICTIONS, WINDOW = 2048, 256  # of the published losses
-TOLERANCE = 1e-4  # nats per token: both sides compute in float32
+PREDICTIONS, WINDOW = 2048, 256  # the numbers behind the published losses
+TOLERANCE = 1e-4  # in nats per token, because both sides compute in float32
 SEED, TEMPERATURE, PROMPT = 7, 0.7, "ROMEO:\n"
 
 
 def other_models() -> list[Path]:
-    """Checkpoints in the folder that the environment variable GQMM_TEST_MODELS names, if it does."""
+    """List the checkpoints in the folder that the environment variable GQMM_TEST_MODELS names, if it is set."""
     folder = os.environ.get("GQMM_TEST_MODELS")
     return sorted(path.parent for path in Path(folder).glob("*/config.json")) if folder else []
 
 
 def published_loss(model: Path) -> float | None:
-    """The float32 loss that the README beside the model's folder gives for it."""
+    """Find the model's float32 loss in the README beside its folder."""
     readme, name = model.parent / "README.md", re.escape(model.name.rpartition("-")[2])
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     row = re.search(rf"^\| *{name} *\| *(\d+\.\d+) *\|", text, re.MULTILINE)
@@ -34,19 +34,22 @@ def published_loss(model: Path) -> float | None:
 
 
 def validation_tokens(model: Path, tokenizer: Tokenizer) -> list[int]:
-    """The tokens that the published losses are over. The text is encoded whole: a cut would move token boundaries."""
+    """Return the tokens that the published losses are about.
+
+    The whole text is encoded, because a shorter text could have other token boundaries.
+    """
     return tokenizer.encode((model.parent / "valid.txt").read_text(encoding="utf-8")).ids[: PREDICTIONS + 1]
 
 
 class Side:
-    """One side of a comparison: its name, and how many tokens per second it does of each job."""
+    """One side of a comparison: its name, and its tokens per second in each job."""
 
     def __init__(self, name: str):
         self.name = name
         self.rows: dict[str, float] = {}
 
     def timed(self, job: str, steps: Iterable[Any], total: int, tokens: int) -> list[Any]:
-        """The results of the steps, of which there are `total`, for so many tokens."""
+        """Run the `total` steps of a job, which handle this number of tokens. Return their results and note the speed."""
         start = time.perf_counter()
         results = list(progress(steps, total, f"{self.name}, {job}"))
         self.rows[job] = tokens / (time.perf_counter() - start)
@@ -60,7 +63,7 @@ def table(ours: Side, theirs: Side | None = None) -> None:
 
 
 def progress(steps: Iterable[Any], total: int, label: str) -> Iterator[Any]:
-    """The steps, with a bar that is wiped at the end; on a terminal only."""
+    """Yield the steps and show a progress bar, which is erased at the end. There is no bar if the output is no terminal."""
     on_terminal = sys.stdout.isatty()
     for done, step in enumerate(steps, start=1):
         yield step
@@ -71,12 +74,15 @@ def progress(steps: Iterable[Any], total: int, label: str) -> Iterator[Any]:
 
 
 def common_tokens(one: list[int], other: list[int]) -> int:
-    """How many tokens are the same before the first that differs."""
+    """Count the tokens that are the same before the first one that differs."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def gqmm_program(*arguments: str) -> None:
-    """Runs the gqmm program that is installed beside this Python, else the one on the PATH, and ends here if it fails."""
+    """Run the program gqmm. If it fails, this process ends.
+
+    The program is the one that is installed beside this Python, or else the one on the PATH.
+    """
     program = shutil.which("gqmm", path=Path(sys.executable).parent) or shutil.which("gqmm")
     if program is None:
         raise SystemExit("demo: the program gqmm is neither beside this Python nor on the PATH; `./dev demo` installs it")

@@ -1,6 +1,6 @@
-"""mlx-lm as it is, and with gqmm.mlx in place of MLX's own products: the same model, losses, texts and speeds of both.
+"""Compare mlx-lm as it is with mlx-lm on gqmm.mlx: the losses, texts and speeds of the same model.
 
-`./dev demo mlx` runs this after the build. Nothing of mlx-lm or of the model is changed: gqmm.mlx.install() is all there is.
+`./dev demo mlx` runs this after the build. Neither mlx-lm nor the model is changed. The only difference is gqmm.mlx.install().
 """
 
 import argparse
@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are folders here
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses PyTorch, which nothing here needs
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all models are local folders
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would warn that PyTorch is missing, which is not needed here
 
 import demo_parts
 from demo_parts import (
@@ -40,13 +40,13 @@ from demo_parts import (
 )
 from tokenizers import Tokenizer
 
-COLUMN = 62  # characters of a text beside another
-SLOW = 4  # stock MLX takes so much longer in bfloat16 that it reads a fraction of the text
+COLUMN = 62  # the width of a column of text, in characters
+SLOW = 4  # in bfloat16 only a fraction 1 / SLOW of the text is read, because stock MLX is so slow
 
 
 @dataclass
 class Work:
-    """What both sides do."""
+    """The work of both sides: tokens to read, and text to write."""
 
     reading: list[int]
     prompt: list[int]
@@ -56,25 +56,25 @@ class Work:
 
 
 class Side(demo_parts.Side):
-    """mlx-lm with the products that are in place inside `products()`."""
+    """mlx-lm with one kind of products. `products()` is a context manager in which they are installed."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any, products: Callable[[], contextlib.AbstractContextManager[Any]]):
         super().__init__(name)
         self.model, self.tokenizer, self.products = model, tokenizer, products
 
     def run(self, work: Work) -> tuple[list[float], list[int]]:
-        """The loss of each prediction of what is read, and the tokens that are written."""
+        """Return the loss of each prediction in the tokens that are read, and the tokens that are written."""
         import mlx.core as mx
 
         with self.products():
-            mx.eval(self.model(mx.array([work.prompt])))  # MLX compiles its kernels when they are used first
+            mx.eval(self.model(mx.array([work.prompt])))  # MLX compiles its kernels at their first use
             predictions = len(work.reading) - 1
             windows = self.timed("reading", self._losses(work.reading), -(-predictions // WINDOW), predictions)
             tokens = self.timed("writing", self._tokens(work), work.tokens, work.tokens)
         return [loss for window in windows for loss in window], tokens
 
     def _losses(self, tokens: list[int]) -> Iterator[list[float]]:
-        """The losses of each window, which starts from an empty cache."""
+        """Yield the losses of each window. Each window starts with an empty cache."""
         import mlx.core as mx
         import mlx.nn as nn
 
@@ -94,7 +94,7 @@ class Side(demo_parts.Side):
 
 
 def distance(losses: list[float], others: list[float]) -> float:
-    """Root mean square of the differences, of the first losses of both."""
+    """Return the root mean square of the differences. The longer list is cut to the length of the other."""
     return math.sqrt(fmean((one - other) ** 2 for one, other in zip(losses, others, strict=False)))
 
 
@@ -105,7 +105,7 @@ def side_by_side(left: str, right: str) -> None:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> bool:
-    """One model, in float32 and in bfloat16. Whether float32 losses are what they should be."""
+    """Compare both sides with one model, in float32 and in bfloat16. Return whether the float32 losses are right."""
     import gqmm.mlx
     import mlx.core as mx
     from mlx_lm import load
@@ -158,14 +158,15 @@ def show_texts(prompt: str, ours: str, theirs: str, *, same: int, count: int) ->
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("models", nargs="*", type=Path,
-                        help="their folders (the one in models/, and those that GQMM_TEST_MODELS names)")  # fmt: skip
-    parser.add_argument("--prompt", default=PROMPT, help="the text to go on from")
-    parser.add_argument("--tokens", type=int, default=100, help="tokens to write (%(default)s)")
+                        help="folders of models (the one in models/, and those in GQMM_TEST_MODELS)")  # fmt: skip
+    parser.add_argument("--prompt", default=PROMPT, help="the text that the model continues")
+    parser.add_argument("--tokens", type=int, default=100, help="number of tokens to write (%(default)s)")
     parser.add_argument("--predictions", type=int, default=PREDICTIONS,
-                        help=f"of the loss in float32; in bfloat16 a {SLOW}th (%(default)s)")  # fmt: skip
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="of the sampling; 0 is greedy (%(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the sampling (%(default)s)")
-    parser.add_argument("--precision", default="default", choices=["default", "fast", "float32"], help="of gqmm.mlx")
+                        help=f"predictions of the loss in float32; bfloat16 has a {SLOW}th of them (%(default)s)")  # fmt: skip
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE,
+                        help="temperature of the sampling; 0 is greedy (%(default)s)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the sampling (%(default)s)")
+    parser.add_argument("--precision", default="default", choices=["default", "fast", "float32"], help="precision of gqmm.mlx")
     parser.add_argument("--pack", action="store_true", help="gqmm.mlx packs weights")
     options = parser.parse_args()
     if options.tokens < 1 or not SLOW <= options.predictions <= PREDICTIONS or not options.prompt:

@@ -1,11 +1,12 @@
-"""A Qwen3-MoE language model in NumPy: the whole forward pass, with every quantized product left to injected operators.
+"""A Qwen3-MoE language model in NumPy: the whole forward pass. The caller gives it the operators for quantized products.
 
     model = Model("models/shakespeare-moe-affine4", gqmm)
     logits = model(tokens)  # float32 (T, vocabulary)
 
-The folder holds a checkpoint in MLX's format: config.json and *.safetensors. Its codes are memory-mapped and used where they
-lie in the file, at odd addresses too; float scales and biases are cast to float32, and activations are float32. The operators
-are gqmm, or any object with its gather_qmm, quantized_matmul and dequantize.
+The folder holds a checkpoint in MLX's format: config.json and *.safetensors. The files are memory-mapped, and the operators read
+the codes in place, also at odd addresses. Float scales and biases are cast to float32, and activations are float32. The operators
+are gqmm, or any object with gqmm's functions gather_qmm, quantized_matmul and dequantize. gqmm computes the expert layer as one
+call of moe_ffn; for other operators it is written out.
 """
 
 import json
@@ -21,21 +22,21 @@ DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U32": "<u4", "U8": "u1"}
 
 
 @dataclass
-class Quantized:
-    """A matrix, or one per expert: codes (…, N, K·bits/32), scales and biases (…, N, K/group_size)."""
+class QuantizedMatrix:
+    """A quantized matrix, or one per expert. w has shape (…, N, K·bits/32), scales and biases (…, N, K/group_size)."""
 
     w: Any
     scales: Any
     biases: Any
-    settings: dict[str, Any]  # group_size, bits, mode
+    settings: dict[str, Any]  # group_size, bits and mode
 
-    def map(self, function: Callable[[Any], Any]) -> "Quantized":
+    def map(self, function: Callable[[Any], Any]) -> "QuantizedMatrix":
         arrays = [None if array is None else function(array) for array in (self.w, self.scales, self.biases)]
-        return Quantized(*arrays, self.settings)
+        return QuantizedMatrix(*arrays, self.settings)
 
 
 class Checkpoint:
-    """A model folder: its config, and its tensors as views of the mapped files."""
+    """The content of a model folder: its config, and its tensors as views of the mapped files."""
 
     def __init__(self, folder: str | Path):
         self.config = json.loads((Path(folder) / "config.json").read_text())
@@ -53,12 +54,12 @@ class Checkpoint:
         dtype, array = self.tensors[name]
         return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array.astype("<f4")
 
-    def quantized(self, name: str) -> Quantized:
-        """One layer's matrix. The settings that config.json gives it replace those that it gives the whole model."""
+    def quantized(self, name: str) -> QuantizedMatrix:
+        """Return a matrix. If config.json has settings for it, they replace the settings of the whole model."""
         common = self.config["quantization"]
         settings = common.get(name) or {key: value for key, value in common.items() if not isinstance(value, dict)}
-        is_bytes = self.tensors[name + ".scales"][0] == "U8"  # E8M0 or E4M3, not a float type
-        return Quantized(
+        is_bytes = self.tensors[name + ".scales"][0] == "U8"  # the scales are E8M0 or E4M3
+        return QuantizedMatrix(
             w=self.tensors[name + ".weight"][1],
             scales=self.tensors[name + ".scales"][1] if is_bytes else self.float32(name + ".scales"),
             biases=self.float32(name + ".biases") if name + ".biases" in self.tensors else None,
@@ -67,7 +68,7 @@ class Checkpoint:
 
 
 class Cache:
-    """Keys and values of the tokens seen so far, (layers, heads, capacity, head_dim) each; attention is computed in dtype."""
+    """The keys and values of the tokens so far, each of shape (layers, heads, capacity, head_dim). Attention uses their dtype."""
 
     def __init__(self, config: dict[str, Any], capacity: int, dtype: type[np.floating] = np.float32):
         shape = (config["num_hidden_layers"], config["num_key_value_heads"], capacity, config["head_dim"])
@@ -77,7 +78,7 @@ class Cache:
 
 class Model:
     def __init__(self, folder: str | Path, operators: Any, as_weight: Callable[[np.ndarray], Any] = np.asarray):
-        """as_weight turns each array of the checkpoint, once, into what the operators take for weights."""
+        """Load the model. as_weight converts each array of the checkpoint once into an array that the operators take."""
         checkpoint = Checkpoint(folder)
         self.config, self.operators = checkpoint.config, operators
         names = {name.rpartition(".")[0] for name in checkpoint.tensors}
@@ -87,7 +88,7 @@ class Model:
         self.norms = {name: checkpoint.float32(name + ".weight") for name in names - matrices.keys()}
 
     def __call__(self, tokens: Sequence[int], cache: Cache | None = None) -> np.ndarray:
-        """The logits after each of the tokens, which follow those in the cache and are added to it."""
+        """Return the logits after each of the tokens. The tokens follow those in the cache and are added to it."""
         cache = cache or Cache(self.config, len(tokens))
         x = self.embed(np.asarray(tokens))
         for layer in range(self.config["num_hidden_layers"]):
@@ -106,17 +107,22 @@ class Model:
         return self.operators.quantized_matmul(x, matrix.w, matrix.scales, matrix.biases, **matrix.settings)
 
     def expert_linear(self, name: str, x: np.ndarray, experts: np.ndarray) -> np.ndarray:
-        """x (T, top or 1, 1, K) times the matrices of the experts (T, top): (T, top, 1, N)."""
+        """Multiply x, (T, top or 1, 1, K), by the matrices of the experts, (T, top). The result is (T, top, 1, N)."""
         matrix, rows = self.matrices[name], np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2])
         return self.operators.gather_qmm(
             x, matrix.w, matrix.scales, matrix.biases, lhs_indices=rows, rhs_indices=experts, **matrix.settings
         )
 
+    def expert_weights(self, name: str) -> Any:
+        """Return the matrices of the experts as one object. It refers to the arrays and copies nothing."""
+        matrix = self.matrices[name]
+        return self.operators.QuantizedWeights(matrix.w, matrix.scales, matrix.biases, **matrix.settings)
+
     def norm(self, name: str, x: np.ndarray) -> np.ndarray:
         return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.config["rms_norm_eps"]) * self.norms[name]
 
     def rope(self, x: np.ndarray, start: int) -> np.ndarray:
-        """Rotates x (heads, T, head_dim), the first half of head_dim against the second, by position."""
+        """Rotate x, (heads, T, head_dim), by position. The two halves of head_dim are the coordinates of the rotation."""
         half = x.shape[-1] // 2
         frequencies = self.config["rope_theta"] ** (-np.arange(half) / half)
         angles = np.arange(start, start + x.shape[1])[:, None] * frequencies
@@ -147,6 +153,9 @@ class Model:
         weights = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.config["norm_topk_prob"]:
             weights = weights / weights.sum(axis=-1, keepdims=True)
+        if hasattr(self.operators, "moe_ffn"):
+            layers = (self.expert_weights(f"{name}switch_mlp.{part}_proj") for part in ("gate", "up", "down"))
+            return self.operators.moe_ffn(x, chosen, weights, *layers)
         x = x[:, None, None]
         gate = self.expert_linear(name + "switch_mlp.gate_proj", x, chosen)
         up = self.expert_linear(name + "switch_mlp.up_proj", x, chosen)
@@ -160,11 +169,11 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def silu(x: np.ndarray) -> np.ndarray:
-    return x / (1 + np.exp(-np.maximum(x, -80)))  # exp(80) is finite; below, the result is under 1e-32
+    return x / (1 + np.exp(-np.maximum(x, -80)))  # exp(80) is finite, and for smaller x the result is under 1e-32
 
 
 def losses(model: Model, tokens: Sequence[int], window: int = 256) -> Iterator[np.ndarray]:
-    """The loss of each prediction in nats, window by window, each from an empty cache: token i predicts token i + 1."""
+    """Yield the losses in nats, window by window. Each window starts with an empty cache, and token i predicts token i + 1."""
     for start in range(0, len(tokens) - 1, window):
         inputs, targets = tokens[start : start + window][: len(tokens) - 1 - start], tokens[start + 1 : start + window + 1]
         probabilities = softmax(model(inputs).astype(np.float64))
@@ -172,7 +181,10 @@ def losses(model: Model, tokens: Sequence[int], window: int = 256) -> Iterator[n
 
 
 def generate(model: Model, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Iterator[int]:
-    """Samples count tokens after the prompt: the largest of the logits plus temperature times Gumbel noise (0: greedy)."""
+    """Sample tokens after the prompt. Each is the largest of the logits plus temperature times Gumbel noise.
+
+    With temperature 0 the sampling is greedy.
+    """
     random, cache, tokens = np.random.default_rng(seed), Cache(model.config, len(prompt) + count), prompt
     for _ in range(count):
         logits = model(tokens, cache)[-1]

@@ -63,7 +63,7 @@ def read_ctest(path: Path) -> Results:
     for case in ElementTree.parse(path).iter("testcase"):
         name = case.get("name", "")
         output = case.findtext("system-out") or ""
-        own = path.with_name(f"{name}.xml")
+        own = path.parent / f"{name}.xml"  # names have slashes where they are paths
         found = Results()
         if own.exists():
             try:

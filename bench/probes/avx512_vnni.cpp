@@ -9,6 +9,6 @@ struct Avx512Vnni : Zmm {
 
 }  // namespace
 
-const ProbeLoops avx512_vnni_loops = loops_of<Avx512Vnni>("vpdpbusd zmm", "vfmadd zmm");
+const ProbeLoops avx512vnni_loops = loops_of<Avx512Vnni>("vpdpbusd zmm", "vfmadd zmm");
 
 }  // namespace gqmm::bench

@@ -9,6 +9,6 @@ struct AvxVnni : Ymm {
 
 }  // namespace
 
-const ProbeLoops avx_vnni_loops = loops_of<AvxVnni>("vpdpbusd ymm", "vfmadd ymm");
+const ProbeLoops avxvnni_loops = loops_of<AvxVnni>("vpdpbusd ymm", "vfmadd ymm");
 
 }  // namespace gqmm::bench

@@ -1,7 +1,7 @@
 // The loops whose speed is a limit of the machine: int8 dot products and float32 multiply-adds in registers, and reads from
-// memory. Included once per instruction set by a file compiled for it; nothing but its ProbeLoops may leave that file with
-// external linkage (an inline function could replace another set's copy at link time), hence the unnamed namespace and the
-// absence of standard library code.
+// memory. For each instruction set, one file is compiled for it and includes this header. Only the ProbeLoops of that file may
+// have external linkage. Otherwise the linker could replace an inline function by the copy of another set. Therefore the header
+// has an unnamed namespace and uses no code of the standard library.
 #pragma once
 
 #include "loops.hpp"
@@ -12,26 +12,26 @@
 namespace gqmm::bench {
 namespace {
 
-// 12 chains cover latency × throughput of every core that this was written for (5 cycles × 2 per cycle) and fit, with operands,
-// into 16 registers.
+// 12 chains cover latency × throughput of every core that this was written for: 5 cycles × 2 per cycle. With the operands they
+// fit into 16 registers.
 inline constexpr int chains = 12;
 
-/// A value that the compiler cannot know.
+/// Returns a value that the compiler cannot know.
 template <class T>
 T opaque(T value) {
   volatile T copy = value;
   return copy;
 }
 
-/// Makes the compiler compute `value`.
+/// Uses `value`, so that the compiler must compute it.
 template <class T>
 void consume(const T& value) {
   asm volatile("" : : "m"(value));
 }
 
-/// Reads `bytes` of memory as `streams` streams side by side, each in ascending order, optionally asking for the line
-/// `prefetch_bytes` ahead. Returns the number of bytes read: streams have an odd number of lines each, so that they don't meet
-/// in the same sets of the caches.
+/// Reads `bytes` of memory as `streams` streams side by side, each in ascending order. It can prefetch the line that is
+/// `prefetch_bytes` ahead. Each stream has an odd number of lines, so that the streams do not use the same sets of the caches.
+/// Returns the number of bytes read, which may therefore be less than `bytes`.
 template <int vector_bytes, int streams, int prefetch_bytes>
 std::size_t read_memory(const std::byte* data, std::size_t bytes) {
   using Vector = std::uint64_t __attribute__((vector_size(vector_bytes), may_alias));
@@ -56,8 +56,8 @@ std::size_t read_memory(const std::byte* data, std::size_t bytes) {
   return length * streams;
 }
 
-// The variants of which the best is the machine's read bandwidth. Prefetching helps where a core's own prefetcher stops at 4 KiB
-// pages; the distance that helps depends on latency × bandwidth.
+// The variants of reading memory. The rate of the best one is the machine's read bandwidth. Prefetching helps on cores whose own
+// prefetcher stops at 4 KiB pages. The best distance depends on latency × bandwidth.
 template <int vector_bytes>
 inline constexpr ReadVariant read_variants_of[] = {
     {1, 0, read_memory<vector_bytes, 1, 0>},       {2, 0, read_memory<vector_bytes, 2, 0>},

@@ -1,4 +1,4 @@
-// Probes for a processor of which nothing is known: what the compiler makes of plain multiplications and additions.
+// Probes for an unknown processor. They are plain multiplications and additions, which the compiler optimizes.
 #include "kernels.hpp"
 
 namespace gqmm::bench {
@@ -6,7 +6,7 @@ namespace {
 
 using s16x8 = std::int16_t __attribute__((vector_size(16)));
 
-// Without a dot-product instruction bytes are multiplied as 16-bit integers.
+// Bytes are multiplied as 16-bit integers, because there is no dot-product instruction.
 void int8_dot(std::int64_t rounds) {
   const std::int16_t three = opaque(std::int16_t{3});
   const s16x8 factor = {three, three, three, three, three, three, three, three};

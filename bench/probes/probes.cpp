@@ -33,10 +33,10 @@ std::vector<ProbeSet> probe_sets() {
 #if defined(GQMM_BENCH_X86)
   const cpu::X86Features& has = cpu::x86_features();
   const bool avx2 = has.avx2 && has.fma;
-  const bool avx512 = avx2 && has.avx512f && has.avx512bw;
-  sets.push_back({"avx512-vnni", avx512 && has.avx512vnni, &avx512_vnni_loops});
-  sets.push_back({"avx512", avx512, &avx512_loops});
-  sets.push_back({"avx-vnni", avx2 && has.avxvnni, &avx_vnni_loops});
+  const bool avx512bw = avx2 && has.avx512f && has.avx512bw;
+  sets.push_back({"avx512vnni", avx512bw && has.avx512vnni, &avx512vnni_loops});
+  sets.push_back({"avx512bw", avx512bw, &avx512bw_loops});
+  sets.push_back({"avxvnni", avx2 && has.avxvnni, &avxvnni_loops});
   sets.push_back({"avx2", avx2, &avx2_loops});
 #endif
   sets.push_back({"portable", true, &portable_loops});
@@ -63,7 +63,7 @@ std::string_view unit_of(Limit limit) {
 
 Probes::Probes(int threads, std::string_view set, std::size_t buffer_bytes, Pages pages)
     : threads_(threads), set_(find_set(set)), buffer_(buffer_bytes, pages), team_(std::make_unique<ProbeThreads>(threads)) {
-  // Each thread touches what it will read, so that on machines with several memories it reads its own.
+  // Each thread writes the memory that it will read, so that the memory is near its core on machines with several NUMA nodes.
   team_->seconds_of([&](int thread) {
     const std::size_t share = buffer_.size() / static_cast<std::size_t>(threads_);
     std::memset(buffer_.data() + static_cast<std::size_t>(thread) * share, 1, share);
@@ -73,7 +73,8 @@ Probes::Probes(int threads, std::string_view set, std::size_t buffer_bytes, Page
   reader_ = fastest_reader();
 }
 
-/// By the medians of a few passes each, taken in turns so that all variants see the same machine.
+/// Chooses the variant with the best median of a few passes. The variants take turns, so that changes of the machine's speed
+/// affect all of them.
 ReadVariant Probes::fastest_reader() const {
   constexpr std::size_t passes = 5;
   const std::span variants(set_.loops->read_variants, read_variant_count);
@@ -118,7 +119,7 @@ double Probes::arithmetic_rate(Limit limit, std::int64_t rounds) const {
 std::int64_t Probes::calibrated_rounds(Limit limit) const {
   constexpr double target_seconds = 2e-3;
   const double operations = limit == Limit::int8_dot ? set_.loops->int8_dot_operations : set_.loops->float32_fma_operations;
-  // A few times as long as the measurement itself: the clock rises when wide vectors are first used.
+  // The warm-up is a few times as long as the measurement, because the clock changes when wide vectors are first used.
   std::int64_t rounds = 10000;
   for (int step = 0; step < 8; ++step) {
     const double rate = arithmetic_rate(limit, rounds) / threads_;

@@ -1,7 +1,7 @@
-// The limits of this machine, measured now, by the threads that run the product.
+// Measures the limits of this machine at this moment, with as many threads as the product has.
 #pragma once
 
-#include "memory.hpp"
+#include "measure/memory.hpp"
 #include "probes/loops.hpp"
 #include "probes/probe_threads.hpp"
 
@@ -12,10 +12,10 @@
 
 namespace gqmm::bench {
 
-/// A set of probe loops, from the most to the least capable.
+/// A set of probe loops. Lists of sets go from the most to the least capable.
 struct ProbeSet {
-  std::string_view name;  // "avx512-vnni", "avx512", "avx-vnni", "avx2", "portable"
-  bool supported;         // by this machine
+  std::string_view name;  // the name of an instruction set ("avx512vnni", "avx512bw", "avxvnni", "avx2"), or "portable"
+  bool supported;         // whether this machine supports it
   const ProbeLoops* loops;
 };
 
@@ -24,23 +24,23 @@ std::vector<ProbeSet> probe_sets();
 enum class Limit { int8_dot, float32_fma, dram_read };
 
 std::string_view name_of(Limit limit);
-/// Of a rate at that limit.
+/// Returns the unit of a rate at that limit.
 std::string_view unit_of(Limit limit);
 
-/// A multiply-add counts as two operations: the int8-dot peak is 128 × the rate of `vpdpbusd zmm`. A product of 2·rows·N·K
-/// operations that runs at it would have every dot-product instruction do useful work once.
+/// Probes of the three limits. A multiply-add counts as two operations, so the int8-dot peak is 128 × the rate of `vpdpbusd zmm`.
+/// A product has 2·rows·N·K operations. It would reach the peak if it needed each dot-product instruction once.
 class Probes {
  public:
-  /// `set`: a name of probe_sets(), or empty for the most capable that is supported. Chooses, for this number of threads, the
-  /// best way of reading `buffer_bytes` of memory. Throws std::invalid_argument for an unknown or unsupported set.
+  /// Chooses the best way of reading `buffer_bytes` of memory with this number of threads. `set` is a name of probe_sets(), or
+  /// empty for the most capable supported set. Throws std::invalid_argument for an unknown or unsupported set.
   Probes(int threads, std::string_view set, std::size_t buffer_bytes, Pages pages);
 
-  /// The rate in operations or bytes per second, measured over about two milliseconds (dram_read: one pass over the buffer).
+  /// Measures the rate in operations or bytes per second, for about two milliseconds. dram_read takes one pass over the buffer.
   double measure(Limit limit);
 
   [[nodiscard]] int threads() const { return threads_; }
   [[nodiscard]] std::string_view set() const { return set_.name; }
-  /// How the limit is measured: "vpdpbusd zmm", "4 streams, prefetch 2048 bytes ahead".
+  /// Says how the limit is measured: "vpdpbusd zmm", "4 streams, prefetch 2048 bytes ahead".
   [[nodiscard]] std::string description(Limit limit) const;
 
  private:

@@ -1,8 +1,8 @@
-// The probe loops of x86, written over the few operations in which its instruction sets differ. `Isa` gives:
-//   Int8, Float      vector types (operator names as in kernels)
+// The probe loops of x86. `Isa` is a class with the few operations in which the instruction sets differ:
+//   Int8, Float      vector types
 //   dot(sum, u, s)   sum + dot products of 4 unsigned × 4 signed bytes per 32-bit lane
 //   fma(a, b, c)     a · b + c
-//   keep(v)          makes the compiler hold v in a register, in this round
+//   keep(v)          makes the compiler load v into a register again in each round
 #pragma once
 
 #include "kernels.hpp"
@@ -22,7 +22,7 @@ void int8_dot_loop(std::int64_t rounds) {
     for (auto& sum : sums) {
       sum = Isa::dot(sum, codes_u8, x_s8);
       Isa::keep(sum);
-      Isa::keep(codes_u8);  // or the products, always the same, would be computed once, before the loop
+      Isa::keep(codes_u8);  // otherwise the compiler would move the products, which never change, out of the loop
     }
   }
 }

@@ -1,5 +1,5 @@
-// One projection of a mixture-of-experts layer: quantize the experts, send every token to two of them, and compare what
-// gather_qmm computes from the 4-bit codes with a plain product over the dequantized weights.
+// One projection of a mixture-of-experts layer. The program quantizes the experts to 4 bits, and sends every token to two of
+// them. Then it compares the result of gather_qmm with a plain product of the dequantized weights.
 
 #include <gqmm/gqmm.hpp>
 
@@ -23,7 +23,7 @@ std::vector<float> normal_values(std::int64_t count, unsigned seed) {
   return values;
 }
 
-// What a router would choose: expert_of[token][slot].
+// Returns the experts that a router could choose: expert_of[token][slot].
 std::vector<std::uint32_t> routed_experts() {
   std::vector<std::uint32_t> expert_of;
   for (std::uint32_t token = 0; token < tokens; ++token) {
@@ -33,7 +33,7 @@ std::vector<std::uint32_t> routed_experts() {
   return expert_of;
 }
 
-// max |y - x @ w.T| relative to the largest |y|, with w the dequantized experts and sums in double.
+// Returns max |y - x @ w.T|, divided by the largest |x @ w.T|. w are the dequantized experts, and sums are in double.
 double worst_difference(const gqmm::array& y, const std::vector<float>& x, const gqmm::array& dequantized,
                         const std::vector<std::uint32_t>& expert_of) {
   const float* const weights = dequantized.data<float>();
@@ -58,28 +58,22 @@ int run() {
   const std::vector<float> x = normal_values(tokens * K, 2);
   const std::vector<std::uint32_t> expert_of = routed_experts();
 
-  // 4 bits in groups of 64: an eighth of float32's size. A checkpoint's tensors would be borrowed where they are mapped.
-  const gqmm::Quantized quantized =
-      gqmm::quantize(gqmm::array::borrow(weights.data(), {experts, N, K}, gqmm::Dtype::float32), {.group_size = 64, .bits = 4});
+  // With 4 bits the codes have an eighth of float32's size. A program with a checkpoint would borrow its mapped tensors instead.
+  const gqmm::QuantizedWeights quantized =
+      gqmm::quantize(gqmm::array::borrow(weights, {experts, N, K}), {.group_size = 64, .bits = 4});
 
-  // x is (tokens, 1, M = 1, K): its leading shape (tokens, 1) broadcasts against the indices' (tokens, top_k).
-  const gqmm::array y =
-      gqmm::gather_qmm(gqmm::array::borrow(x.data(), {tokens, 1, 1, K}, gqmm::Dtype::float32), quantized.w,
-                       {.scales = quantized.scales,
-                        .biases = quantized.biases,
-                        .rhs_indices = gqmm::array::borrow(expert_of.data(), {tokens, top_k}, gqmm::Dtype::uint32),
-                        .group_size = 64,
-                        .bits = 4});
+  // x has shape (tokens, 1, M = 1, K). Its leading shape (tokens, 1) broadcasts with (tokens, top_k), the shape of the indices.
+  const gqmm::array y = gqmm::gather_qmm(gqmm::array::borrow(x, {tokens, 1, 1, K}), quantized,
+                                         {.rhs_indices = gqmm::array::borrow(expert_of, {tokens, top_k})});
 
-  const gqmm::array dequantized =
-      gqmm::dequantize(quantized.w, quantized.scales, {.biases = quantized.biases, .group_size = 64, .bits = 4});
+  const gqmm::array dequantized = gqmm::dequantize(quantized);
   const double difference = worst_difference(y, x, dequantized, expert_of);
 
   std::cout << "gqmm " << gqmm::version() << " on " << gqmm::active_instruction_set() << ": y " << gqmm::to_string(y.shape())
             << " from " << tokens << " tokens, each sent to " << top_k << " of " << experts << " experts\n"
             << "largest difference from the dequantized product: " << difference << " of the largest value\n";
 
-  // Results are float32-faithful (docs/numerics.md): a float evaluation may lose one unit roundoff per term.
+  // The result is as exact as float32 (docs/reference/numerics.md). A sum in float32 may lose one unit roundoff per term.
   const bool is_faithful = difference < static_cast<double>(K) * 0x1p-24;
   return is_faithful && y.shape() == gqmm::Shape{tokens, top_k, 1, N} ? 0 : 1;
 }

@@ -1,5 +1,6 @@
-// GQMM_API: what programs may take from the shared library. The library is compiled with hidden visibility, so nothing else of it
-// can meet a program's own symbols, or those of another library that contains the same dependencies.
+// GQMM_API marks the functions and classes that programs may use from the shared library. The library is compiled with hidden
+// visibility, so that no other symbol of it can clash. It could clash with a program's own symbols, or with those of another
+// library that contains the same dependencies.
 #pragma once
 
 #if defined(__GNUC__) || defined(__clang__)

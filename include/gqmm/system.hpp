@@ -1,4 +1,5 @@
-// What the library found on this machine and what it uses.
+// Facts about this machine and the library, and settings of the process. The functions may be called from any thread at any time,
+// except where a comment says otherwise.
 #pragma once
 
 #include <gqmm/export.hpp>
@@ -9,39 +10,44 @@
 
 namespace gqmm {
 
-/// Version of the library, e.g. "0.1.0".
+/// The version of the library, for example "0.1.0".
 [[nodiscard]] GQMM_API std::string_view version() noexcept;
 
+/// A family of CPU instructions that the library has kernels for.
 struct GQMM_API InstructionSet {
-  std::string name;         ///< as GQMM_ISA takes it: "scalar"; "avx2", "avxvnni", "avx512bw", "avx512", "avx512vbmi";
-                            ///< "neon", "i8mm"
+  std::string name;         ///< as GQMM_ISA takes it: "scalar"; "avx2", "avxvnni", "avx512bw", "avx512vnni",
+                            ///< "avx512vbmi"; "neon-dotprod", "neon-i8mm"
   std::string description;  ///< the extensions it needs
-  bool supported;           ///< by this machine
+  bool supported;           ///< whether this machine has it
 };
 
 /// Every instruction set that the library was built with, from the least to the most capable.
 [[nodiscard]] GQMM_API std::vector<InstructionSet> instruction_sets();
 
-/// The one in use: the most capable that is supported, or the one that the environment variable GQMM_ISA names. Throws
-/// std::invalid_argument if GQMM_ISA names one that is unknown or unsupported.
+/// The name of the instruction set in use. It is the one that set_instruction_set or the environment variable GQMM_ISA names, or
+/// else the most capable one that this machine supports. GQMM_ISA may use the former names "avx512", "neon" and "i8mm" for
+/// "avx512vnni", "neon-dotprod" and "neon-i8mm". Throws std::invalid_argument if GQMM_ISA names a set that is unknown or
+/// unsupported.
 [[nodiscard]] GQMM_API std::string_view active_instruction_set();
 
-/// Uses another one from the next call on, whatever GQMM_ISA says. Throws like active_instruction_set. For tests and
-/// benchmarks: not to be called while an operator runs.
+/// Uses another instruction set from the next call on, whatever GQMM_ISA says. It takes the same names as GQMM_ISA. Throws
+/// std::invalid_argument, without a change, if the set is unknown or unsupported. It is for tests and benchmarks and must not be
+/// called while an operator runs.
 GQMM_API void set_instruction_set(std::string_view name);
 
-/// Threads that the machine grants this process: the smallest of the affinity mask, the CPU quota of its control group (rounded
-/// up) and GQMM_NUM_THREADS, or else OMP_NUM_THREADS. A changed mask counts at once, a changed quota within a second; the
-/// variables are read once. If an OpenMP runtime has bound the calling thread (OMP_PROC_BIND, GOMP_CPU_AFFINITY …), the mask from
-/// before counts. Throws std::invalid_argument if GQMM_NUM_THREADS is not a whole number from 1 to 4096.
+/// The number of threads that the machine grants this process. It is the smallest of three numbers: the processors of the
+/// affinity mask, the CPU quota of the control group (rounded up), and GQMM_NUM_THREADS, or else OMP_NUM_THREADS. A changed mask
+/// counts at once, and a changed quota within a second. The variables are read once. An OpenMP runtime may have bound the calling
+/// thread (OMP_PROC_BIND, GOMP_CPU_AFFINITY …); then the mask from before the binding counts. Throws std::invalid_argument if
+/// GQMM_NUM_THREADS is not a whole number from 1 to 4096.
 [[nodiscard]] GQMM_API int available_threads();
 
-/// Threads of a call whose stream names no number (Stream::threads), the caller's included: what set_num_threads said last, or
-/// available_threads(), whose errors it has.
+/// The number of threads of a call whose stream names no number (Stream::threads), the caller's included. It is the last value of
+/// set_num_threads, or else available_threads(). Throws what available_threads() throws.
 [[nodiscard]] GQMM_API int get_num_threads();
 
-/// Sets that number for the whole process, from the next call on. It may be larger than available_threads(). 0:
-/// available_threads() again. Throws std::invalid_argument if `threads` is negative or above Stream::max_threads.
+/// Sets that number for the whole process, from the next call on. It may be larger than available_threads(). 0 restores
+/// available_threads(). Throws std::invalid_argument, without a change, if `threads` is negative or above Stream::max_threads.
 GQMM_API void set_num_threads(int threads);
 
 }  // namespace gqmm

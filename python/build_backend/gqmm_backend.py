@@ -1,4 +1,4 @@
-"""scikit-build-core's build backend, with requirements that depend on the version of MLX to build for (GQMM_MLX_VERSION)."""
+"""The build backend of scikit-build-core, with requirements for the version of MLX to build for (GQMM_MLX_VERSION)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FALSE = {"0", "OFF", "NO", "FALSE", "N", ""}
 
 
 def _builds_mlx(config_settings: _ConfigSettings) -> bool:
-    """Whether nobody has said -C cmake.define.GQMM_BUILD_MLX=OFF."""
+    """Whether gqmm.mlx is built: it is, unless pip got -C cmake.define.GQMM_BUILD_MLX=OFF."""
     value = (config_settings or {}).get("cmake.define.GQMM_BUILD_MLX", "ON")
     return str(value[-1] if isinstance(value, list) else value).upper() not in _FALSE
 
@@ -26,10 +26,10 @@ def _with_extensions(requirements: list[str], config_settings: _ConfigSettings) 
 
 
 def get_requires_for_build_wheel(config_settings: _ConfigSettings = None) -> list[str]:
-    """PEP 517's hook: what pip installs besides build-system.requires."""
+    """PEP 517's hook: the requirements that pip installs besides build-system.requires."""
     return _with_extensions(build.get_requires_for_build_wheel(config_settings), config_settings)
 
 
 def get_requires_for_build_editable(config_settings: _ConfigSettings = None) -> list[str]:
-    """PEP 660's hook, likewise."""
+    """PEP 660's hook: the same for an editable installation."""
     return _with_extensions(build.get_requires_for_build_editable(config_settings), config_settings)

@@ -3,7 +3,7 @@
 MLX's C++ interface changes with every release, so one build of gqmm.mlx fits one version of MLX. It must also be built with a
 nanobind of the same ABI as the one in MLX's wheel, because both share MLX's Python types.
 
-    python mlx_versions.py requirements     prints what pip must install for a build: GQMM_MLX_VERSION, or the default
+    python mlx_versions.py requirements     prints what pip must install to build for GQMM_MLX_VERSION, or for the newest MLX
     python mlx_versions.py check            fails unless the installed MLX and nanobind fit each other
 """
 
@@ -13,9 +13,10 @@ import importlib.metadata
 import os
 import sys
 
-# Version 20 of nanobind's ABI, 21, and 22 twice: the capsule's name in mlx/core.*.so shows which.
+# For each version of MLX the first nanobind that fits it, and the first that does not fit any more. These wheels have versions
+# 20, 21, 22 and 22 of nanobind's ABI. The capsule's name in mlx/core.*.so shows the version.
 NANOBIND_OF_MLX = {
-    "0.32.1": ("2.13", "2.15"),  # the first that fits, and the first that does not fit any more
+    "0.32.1": ("2.13", "2.15"),
     "0.32.2": ("2.15", "2.16"),
     "0.32.3": ("3.0", "3.2"),
     "0.32.4": ("3.0", "3.2"),
@@ -25,11 +26,11 @@ VARIABLE = "GQMM_MLX_VERSION"
 
 
 class VersionError(Exception):
-    """The versions do not fit; the message says which ones would."""
+    """An error for versions that do not fit each other. The message says which ones would fit."""
 
 
 def unsupported(found: str) -> VersionError:
-    """The error for a version of MLX that gqmm.mlx cannot be built for; `found` says where it comes from."""
+    """Make the error for a version of MLX that gqmm.mlx cannot be built for. `found` says where the version comes from."""
     return VersionError(
         f"{found}, but gqmm.mlx can be built for MLX {', '.join(NANOBIND_OF_MLX)} alone "
         "(0.32.0 and earlier end the process when an evaluation fails)"
@@ -37,7 +38,7 @@ def unsupported(found: str) -> VersionError:
 
 
 def wanted() -> str:
-    """The version of MLX to build for: GQMM_MLX_VERSION, or the newest."""
+    """Return the version of MLX to build for: GQMM_MLX_VERSION, or the newest."""
     version = os.environ.get(VARIABLE, "").strip() or NEWEST
     if version not in NANOBIND_OF_MLX:
         raise unsupported(f"{VARIABLE} is {version!r}")
@@ -45,13 +46,13 @@ def wanted() -> str:
 
 
 def requirements() -> list[str]:
-    """What pip must install to build gqmm with gqmm.mlx, besides what pyproject.toml names."""
+    """List what pip must install to build gqmm with gqmm.mlx, besides the requirements in pyproject.toml."""
     version = wanted()
     return [f"mlx[cpu]=={version}", nanobind_requirement(version)]
 
 
 def nanobind_requirement(mlx_version: str) -> str:
-    """The requirement on nanobind for a version of MLX."""
+    """Return the requirement on nanobind for a version of MLX."""
     first, too_new = NANOBIND_OF_MLX[mlx_version]
     return f"nanobind>={first},<{too_new}"
 
@@ -63,7 +64,7 @@ def _numbers(version: str) -> list[int]:
 def check_installed() -> str | None:
     """Raise VersionError unless the installed MLX and nanobind fit each other.
 
-    Returns a warning if GQMM_MLX_VERSION asks for another MLX than the installed one, which a build without isolation takes.
+    A build without isolation takes the installed MLX. The function returns a warning if GQMM_MLX_VERSION asks for another one.
     """
     mlx, nanobind = importlib.metadata.version("mlx"), importlib.metadata.version("nanobind")
     if mlx not in NANOBIND_OF_MLX:
@@ -83,7 +84,7 @@ def check_installed() -> str | None:
 
 
 def main(arguments: list[str]) -> int:
-    """See the module's documentation."""
+    """Run the command that the module's documentation describes, and return the exit status."""
     try:
         if arguments == ["requirements"]:
             print(*requirements(), sep="\n")

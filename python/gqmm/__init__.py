@@ -1,14 +1,17 @@
-"""gather_qmm: the matrix product that runs the experts of quantized mixture-of-experts models.
+"""Matrix products for the experts of quantized mixture-of-experts models, among them gather_qmm.
 
-The functions mean what those of ``mlx.core`` mean in MLX 0.32.4, on x86-64 and ARM CPUs and on the arrays of NumPy, PyTorch,
-JAX and MLX.
+The functions compute what the functions of the same names in ``mlx.core`` of MLX 0.32.4 compute. They run on x86-64 and ARM
+CPUs, and take arrays of NumPy, PyTorch, JAX and MLX.
 """
 
 from gqmm import _threadpoolctl
+from gqmm._activations import GELU, Activation, GeGLU, ReLU2, SiLU, SiTU, SwiGLU, SwiGLUStep
+from gqmm._formats import Format, formats
 from gqmm._gqmm import (
     Device,
     InstructionSet,
     PackedWeights,
+    QuantizedWeights,
     Stream,
     active_instruction_set,
     available_threads,
@@ -17,28 +20,66 @@ from gqmm._gqmm import (
     set_num_threads,
     version,
 )
-from gqmm._ops import UnpackedWeights, dequantize, gather_mm, gather_qmm, pack, quantize, quantized_matmul, unpack
+from gqmm._grouped import grouped_mm, grouped_mm_vjp, grouped_qmm, grouped_qmm_vjp
+from gqmm._moe import activate, moe_combine, moe_ffn, moe_ffn_vjp
+from gqmm._ops import (
+    UnpackedWeights,
+    dequantize,
+    gather_mm,
+    gather_mm_vjp,
+    gather_qmm,
+    gather_qmm_vjp,
+    pack,
+    quantize,
+    quantized_matmul,
+    quantized_matmul_vjp,
+    unpack,
+)
+from gqmm._shared_experts import SharedExperts
 
 __version__ = version()
 _threadpoolctl.register()
 
 __all__ = [
+    "GELU",
+    "Activation",
     "Device",
+    "Format",
+    "GeGLU",
     "InstructionSet",
     "PackedWeights",
+    "QuantizedWeights",
+    "ReLU2",
+    "SharedExperts",
+    "SiLU",
+    "SiTU",
     "Stream",
+    "SwiGLU",
+    "SwiGLUStep",
     "UnpackedWeights",
     "__version__",
+    "activate",
     "active_instruction_set",
     "available_threads",
     "dequantize",
+    "formats",
     "gather_mm",
+    "gather_mm_vjp",
     "gather_qmm",
+    "gather_qmm_vjp",
     "get_num_threads",
+    "grouped_mm",
+    "grouped_mm_vjp",
+    "grouped_qmm",
+    "grouped_qmm_vjp",
     "instruction_sets",
+    "moe_combine",
+    "moe_ffn",
+    "moe_ffn_vjp",
     "pack",
     "quantize",
     "quantized_matmul",
+    "quantized_matmul_vjp",
     "set_num_threads",
     "unpack",
 ]

@@ -1,4 +1,4 @@
-"""``python -m gqmm`` and the command ``gqmm``: the program that lies in this package becomes the process."""
+"""Start the program gqmm, for ``python -m gqmm`` and for the command ``gqmm``. It lies in this package."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gqmm import _gqmm
 
 
 def main() -> NoReturn:
-    """Run the program with this process's arguments, environment, standard streams and signals."""
+    """Replace this process by the program, which keeps the arguments, environment, standard streams and signals."""
     program = Path(str(_gqmm.__file__)).parent / "bin" / "gqmm"
-    # Python ignores these two from its start on, and a program inherits that: `gqmm inspect | head` would not end.
+    # Python ignores these two signals, and the program would inherit that. Then `gqmm inspect | head` would not end.
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         if signal.getsignal(ignored) is signal.SIG_IGN:
             signal.signal(ignored, signal.SIG_DFL)

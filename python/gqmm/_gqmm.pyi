@@ -1,9 +1,11 @@
 """
-Compiled part of gqmm. Use the functions of the package gqmm, which document it.
+The compiled part of gqmm. Use the functions of the package gqmm, which document it.
 """
 
 import os
 from typing import Any, Self
+
+import gqmm._types
 
 
 class Device:
@@ -14,11 +16,11 @@ class Device:
 
     @property
     def type(self) -> str:
-        """Kind of device: 'cpu'."""
+        """The kind of device: 'cpu'."""
 
     @property
     def index(self) -> int:
-        """Number among the devices of its kind."""
+        """The number among the devices of this kind: 0."""
 
     def __eq__(self, other: object, /) -> bool: ...
 
@@ -34,17 +36,17 @@ class Device:
 
 class Stream:
     """
-    Where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the caller's thread and has finished when it returns.
+    A stream says where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the caller's thread and has finished when it returns.
     """
 
     def __init__(self, threads: int = 0, device: Device = Device()) -> None:
         """
-        threads: threads of a call, the caller's included; 0: get_num_threads(). Raises ValueError if negative or above 4096.
+        threads: the number of threads of a call, with the caller's; 0 stands for get_num_threads(). Raises ValueError if threads is negative or above 4096.
         """
 
     @property
     def threads(self) -> int:
-        """Threads of a call; 0: get_num_threads()."""
+        """The number of threads of a call; 0 stands for get_num_threads()."""
 
     @property
     def device(self) -> Device:
@@ -62,22 +64,51 @@ class Stream:
 
     def __deepcopy__(self, memo: object, /) -> Self: ...
 
-class PackedWeights:
+class QuantizedWeights:
     """
-    Quantized weights in the order in which the kernels read them; pack() makes them, unpack() gives the arrays back. Passed as w, without scales and biases. Immutable; results are bit-identical to those from the original arrays. A pickle holds the arrays, which are packed again where it is read.
+    Quantized weights as one object: the arrays that quantize() returns or a checkpoint holds, and the settings that say how to read them. It is passed as w, without scales, biases or global_scale. It is immutable. It holds references to the arrays and copies nothing, so a change of an array changes the weights.
     """
+
+    def __init__(self, w: gqmm._types.Array, scales: gqmm._types.Array, biases: gqmm._types.Array | None = None, *, global_scale: gqmm._types.Array | None = None, group_size: int | None = None, bits: int | None = None, mode: str | None = 'affine', transpose: bool | None = True) -> None:
+        """
+        w: the codes, uint32, of shape (…, N, K·bits/32) when transpose, else (…, K, N·bits/32).
+        scales: shape (…, N, K/group_size) when transpose, else (…, K, N/group_size). They are float16, bfloat16 or float32 in affine mode. In other modes they are bytes: uint8, float8_e8m0fnu (mxfp4, mxfp8) or float8_e4m3fn (nvfp4).
+        biases: affine mode needs them, and the other modes have none. Shape and types are as for scales.
+        global_scale: only for nvfp4, float32: one value for each matrix of w, or a single one.
+        group_size: weights that share a scale: 32, 64 (default) or 128 for affine, 32 for mxfp4 and mxfp8, 16 for nvfp4.
+        bits: bits of a code: 1, 2, 3, 4 (default), 5, 6 or 8 for affine, 4 for mxfp4 and nvfp4, 8 for mxfp8.
+        mode: 'affine', 'mxfp4', 'mxfp8' or 'nvfp4'.
+        transpose: whether products are x @ w.T.
+        Raises TypeError for an argument of a wrong kind. Raises ValueError for shapes, types or settings that contradict each other, as gather_qmm does.
+        """
+
+    @property
+    def w(self) -> Any:
+        """The array of codes."""
+
+    @property
+    def scales(self) -> Any:
+        """The array of scales."""
+
+    @property
+    def biases(self) -> Any:
+        """The array of biases in affine mode, else None."""
+
+    @property
+    def global_scale(self) -> Any:
+        """The global scale, or None."""
 
     @property
     def mode(self) -> str:
-        """Quantization mode."""
+        """The quantization mode."""
 
     @property
     def bits(self) -> int:
-        """Bits of a code."""
+        """The number of bits of a code."""
 
     @property
     def group_size(self) -> int:
-        """Weights that share a scale."""
+        """The number of weights that share a scale."""
 
     @property
     def transpose(self) -> bool:
@@ -86,22 +117,61 @@ class PackedWeights:
     @property
     def shape(self) -> tuple[int, ...]:
         """
-        Shape of the weights they stand for: (…, N, K) when transpose, else (…, K, N).
+        The shape of the dequantized weights: (…, N, K) when transpose, else (…, K, N).
         """
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held."""
+        """The number of bytes of all arrays."""
+
+    def __repr__(self) -> str: ...
+
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+    def __copy__(self) -> Self: ...
+
+    def __deepcopy__(self, memo: object, /) -> Self: ...
+
+class PackedWeights:
+    """
+    Quantized weights in the order in which the kernels read them. pack() makes them, and unpack() gives the arrays back. They are passed as w, without scales and biases. They are immutable. Results are bit-identical to those from the original arrays. A pickle holds the arrays, and reading it packs them again.
+    """
+
+    @property
+    def mode(self) -> str:
+        """The quantization mode."""
+
+    @property
+    def bits(self) -> int:
+        """The number of bits of a code."""
+
+    @property
+    def group_size(self) -> int:
+        """The number of weights that share a scale."""
+
+    @property
+    def transpose(self) -> bool:
+        """Whether products are x @ w.T."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """
+        The shape of the dequantized weights: (…, N, K) when transpose, else (…, K, N).
+        """
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes that the packed weights take."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Write a file that load() reads: safetensors, with the settings among its metadata. The file is whole or absent. An existing regular file is replaced in one step and keeps its permissions; a symbolic link is followed; anything else (a device, a named pipe, a folder) is never replaced. Raises OSError if it cannot be written.
+        Write a file that load() reads. It is a safetensors file with the settings in its metadata. The file is whole or absent. An existing regular file is replaced in one step and keeps its permissions. A symbolic link is followed. Anything else (a device, a named pipe, a folder) is never replaced. Raises OSError if the file cannot be written.
         """
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PackedWeights:
         """
-        Map a file that save() wrote into memory: nothing is read before a product needs it, and processes share it. Raises OSError if the file cannot be read or is not such a file.
+        Map into memory a file that save() wrote. Nothing is read before a product needs it, and processes share the memory. Raises OSError if the file cannot be read or is not such a file.
         """
 
     def __repr__(self) -> str: ...
@@ -117,11 +187,13 @@ class InstructionSet:
 
     @property
     def name(self) -> str:
-        """As the environment variable GQMM_ISA takes it, e.g. 'avx512'."""
+        """
+        The name that the environment variable GQMM_ISA takes, e.g. 'avx512vnni'.
+        """
 
     @property
     def description(self) -> str:
-        """The extensions it needs."""
+        """The extensions that it needs."""
 
     @property
     def supported(self) -> bool:
@@ -137,47 +209,49 @@ class InstructionSet:
 
 def instruction_sets() -> list[InstructionSet]:
     """
-    Every instruction set that gqmm was built with, from the least to the most capable.
+    List every instruction set that gqmm was built with, from the least to the most capable.
     """
 
 def active_instruction_set() -> str:
     """
-    Name of the instruction set in use: the most capable that is supported, or the one that the environment variable
-    GQMM_ISA names. Raises ValueError if GQMM_ISA names one that is unknown or unsupported.
+    Return the name of the instruction set in use. It is the most capable one that this machine supports, or the one that
+    the environment variable GQMM_ISA names. Raises ValueError if GQMM_ISA names one that is unknown or unsupported.
     """
 
 def available_threads() -> int:
     """
-    Threads that the machine grants this process: the smallest of the affinity mask, the CPU quota of its control group
-    (rounded up) and GQMM_NUM_THREADS, or else OMP_NUM_THREADS. A changed mask counts at once, a changed quota within a
-    second; the variables are read once. Raises ValueError if GQMM_NUM_THREADS is not a whole number from 1 to 4096.
+    Return the number of threads that the machine grants this process. It is the smallest of three numbers: the CPUs of the
+    affinity mask, the CPU quota of the control group (rounded up), and GQMM_NUM_THREADS, or OMP_NUM_THREADS if that is
+    not set. A changed mask counts at once, and a changed quota within a second. The variables are read once. Raises
+    ValueError if GQMM_NUM_THREADS is not a whole number from 1 to 4096.
     """
 
 def get_num_threads() -> int:
     """
-    Threads of a call whose stream names no number: what set_num_threads() said last, or available_threads().
+    Return the number of threads of a call whose stream gives none. It is what set_num_threads() was given last, or
+    available_threads().
     """
 
 def set_num_threads(threads: int) -> None:
     """
-    Sets the number of threads of calls whose stream names none, for the whole process and from the next call on. It may be
-    larger than available_threads(); 0: available_threads() again. Raises ValueError if it is negative or above 4096,
-    TypeError if it is not an integer.
+    Set the number of threads of calls whose stream gives none. It holds for the whole process, from the next call on. It may
+    be larger than available_threads(). 0 stands for available_threads(). Raises ValueError if the number is negative or
+    above 4096, and TypeError if it is not an integer.
     """
 
 def version() -> str:
-    """Version of the library."""
+    """Return the version of the library."""
 
 class Result:
     """
-    Owner of a result's memory: lends its bytes (buffer protocol) and the array (DLPack).
+    The owner of a result's memory. It lends the bytes (buffer protocol) and the array (DLPack).
     """
 
     def __dlpack__(self, **kwargs: object) -> object: ...
 
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
-def gather_qmm(x: object, w: object, scales: object, biases: object, lhs_indices: object, rhs_indices: object, transpose: bool | None, group_size: int | None, bits: int | None, mode: str | None, global_scale: object, sorted_indices: bool, precision: str, stream: object, /) -> Any: ...
+def gather_qmm(x: object, w: object, scales: object, biases: object, lhs_indices: object, rhs_indices: object, transpose: bool | None, group_size: int | None, bits: int | None, mode: str | None, global_scale: object, sorted_indices: bool, missing: str, precision: str, stream: object, /) -> Any: ...
 
 def quantized_matmul(x: object, w: object, scales: object, biases: object, transpose: bool | None, group_size: int | None, bits: int | None, mode: str | None, precision: str, stream: object, /) -> Any: ...
 
@@ -188,5 +262,33 @@ def quantize(w: object, group_size: int | None, bits: int | None, mode: str | No
 def dequantize(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, global_scale: object, dtype: object, stream: object, /) -> Any: ...
 
 def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, transpose: bool | None, global_scale: object, stream: object, /) -> PackedWeights: ...
+
+def gather_qmm_vjp(dy: object, x: object, weights: object, lhs_indices: object, rhs_indices: object, sorted_indices: bool, missing: str, wrt: object, stream: object, /) -> dict[str, Any]: ...
+
+def quantized_matmul_vjp(dy: object, x: object, weights: object, wrt: object, stream: object, /) -> dict[str, Any]: ...
+
+def gather_mm_vjp(dy: object, a: object, b: object, lhs_indices: object, rhs_indices: object, sorted_indices: bool, wrt: object, stream: object, /) -> dict[str, Any]: ...
+
+def grouped_qmm(x: object, weights: object, offsets: object, rows: str, precision: str, stream: object, out: object, /) -> Any: ...
+
+def grouped_mm(x: object, b: object, offsets: object, rows: str, stream: object, out: object, /) -> Any: ...
+
+def grouped_qmm_vjp(dy: object, x: object, weights: object, offsets: object, rows: str, wrt: object, stream: object, /) -> dict[str, Any]: ...
+
+def grouped_mm_vjp(dy: object, x: object, b: object, offsets: object, rows: str, wrt: object, stream: object, /) -> dict[str, Any]: ...
+
+def check_activation(activation: tuple[object, ...], /) -> None: ...
+
+def activate(gate: object, up: object, activation: tuple[object, ...], stream: object, /) -> Any: ...
+
+def moe_combine(slots: object, topk_weights: object, out: object, stream: object, /) -> Any: ...
+
+def moe_ffn(x: object, topk_ids: object, topk_weights: object, gate: object, up: object, down: object, activation: tuple[object, ...], gate_up_order: str, gate_bias: object, up_bias: object, down_bias: object, router_weight_on_input: bool, missing: str, local_experts: object, shared: tuple[object, ...] | None, precision: str, stream: object, out: object, /) -> Any: ...
+
+def moe_ffn_vjp(dy: object, x: object, topk_ids: object, topk_weights: object, gate: object, up: object, down: object, activation: tuple[object, ...], gate_up_order: str, gate_bias: object, up_bias: object, down_bias: object, router_weight_on_input: bool, missing: str, local_experts: object, shared: tuple[object, ...] | None, precision: str, wrt: object, stream: object, /) -> dict[str, Any]: ...
+
+def formats() -> list[tuple[str, int, tuple[int, ...], int, bool, str, str | None, bool, bool]]: ...
+
+def format_texts() -> dict[str, str]: ...
 
 def unpack(w: object, like: object, /) -> tuple[Any, ...]: ...

@@ -1,4 +1,4 @@
-"""Lets threadpoolctl limit the threads of gqmm, as it limits those of BLAS and OpenMP libraries."""
+"""Make threadpoolctl limit the threads of gqmm, as it limits those of BLAS and OpenMP libraries."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ NAME = "threadpoolctl"
 
 
 def register() -> None:
-    """Registers a controller with user API "gqmm" now, or when threadpoolctl is imported; it is no dependency.
+    """Register a controller with the user API "gqmm", now or when threadpoolctl is imported.
 
-    It is not imported here, because its import changes environment variables.
+    threadpoolctl is no dependency. It is not imported here, because its import changes environment variables.
     """
+    program = sys.modules.get("__main__")
+    if getattr(getattr(program, "__spec__", None), "name", None) == NAME:  # python -m threadpoolctl
+        _register_with(program)
     module = sys.modules.get(NAME)
     if module is not None:
         _register_with(module)
@@ -35,20 +38,25 @@ def _register_with(threadpoolctl: Any) -> None:
     base: Any = threadpoolctl.LibController
 
     class GqmmController(base):  # type: ignore[misc]  # it has no type hints
-        """Asks and sets the number of threads through the C functions of gqmm/c.h."""
+        """A controller that gets and sets the number of threads through the C functions of gqmm/c.h."""
 
         user_api = "gqmm"
         internal_api = "gqmm"
         filename_prefixes = ("libgqmm",)
         check_symbols = ("gqmm_get_num_threads", "gqmm_set_num_threads")
 
+        by_default = 0  # the number that the machine granted at the last question, while nobody had chosen a number
+
         def get_num_threads(self) -> int:
-            return int(self.dynlib.gqmm_get_num_threads())
+            num_threads = int(self.dynlib.gqmm_get_num_threads())
+            with contextlib.suppress(ValueError):  # GQMM_NUM_THREADS is wrong; the first call of an operator reports that
+                self.by_default = num_threads if num_threads == available_threads() else self.by_default
+            return num_threads
 
         def set_num_threads(self, num_threads: int) -> int:
-            # When a limit ends, threadpoolctl sets the number from before: calls then follow the machine again.
-            with contextlib.suppress(ValueError):  # a wrong GQMM_NUM_THREADS, which the first call of an operator reports
-                num_threads = 0 if num_threads == available_threads() else num_threads
+            # When a limit ends, threadpoolctl sets the number from before the limit. If that was what the machine granted,
+            # 0 makes calls follow the machine again.
+            num_threads = 0 if num_threads == self.by_default else num_threads
             return int(self.dynlib.gqmm_set_num_threads(ctypes.c_int(num_threads)))
 
         def get_version(self) -> str:
@@ -61,7 +69,7 @@ def _register_with(threadpoolctl: Any) -> None:
 
 
 class _AtImport(importlib.abc.MetaPathFinder):
-    """Finds threadpoolctl as others do, and registers the controller after its import."""
+    """A finder that imports threadpoolctl by its usual loader and then registers the controller."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,4 +1,4 @@
-"""What the operators take as an array, and defaults that can be told from the same value given explicitly."""
+"""The types that the operators take as arrays, and defaults that differ from the same value in a call."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ if TYPE_CHECKING:
 
 
 class SupportsArrayInterface(Protocol):
-    """An array that describes its memory the way NumPy's do."""
+    """An array that describes its memory as NumPy's arrays do."""
 
     @property
     def __array_interface__(self) -> dict[str, Any]: ...
 
 
 class SupportsDLPack(Protocol):
-    """An array that lends its memory through DLPack, as those of PyTorch, JAX and MLX do."""
+    """An array that lends its memory through DLPack, as the arrays of PyTorch, JAX and MLX do."""
 
     def __dlpack__(self, *, stream: Any = ...) -> Any: ...
 
 
 Array: TypeAlias = "SupportsArrayInterface | SupportsDLPack | Buffer"
-"""An array on the CPU, of any strides and alignment; read in place."""
+"""An array on the CPU, of any strides and alignment. It is read in place."""
 
 
 class _OmittedTrue(int):
-    """True, unless the caller says otherwise: equal to True and shown as True, but not the object that a caller would pass."""
+    """A default that equals True and is shown as True, but is not the object that a caller would pass."""
 
     def __repr__(self) -> str:
         return "True"
 
 
 class _OmittedString(str):
-    """The same for a string."""
+    """A default that equals a string, but is not the object that a caller would pass."""
 
     __slots__ = ()
 
 
 TRANSPOSE: Final = cast(bool, _OmittedTrue(1))
-"""Default of transpose: True, or whatever a PackedWeights says."""
+"""The default of transpose: True, or the setting of a QuantizedWeights or PackedWeights."""
 
 MODE: Final[str] = _OmittedString("affine")
-"""Default of mode: affine, or whatever a PackedWeights says."""
+"""The default of mode: affine, or the setting of a QuantizedWeights or PackedWeights."""

@@ -16,7 +16,7 @@ Strides byte_strides_of(const mx::array& a) {
   return strides;
 }
 
-/// What an empty array, or an outline, points to.
+/// The memory that a view of an empty array, or an outline, points to.
 alignas(std::max_align_t) std::byte nothing[1];
 
 }  // namespace

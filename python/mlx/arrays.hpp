@@ -1,4 +1,4 @@
-// Arrays of MLX as gqmm::array.
+// These functions view arrays of MLX as gqmm::array.
 #pragma once
 
 #include <gqmm/array.hpp>
@@ -9,16 +9,16 @@ namespace mx = ::mlx::core;
 
 namespace gqmm::mlx {
 
-/// The same element type. Throws std::invalid_argument for complex numbers, which gqmm has none of.
+/// Returns gqmm's name of the element type. Throws std::invalid_argument for complex numbers, which gqmm does not have.
 Dtype dtype_of(const mx::array& a);
-/// The inverse, for the types that results have.
+/// Returns MLX's name of an element type that results can have.
 mx::Dtype mlx_dtype(Dtype dtype);
 
-/// The memory of an array that has been evaluated, in place: any strides and offset.
+/// Views the memory of an array that has been evaluated, with any strides and offset.
 array view_of(const mx::array& a);
-/// The same, writable, of an output that has its memory.
+/// Views an output whose memory has been allocated, to write to it.
 array writable_view_of(mx::array& a);
-/// Shape and type of an array of a graph, which has no memory yet. It must not be read.
+/// Returns an array with the shape and type of `a`, which may be part of a graph and have no memory yet. It must not be read.
 array outline_of(const mx::array& a);
 
 }  // namespace gqmm::mlx

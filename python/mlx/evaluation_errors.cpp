@@ -25,7 +25,7 @@ struct ErrorsOfTasks {
   std::deque<std::string> messages;
 };
 
-/// Never destroyed: streams may still evaluate while the process exits.
+/// The one object of its kind. It is never destroyed, because streams may still evaluate while the process exits.
 ErrorsOfTasks& errors_of_tasks() {
   static auto* const errors = new ErrorsOfTasks;
   return *errors;
@@ -33,7 +33,7 @@ ErrorsOfTasks& errors_of_tasks() {
 
 std::atomic<bool> is_unsettled = false;
 
-/// What an array comes from whose evaluation has failed.
+/// The primitive of an array whose evaluation has failed. Each evaluation throws the error again.
 class Failure final : public mx::UnaryPrimitive {
  public:
   Failure(mx::Stream stream, std::string message) : UnaryPrimitive(stream), message_(std::move(message)) {}
@@ -80,7 +80,8 @@ void settle_after_errors(mx::Stream stream) {
     return;
   }
   mx::synchronize(stream);
-  // Tasks of other streams may be counted here too. To count too few is harmless: MLX then limits their number less strictly.
+  // The tasks of other streams may be among these. A count that is too low is harmless: MLX then limits their number less
+  // strictly.
   for (int counted = mx::scheduler::n_active_tasks(); counted > 0; --counted) {
     mx::scheduler::notify_task_completion(stream);
   }

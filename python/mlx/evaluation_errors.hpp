@@ -1,6 +1,6 @@
-// Errors of evaluations that must not be lost. MLX raises an error of its own threads once, to whoever waits, and takes the
-// arrays for evaluated from then on. NumPy ignores it: it asks for an array's buffer, drops the exception and asks again in
-// another way.
+// Keeps the errors of evaluations, which could be lost otherwise. MLX raises an error of its own threads once, to the first
+// caller that waits. From then on it takes the arrays for evaluated. NumPy hides the error: it asks for an array's buffer, drops
+// the exception, and asks again in another way.
 #pragma once
 
 #include <mlx/array.h>
@@ -15,19 +15,24 @@ namespace mx = ::mlx::core;
 
 namespace gqmm::mlx {
 
-/// Whether MLX copes with a primitive that throws where it is sent to a stream: the array stays unevaluated, and what came before
-/// it in an asynchronous evaluation can still be waited for. MLX 0.32.1 would wait for that for ever.
+/// Whether a primitive may throw while MLX sends it to a stream. The array then stays unevaluated, and a caller can still wait
+/// for the arrays that an asynchronous evaluation computed before it. MLX 0.32.1 would wait for them for ever.
 constexpr bool may_throw_before_task = MLX_VERSION_NUMERIC >= 32002;
 
-/// Keeps the message of an error that is about to leave a task; the last few are known by is_error_of_task.
+/// Whether a request for an array's buffer may start an evaluation that fails. MLX turns that error into Python's since 0.32.4.
+/// Earlier versions end the process, so the array must be evaluated before MLX gets the request.
+constexpr bool may_throw_in_buffer_request = MLX_VERSION_NUMERIC >= 32004;
+
+/// Keeps the message of an error that is about to leave a task. Only the latest messages are kept.
 void remember_error_of_task(const char* message);
+/// Whether this is a message that has been kept.
 bool is_error_of_task(const std::string& message);
 
-/// Call this before a graph is built. After an error it corrects MLX's count of tasks that are under way: a task that the main
-/// thread was about to send to a stream when it found the error stays counted, and after ten of them MLX waits for ever.
+/// Corrects MLX's count of active tasks after an error. Call this before a graph is built. If the main thread finds an error
+/// while it sends a task to a stream, MLX goes on counting that task as active. After ten such tasks MLX would wait for ever.
 void settle_after_errors(mx::Stream stream);
 
-/// The task, with its errors remembered.
+/// Wraps a task so that the message of its error is kept.
 template <class Task>
 auto remembering_errors(Task task) {
   return [task = std::move(task)]() mutable {
@@ -40,7 +45,8 @@ auto remembering_errors(Task task) {
   };
 }
 
-/// Makes every evaluation of `a` raise `message` from now on, as a RuntimeError in Python. It must not be part of a transform.
+/// Makes every evaluation of `a` throw `message` from now on, which is a RuntimeError in Python. `a` must not be part of a
+/// transform.
 void fail_from_now_on(mx::array& a, std::string message);
 
 }  // namespace gqmm::mlx

@@ -1,6 +1,5 @@
 #include "functions.hpp"
 
-#include "api/weights.hpp"
 #include "dense_product.hpp"
 #include "packed_product.hpp"
 #include "quantized_product.hpp"
@@ -8,7 +7,6 @@
 
 #include <mlx/ops.h>
 
-#include <string_view>
 #include <utility>
 
 namespace gqmm::mlx {
@@ -18,15 +16,6 @@ bool is_on_cpu(mx::Stream stream) { return stream.device == mx::Device::cpu; }
 
 bool is_compute_type(const mx::array& a) {
   return a.dtype() == mx::float32 || a.dtype() == mx::bfloat16 || a.dtype() == mx::float16;
-}
-
-std::optional<Mode> find_mode(std::string_view name) {
-  for (const Mode mode : {Mode::affine, Mode::mxfp4, Mode::mxfp8, Mode::nvfp4}) {
-    if (name_of(mode) == name) {
-      return mode;
-    }
-  }
-  return std::nullopt;
 }
 
 mx::array stock(const mx::array& x, const QuantizedArguments& a, bool gathers) {
@@ -43,30 +32,27 @@ mx::array product(const mx::array& x, const QuantizedArguments& a, bool gathers)
     ++calls.stock;
     return stock(x, a, gathers);
   }
-  const QuantizationSettings resolved = resolve_settings(op, *mode, a.bits, a.group_size);
+  const QuantizedWeights resolved =
+      QuantizedWeights{.mode = *mode, .bits = a.bits, .group_size = a.group_size, .transpose = a.transpose}.resolved(op);
   const QuantizedProductSettings settings = {
-      .mode = *mode,
-      .bits = resolved.format->bits,
-      .group_size = resolved.group_size,
-      .transpose = a.transpose,
+      .weights = {.mode = *mode, .bits = *resolved.bits, .group_size = *resolved.group_size, .transpose = a.transpose},
       .precision = a.precision,
       .has_biases = a.biases.has_value(),
       .has_global_scale = a.global_scale.has_value(),
   };
-  Operands operands = {.x = x, .weights = {a.w, a.scales}, .lhs_indices = a.lhs_indices, .rhs_indices = a.rhs_indices};
+  ProductArrays operands = {.x = x, .weights = {a.w, a.scales}, .lhs_indices = a.lhs_indices, .rhs_indices = a.rhs_indices};
   if (a.biases) {
     operands.weights.push_back(*a.biases);
   }
   std::shared_ptr<const PackedParameters> parameters = PackedParameters::of_parts(operands.weights);
-  if (parameters && !settings.are_of(parameters->weights())) {
+  if (parameters && !settings.weights.are_of(parameters->weights())) {
     parameters = nullptr;
   }
   std::shared_ptr<PackedCopy> packed;
   if (a.find_packed_copy && a.transpose && !parameters) {
-    packed =
-        a.find_packed_copy(operands.weights, {.group_size = settings.group_size, .bits = settings.bits, .mode = settings.mode});
+    packed = a.find_packed_copy(operands.weights, settings.weights);
   }
-  if (a.global_scale) {  // a single value, of whatever shape, is a scalar from here on
+  if (a.global_scale) {  // a single value of any shape becomes a scalar
     operands.weights.push_back(a.global_scale->size() == 1 ? mx::reshape(*a.global_scale, {}, stream) : *a.global_scale);
   }
   const bool is_vector = x.ndim() == 1 && !operands.has_indices();
@@ -93,7 +79,7 @@ mx::array gather_qmm(const mx::array& x, const QuantizedArguments& arguments) { 
 mx::array gather_mm(const mx::array& a, const mx::array& b, const std::optional<mx::array>& lhs_indices,
                     const std::optional<mx::array>& rhs_indices, bool sorted_indices, mx::StreamOrDevice stream_or_device) {
   const mx::Stream stream = mx::to_stream(stream_or_device);
-  const bool has_indices = lhs_indices || rhs_indices;  // without, MLX takes its dense product
+  const bool has_indices = lhs_indices || rhs_indices;  // without indices MLX uses its own dense product
   if (!is_on_cpu(stream) || !has_indices || !is_compute_type(a) || !is_compute_type(b) || a.ndim() == 0 || b.ndim() == 0) {
     ++counts().gather_mm.stock;
     return mx::gather_mm(a, b, lhs_indices, rhs_indices, sorted_indices, stream);

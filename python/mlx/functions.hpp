@@ -1,5 +1,5 @@
-// The functions that take the place of MLX's: of the same meaning, building a graph. What gqmm does not serve (another device, a
-// type or mode that it does not know) is MLX's own function.
+// The functions that replace MLX's. They have the same meaning and build a graph. They call MLX's own function if gqmm does not
+// serve the call: on another device than the CPU, or with a type or mode that gqmm does not know.
 #pragma once
 
 #include "packed_copy.hpp"
@@ -21,7 +21,7 @@ namespace mx = ::mlx::core;
 
 namespace gqmm::mlx {
 
-/// Arguments of quantized_matmul and gather_qmm beside x, in MLX's types.
+/// The arguments of quantized_matmul and gather_qmm besides x, in MLX's types.
 struct QuantizedArguments {
   mx::array w;
   mx::array scales;
@@ -35,8 +35,9 @@ struct QuantizedArguments {
   std::optional<mx::array> global_scale = {};
   bool sorted_indices = false;
   Precision precision = Precision::standard;
-  /// The packed copy of these weights (w, scales, biases if there are) with these settings, where the caller keeps copies.
-  std::function<std::shared_ptr<PackedCopy>(std::vector<mx::array>, const PackOptions&)> find_packed_copy = {};
+  /// Finds the packed copy of weights with these settings. The weights are w, scales and, if the mode has them, biases. It is
+  /// empty if the caller keeps no copies.
+  std::function<std::shared_ptr<PackedCopy>(std::vector<mx::array>, const WeightSettings&)> find_packed_copy = {};
   mx::StreamOrDevice stream = {};
 };
 
@@ -45,7 +46,7 @@ mx::array gather_qmm(const mx::array& x, const QuantizedArguments& arguments);
 mx::array gather_mm(const mx::array& a, const mx::array& b, const std::optional<mx::array>& lhs_indices,
                     const std::optional<mx::array>& rhs_indices, bool sorted_indices, mx::StreamOrDevice stream);
 
-/// How many products gqmm put into graphs, and how many calls went to MLX's function.
+/// The number of products that gqmm put into graphs, and the number of calls that went to MLX's function.
 struct CallCounts {
   std::atomic<std::int64_t> ours = 0;
   std::atomic<std::int64_t> stock = 0;
@@ -54,6 +55,7 @@ struct FunctionCounts {
   CallCounts gather_qmm;
   CallCounts quantized_matmul;
   CallCounts gather_mm;
+  CallCounts moe_ffn;
 };
 FunctionCounts& counts();
 

@@ -1,8 +1,9 @@
 #include "indexing.hpp"
 
-#include "api/indices.hpp"
 #include "arrays.hpp"
 #include "evaluation_errors.hpp"
+
+#include <gqmm/infer.hpp>
 
 #include <mlx/allocator.h>
 #include <mlx/backend/cpu/encoder.h>
@@ -21,7 +22,7 @@
 namespace gqmm::mlx {
 namespace {
 
-/// Copies positions, as int64, if all of them are in range.
+/// A primitive that copies positions as int64. Its evaluation fails if one of them is out of range.
 class CheckedIndices final : public mx::UnaryPrimitive {
  public:
   CheckedIndices(mx::Stream stream, const char* op, const char* name, int count)
@@ -42,10 +43,10 @@ class CheckedIndices final : public mx::UnaryPrimitive {
     mx::cpu::get_command_encoder(stream()).dispatch(
         remembering_errors([op = op_, name = name_, count = count_, in = mx::array::unsafe_weak_copy(inputs.front()),
                             out = mx::array::unsafe_weak_copy(out)]() mutable {
-          // What is evaluated after this runs even if this throws, so there must be valid positions.
+          // Tasks that read this output run even if this one throws, so the output must have valid positions.
           std::fill_n(out.data<std::int64_t>(), out.size(), 0);
-          const std::optional<array> indices = view_of(in);
-          const std::vector<std::int64_t> positions = resolve_indices(op, {"the operand", name, {count}, indices});
+          const std::vector<std::int64_t> positions =
+              gqmm::checked_indices(view_of(in), {.op = op, .operand = "the operand", .indices_name = name, .count = count});
           std::copy(positions.begin(), positions.end(), out.data<std::int64_t>());
         }));
   }
@@ -54,7 +55,7 @@ class CheckedIndices final : public mx::UnaryPrimitive {
   }
 
  private:
-  const char* op_;  // literals
+  const char* op_;  // a literal, and so is name_
   const char* name_;
   int count_;
 };

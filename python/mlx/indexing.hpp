@@ -1,4 +1,4 @@
-// The index arithmetic of the transforms, as graphs of MLX.
+// The index arithmetic of the transforms. The functions build graphs of MLX.
 #pragma once
 
 #include <mlx/array.h>
@@ -10,30 +10,31 @@ namespace mx = ::mlx::core;
 
 namespace gqmm::mlx {
 
-/// The shape of a stack of matrices without the last two dimensions.
+/// Returns the shape of a stack of matrices without the last two dimensions.
 mx::Shape leading_shape(const mx::array& a);
-/// The number of elements.
+/// Returns the number of elements.
 int count_of(const mx::Shape& shape);
 mx::Shape concatenate(mx::Shape a, const mx::Shape& b);
 
-/// The index array, or what its absence stands for: 0, 1, … in the shape `leading` of the operand that it selects from.
+/// Returns the index array. If there is none, returns 0, 1, … in the shape `leading`, the leading dimensions of the operand.
 mx::array explicit_indices(const std::optional<mx::array>& indices, const mx::Shape& leading, mx::Stream s);
 
-/// The positions as they are, (P,), once their evaluation has found each to lie in 0 … count − 1; MLX's scatter, take and sort by
-/// position do not look. `op` and `name` are what an error calls the caller and the array.
+/// Returns the positions as int64, in their own shape. Their evaluation fails if one does not lie in 0 … count − 1. The check is
+/// needed because MLX's scatter, take and sort by position have none. An error calls the caller `op` and the array `name`.
 mx::array checked_indices(const char* op, const char* name, const mx::array& positions, int count, mx::Stream s);
 
-/// Sums over the dimensions along which `shape` was broadcast to a's.
+/// Sums over the dimensions along which `shape` was broadcast to the shape of `a`.
 mx::array sum_over_broadcast(const mx::array& a, const mx::Shape& shape, mx::Stream s);
 
-/// The matrices of `pairs`, (shape of the pairs) + (M, K), each added to that matrix of a stack of shape `shape` which `indices`
-/// (valid positions, in the shape of the pairs) selected for it; without indices they were broadcast.
+/// Returns a stack of matrices of shape `shape`, each the sum of the matrices of some pairs. `pairs` has the shape
+/// (shape of the pairs) + (M, K). `indices` has the shape of the pairs and says which matrix of the stack each pair is added to.
+/// Its positions must be valid. Without indices, the sums are over the dimensions along which the stack was broadcast.
 mx::array sum_by_index(const mx::array& pairs, const mx::Shape& shape, const std::optional<mx::array>& indices, mx::Stream s);
 
-/// 0, count, 2 · count, … for `batch` stacks of `count` matrices, int64.
+/// Returns 0, count, 2 · count, … as int64: the first position of each of `batch` stacks of `count` matrices.
 mx::array batch_offsets(int batch, int count, mx::Stream s);
 
-/// The axis moved to the front, followed by dimensions of 1 up to `rank`, then by the others.
+/// Moves the axis to the front. Dimensions of 1 follow it, so that the other dimensions become `rank` dimensions.
 mx::array batch_first(const mx::array& a, int axis, int rank, mx::Stream s);
 
 }  // namespace gqmm::mlx

@@ -5,8 +5,10 @@
 
 #include <nanobind/stl/string.h>
 
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
 
@@ -21,7 +23,7 @@ struct LentMemory {
   std::size_t next_purge = 1024;
 };
 
-/// Never destroyed: streams may still evaluate while the process exits.
+/// The one object of its kind. It is never destroyed, because streams may still evaluate while the process exits.
 LentMemory& lent_memory() {
   static auto* const memory = new LentMemory;
   return *memory;
@@ -29,7 +31,7 @@ LentMemory& lent_memory() {
 
 getbufferproc get_buffer_of_mlx = nullptr;
 
-/// Python's error, which stays raised, as text.
+/// Returns the text of Python's current error, which stays raised.
 std::string text_of_error() {
   PyObject* type = nullptr;
   PyObject* value = nullptr;
@@ -42,12 +44,31 @@ std::string text_of_error() {
   return result;
 }
 
+/// Evaluates an array. If that fails, raises an error of Python and returns false.
+bool evaluate(mx::array& a) noexcept {
+  try {
+    const nb::gil_scoped_release released;
+    a.eval();
+    return true;
+  } catch (const std::invalid_argument& error) {  // nanobind translates exceptions in the same way
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return false;
+}
+
 int get_buffer(PyObject* self, Py_buffer* view, int flags) noexcept {
-  const int result = get_buffer_of_mlx(self, view, flags);
   if (!nb::inst_ready(self)) {
-    return result;
+    return get_buffer_of_mlx(self, view, flags);
   }
   mx::array& a = *nb::inst_ptr<mx::array>(self);
+  int result = -1;
+  if (may_throw_in_buffer_request || evaluate(a)) {
+    result = get_buffer_of_mlx(self, view, flags);
+  } else {
+    view->obj = nullptr;  // the protocol asks for this if a request fails
+  }
   if (result == 0) {
     mark_lent(a);
   } else if (std::string message = text_of_error(); is_error_of_task(message) && !a.is_tracer()) {

@@ -1,11 +1,15 @@
-// gqmm.mlx._mlx: functions over arrays of MLX, with the signatures of mlx.core's in MLX 0.32.4 (and of the earlier versions that
-// it can be built for).
+// The extension module gqmm.mlx._mlx: functions over arrays of MLX. Their signatures are those of mlx.core in MLX 0.32.4, and in
+// the earlier versions that the module can be built for.
 #include "evaluation_errors.hpp"
+#include "expert_layer.hpp"
 #include "functions.hpp"
+#include "grouped.hpp"
 #include "lent_arrays.hpp"
 #include "pack_cache.hpp"
 #include "packed_parameters.hpp"
 
+#include "../src/activation_of.hpp"
+#include "../src/beside_weights.hpp"
 #include "../src/gil.hpp"
 #include "../src/module_init.hpp"
 #include "../src/sealed_class.hpp"
@@ -17,10 +21,12 @@
 #include <mlx/version.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -32,14 +38,14 @@ namespace {
 
 using OptionalArray = std::optional<mx::array>;
 
-/// What install() sets. Guarded by the GIL.
+/// The settings of install(). The GIL guards them.
 struct Defaults {
   Precision precision = Precision::standard;
   bool pack = false;
 };
 Defaults defaults;
 
-/// Never destroyed: Python is gone before static objects are.
+/// The one cache. It is never destroyed, because Python ends before static objects are destroyed.
 PackCache& pack_cache() {
   static auto* cache = new PackCache;
   return *cache;
@@ -49,52 +55,198 @@ Precision precision_of(const std::optional<std::string>& name, const char* op) {
   return name ? precision_from_name(*name, op) : defaults.precision;
 }
 
-/// w as an array, and with it the arguments that come from the Python object.
-QuantizedArguments arguments_of(const char* op, nb::handle w, const mx::array& scales, const OptionalArray& biases,
-                                bool transpose, std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
-                                const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
+/// The arguments of a call that describe its weights, as Python gave them.
+struct WeightArguments {
+  nb::object w;
+  OptionalArray scales;
+  OptionalArray biases;
+  OptionalArray global_scale;
+  std::optional<bool> transpose;
+  std::optional<int> group_size;
+  std::optional<int> bits;
+  std::optional<std::string> mode;
+};
+
+bool is_quantized_weights(nb::handle w) { return w.type().is(nb::module_::import_("gqmm._gqmm").attr("QuantizedWeights")); }
+
+[[noreturn]] void fail_array(const char* op, const char* name, nb::handle got) {
+  throw nb::type_error((std::string("[") + op + "] " + name + ": expected an mlx.core.array, got " +
+                        nb::cast<std::string>(nb::str(got.type().attr("__name__"))))
+                           .c_str());
+}
+
+/// Returns the arguments that gqmm.QuantizedWeights stand for. Throws std::invalid_argument if the call gives arrays or other
+/// settings beside them. The class belongs to another extension, so its attributes are read as Python reads them.
+WeightArguments arguments_of_weights(const char* op, const WeightArguments& given) {
+  const auto array_of = [&](const char* name, const OptionalArray& beside) -> OptionalArray {
+    const nb::object own = given.w.attr(name);
+    if (beside) {
+      python::fail_array_beside_quantized(op, name, nb::cast<std::string>(nb::repr(given.w)), !own.is_none());
+    }
+    mx::array* a = nullptr;
+    if (own.is_none()) {
+      return std::nullopt;
+    }
+    if (!nb::try_cast(own, a) || a == nullptr) {
+      fail_array(op, name, own);
+    }
+    return *a;
+  };
+  WeightArguments own = {.w = given.w.attr("w"),
+                         .scales = array_of("scales", given.scales),
+                         .biases = array_of("biases", given.biases),
+                         .global_scale = array_of("global_scale", given.global_scale),
+                         .transpose = nb::cast<bool>(given.w.attr("transpose")),
+                         .group_size = nb::cast<int>(given.w.attr("group_size")),
+                         .bits = nb::cast<int>(given.w.attr("bits")),
+                         .mode = nb::cast<std::string>(given.w.attr("mode"))};
+  const auto settings_of = [op](const WeightArguments& a) {
+    return python::GivenSettings{.mode = a.mode ? std::optional(mode_from_name(*a.mode, op)) : std::nullopt,
+                                 .bits = a.bits,
+                                 .group_size = a.group_size,
+                                 .transpose = a.transpose};
+  };
+  python::check_settings_beside_quantized(op, settings_of(given), settings_of(own));
+  return own;
+}
+
+/// Returns the arguments in MLX's types. The caller sets the indices and the stream.
+QuantizedArguments arguments_of(const char* op, const WeightArguments& given, const std::optional<std::string>& precision) {
+  const WeightArguments own = is_quantized_weights(given.w) ? arguments_of_weights(op, given) : given;
   mx::array* w_array = nullptr;
-  if (!nb::try_cast(w, w_array) || w_array == nullptr) {
-    throw nb::type_error((std::string("[") + op + "] w: expected an mlx.core.array, got " +
-                          nb::cast<std::string>(nb::str(w.type().attr("__name__"))))
-                             .c_str());
+  if (!nb::try_cast(own.w, w_array) || w_array == nullptr) {
+    fail_array(op, "w", own.w);
+  }
+  if (!own.scales) {
+    throw std::invalid_argument(std::string("[") + op + "] scales is missing; pass the second array that quantize returns");
   }
   QuantizedArguments arguments = {.w = *w_array,
-                                  .scales = scales,
-                                  .biases = biases,
-                                  .transpose = transpose,
-                                  .group_size = group_size,
-                                  .bits = bits,
-                                  .mode = mode,
-                                  .precision = precision_of(precision, op),
-                                  .stream = stream};
+                                  .scales = *own.scales,
+                                  .biases = own.biases,
+                                  .transpose = own.transpose.value_or(true),
+                                  .group_size = own.group_size,
+                                  .bits = own.bits,
+                                  .mode = own.mode.value_or("affine"),
+                                  .global_scale = own.global_scale,
+                                  .precision = precision_of(precision, op)};
   if (defaults.pack) {
-    arguments.find_packed_copy = [w](std::vector<mx::array> weights, const PackOptions& options) {
-      return pack_cache().find(w, std::move(weights), options);
+    arguments.find_packed_copy = [w = own.w](std::vector<mx::array> weights, const WeightSettings& settings) {
+      return pack_cache().find(w, std::move(weights), settings);
     };
   }
   return arguments;
 }
 
-mx::array call_gather_qmm(const mx::array& x, nb::handle w, const mx::array& scales, const OptionalArray& biases,
-                          const OptionalArray& lhs_indices, const OptionalArray& rhs_indices, bool transpose,
-                          std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
+mx::array call_gather_qmm(const mx::array& x, nb::handle w, const OptionalArray& scales, const OptionalArray& biases,
+                          const OptionalArray& lhs_indices, const OptionalArray& rhs_indices, std::optional<bool> transpose,
+                          std::optional<int> group_size, std::optional<int> bits, const std::optional<std::string>& mode,
                           const OptionalArray& global_scale, bool sorted_indices, const std::optional<std::string>& precision,
                           const mx::StreamOrDevice& stream) {
   QuantizedArguments arguments =
-      arguments_of("gather_qmm", w, scales, biases, transpose, group_size, bits, mode, precision, stream);
+      arguments_of("gather_qmm", {nb::borrow(w), scales, biases, global_scale, transpose, group_size, bits, mode}, precision);
   arguments.lhs_indices = lhs_indices;
   arguments.rhs_indices = rhs_indices;
-  arguments.global_scale = global_scale;
   arguments.sorted_indices = sorted_indices;
+  arguments.stream = stream;
   return gather_qmm(x, arguments);
 }
 
-mx::array call_quantized_matmul(const mx::array& x, nb::handle w, const mx::array& scales, const OptionalArray& biases,
-                                bool transpose, std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
-                                const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
-  return quantized_matmul(
-      x, arguments_of("quantized_matmul", w, scales, biases, transpose, group_size, bits, mode, precision, stream));
+mx::array call_quantized_matmul(const mx::array& x, nb::handle w, const OptionalArray& scales, const OptionalArray& biases,
+                                std::optional<bool> transpose, std::optional<int> group_size, std::optional<int> bits,
+                                const std::optional<std::string>& mode, const std::optional<std::string>& precision,
+                                const mx::StreamOrDevice& stream) {
+  QuantizedArguments arguments = arguments_of(
+      "quantized_matmul", {nb::borrow(w), scales, biases, std::nullopt, transpose, group_size, bits, mode}, precision);
+  arguments.stream = stream;
+  return quantized_matmul(x, arguments);
+}
+
+/// The constants of an activation, which its class has checked.
+struct PassedConstants {
+  nb::tuple parts;
+
+  [[nodiscard]] float number(const char*, std::size_t i) const { return static_cast<float>(nb::cast<double>(parts[i])); }
+  [[nodiscard]] std::optional<float> optional_number(const char* name, std::size_t i) const {
+    return parts[i].is_none() ? std::nullopt : std::optional(number(name, i));
+  }
+  [[nodiscard]] GeluApproximation approximation(std::size_t i) const {
+    return gelu_approximation_from_name(nb::cast<std::string>(parts[i]), "moe_ffn");
+  }
+};
+
+/// A layer as the package passes it: gqmm.QuantizedWeights, an array, or a tuple of w, scales, biases, global_scale, group_size,
+/// bits and mode.
+LinearArguments linear_of(const char* name, nb::handle passed, const OptionalArray& bias) {
+  LinearArguments linear;
+  linear.bias = bias;
+  mx::array* dense = nullptr;
+  if (nb::try_cast(passed, dense) && dense != nullptr) {
+    linear.dense = *dense;
+    return linear;
+  }
+  WeightArguments given;
+  if (nb::isinstance<nb::tuple>(passed)) {
+    const nb::tuple parts = nb::borrow<nb::tuple>(passed);
+    given = {.w = parts[0],
+             .scales = nb::cast<mx::array>(parts[1]),
+             .biases = nb::cast<OptionalArray>(parts[2]),
+             .global_scale = nb::cast<OptionalArray>(parts[3]),
+             .transpose = true,
+             .group_size = nb::cast<std::optional<int>>(parts[4]),
+             .bits = nb::cast<std::optional<int>>(parts[5]),
+             .mode = nb::cast<std::string>(parts[6])};
+  } else if (is_quantized_weights(passed)) {
+    given.w = nb::borrow(passed);
+  } else {
+    throw nb::type_error((std::string("[moe_ffn] ") + name + ": expected gqmm.QuantizedWeights or an mlx.core.array, got " +
+                          nb::cast<std::string>(nb::str(passed.type().attr("__name__"))))
+                             .c_str());
+  }
+  linear.quantized = arguments_of("moe_ffn", given, std::nullopt);
+  return linear;
+}
+
+mx::array call_moe_ffn(const mx::array& x, const mx::array& topk_ids, const OptionalArray& topk_weights, nb::handle gate,
+                       nb::handle up, nb::handle down, const nb::tuple& activation, const std::string& gate_up_order,
+                       const OptionalArray& gate_bias, const OptionalArray& up_bias, const OptionalArray& down_bias,
+                       const std::string& missing, const std::optional<std::pair<std::int64_t, std::int64_t>>& local_experts,
+                       const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
+  ExpertLayerArguments arguments = {.x = x, .topk_ids = topk_ids, .topk_weights = topk_weights};
+  arguments.gate = linear_of("gate", gate, gate_bias);
+  if (!up.is_none()) {
+    arguments.up = linear_of("up", up, up_bias);
+  } else if (up_bias) {
+    throw std::invalid_argument("[moe_ffn] up_bias is given but up is not; leave it out");
+  }
+  arguments.down = linear_of("down", down, down_bias);
+  arguments.activation = python::activation_of(nb::cast<std::string>(activation[0]), PassedConstants{activation});
+  arguments.order = gate_up_order_from_name(gate_up_order, "moe_ffn");
+  arguments.missing = missing_from_name(missing, "moe_ffn");
+  if (local_experts) {
+    arguments.local_experts = LocalExperts{.first = local_experts->first, .count = local_experts->second};
+  }
+  arguments.precision = precision_of(precision, "moe_ffn");
+  arguments.stream = stream;
+  return moe_ffn(arguments);
+}
+
+mx::array call_grouped_qmm(const mx::array& x, nb::handle weights, const mx::array& offsets, const std::string& rows,
+                           const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
+  if (!is_quantized_weights(weights)) {
+    throw nb::type_error((std::string("[grouped_qmm] weights: expected gqmm.QuantizedWeights, got ") +
+                          nb::cast<std::string>(nb::str(weights.type().attr("__name__"))))
+                             .c_str());
+  }
+  WeightArguments given;
+  given.w = nb::borrow(weights);
+  QuantizedArguments arguments = arguments_of("grouped_qmm", given, precision);
+  arguments.stream = stream;
+  return grouped_qmm(x, arguments, offsets, missing_from_name(rows, "grouped_qmm", "rows"));
+}
+
+mx::array call_grouped_mm(const mx::array& x, const mx::array& b, const mx::array& offsets, const std::string& rows,
+                          const mx::StreamOrDevice& stream) {
+  return grouped_mm(x, b, offsets, missing_from_name(rows, "grouped_mm", "rows"), stream);
 }
 
 void configure(const std::string& precision, bool pack, std::int64_t pack_limit) {
@@ -113,6 +265,7 @@ nb::dict call_counts() {
   add("gather_qmm", counts().gather_qmm);
   add("quantized_matmul", counts().quantized_matmul);
   add("gather_mm", counts().gather_mm);
+  add("moe_ffn", counts().moe_ffn);
   return result;
 }
 
@@ -127,38 +280,41 @@ std::shared_ptr<PackedParameters> pack_parameters(const mx::array& w, const mx::
   if (biases) {
     parts.push_back(*biases);
   }
-  const PackOptions options = {.group_size = group_size, .bits = bits, .mode = mode_from_name(mode, "pack_model")};
+  const WeightSettings settings = {.mode = mode_from_name(mode, "pack_model"), .bits = bits, .group_size = group_size};
   const python::ReleasedGil released;
   mx::eval(parts);
-  return PackedParameters::pack(parts, options);
+  return PackedParameters::pack(parts, settings);
 }
 
 void bind_packed_parameters(nb::module_& m) {
-  nb::class_<PackedParameters> packed(m, "PackedParameters", nb::is_final(), "Quantized parameters of a module, packed.");
+  nb::class_<PackedParameters> packed(m, "PackedParameters", nb::is_final(),
+                                      "The quantized parameters of a module in packed form.");
   packed
-      .def("part", &PackedParameters::part, "index"_a, "An array without memory that stands for w (0), scales (1) or biases (2).")
-      .def("is_part", &PackedParameters::is_part, "a"_a, "index"_a, "Whether an array stands for a part, and has no memory yet.")
-      .def_prop_ro("parts", &PackedParameters::parts, "2, or 3 with biases.")
+      .def("part", &PackedParameters::part, "index"_a,
+           "Make an array without memory that stands for w (0), scales (1) or biases (2).")
+      .def("is_part", &PackedParameters::is_part, "a"_a, "index"_a, "Whether an array stands for a part and has no memory yet.")
+      .def_prop_ro("parts", &PackedParameters::parts, "The number of parts: 2, or 3 with biases.")
       .def_prop_ro(
-          "nbytes", [](const PackedParameters& self) { return self.weights().nbytes(); }, "Bytes of memory held.")
-      .def_prop_ro("original_bytes", &PackedParameters::original_bytes, "Bytes of the arrays that were packed.");
+          "nbytes", [](const PackedParameters& self) { return self.weights().nbytes(); },
+          "The number of bytes of the packed weights.")
+      .def_prop_ro("original_bytes", &PackedParameters::original_bytes, "The number of bytes of the arrays that were packed.");
   python::define_copies(packed);
   python::seal(packed);
   m.def("pack_parameters", &pack_parameters, "w"_a, "scales"_a, "biases"_a.none(), "group_size"_a, "bits"_a, "mode"_a,
-        "Evaluates the arrays and packs them for products with the transposed weights.");
+        "Evaluate the arrays, and pack them for products with the transposed weights.");
   m.def(
       "packed_parameters",
       [] {
         const PackedParameterCounts counts = packed_parameter_counts();
         return nb::make_tuple(counts.held, counts.held_bytes);
       },
-      nb::sig("def packed_parameters() -> tuple[int, int]"), "Packed parameters that are held, and their bytes.");
+      nb::sig("def packed_parameters() -> tuple[int, int]"), "Return how many packed parameters are held, and their bytes.");
 }
 
-/// For gqmm.mlx._watch.
+/// Binds the functions that gqmm.mlx._watch calls.
 void bind_watching(nb::module_& m) {
-  m.def("watch_buffers", &watch_buffers, "array_class"_a, "Marks from now on the arrays whose buffers are asked for as lent.");
-  m.def("mark_lent", &mark_lent, "a"_a, "Marks an array whose memory another library has got.");
+  m.def("watch_buffers", &watch_buffers, "array_class"_a, "Mark as lent, from now on, the arrays whose buffers are requested.");
+  m.def("mark_lent", &mark_lent, "a"_a, "Mark an array whose memory has been lent to another library.");
   m.def(
       "mark_failed",
       [](mx::array& a, std::string message) {
@@ -166,25 +322,27 @@ void bind_watching(nb::module_& m) {
           fail_from_now_on(a, std::move(message));
         }
       },
-      "a"_a, "message"_a, "Makes an array raise this error of its evaluation at each later use, if it is one of ours.");
+      "a"_a, "message"_a,
+      "Make an array raise this error of its evaluation at each later use. Errors that are not gqmm's are ignored.");
   m.def(
       "is_shared", [](const mx::array& a) { return a.data_shared_ptr() != nullptr && !a.is_donatable(); }, "a"_a,
-      "Whether something beside this object holds the array or its memory.");
+      "Whether something other than this object holds the array or its memory.");
 }
 
 void define_module(nb::module_& m) {
-  python::register_interrupt_translator();
-  m.doc() = "Products of gqmm over arrays of MLX.";
+  python::register_error_translator();
+  m.doc() = "The products of gqmm over arrays of MLX.";
   nb::module_::import_("mlx.core");
   m.attr("built_with") =
       std::to_string(MLX_VERSION_MAJOR) + "." + std::to_string(MLX_VERSION_MINOR) + "." + std::to_string(MLX_VERSION_PATCH);
 
   m.def(
-      "gather_qmm", &call_gather_qmm, nb::arg(), nb::arg(), "scales"_a, "biases"_a = nb::none(), "lhs_indices"_a = nb::none(),
-      "rhs_indices"_a = nb::none(), "transpose"_a = true, "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine",
-      "global_scale"_a = nb::none(), nb::kw_only(), "sorted_indices"_a = false, "precision"_a = nb::none(),
-      "stream"_a = nb::none(),
-      nb::sig("def gather_qmm(x: mlx.core.array, w: mlx.core.array, /, scales: mlx.core.array, "
+      "gather_qmm", &call_gather_qmm, nb::arg(), nb::arg(), "scales"_a = nb::none(), "biases"_a = nb::none(),
+      "lhs_indices"_a = nb::none(), "rhs_indices"_a = nb::none(), "transpose"_a = nb::none(), "group_size"_a = nb::none(),
+      "bits"_a = nb::none(), "mode"_a = nb::none(), "global_scale"_a = nb::none(), nb::kw_only(), "sorted_indices"_a = false,
+      "precision"_a = nb::none(), "stream"_a = nb::none(),
+      nb::sig("def gather_qmm(x: mlx.core.array, w: mlx.core.array | gqmm.QuantizedWeights, /, "
+              "scales: mlx.core.array | None = None, "
               "biases: mlx.core.array | None = None, lhs_indices: mlx.core.array | None = None, "
               "rhs_indices: mlx.core.array | None = None, transpose: bool = True, group_size: int | None = None, "
               "bits: int | None = None, mode: str = 'affine', global_scale: mlx.core.array | None = None, *, "
@@ -193,33 +351,80 @@ void define_module(nb::module_& m) {
       R"(Multiply gathered matrices of x by gathered quantized ones, as mlx.core.gather_qmm does: y[i] = x[lhs[i]] @ ŵ[rhs[i]].T.
 
 Args:
-    x: float16, bfloat16 or float32, shape (…, M, K).
-    w, scales, biases: as mlx.core.quantize returns them, in any mode of MLX.
-    lhs_indices, rhs_indices: flat positions in the leading dimensions of x and w; they broadcast. None: 0, 1, …; both None: the
-        leading dimensions of x and w broadcast.
+    x: the activations, float16, bfloat16 or float32, shape (…, M, K).
+    w, scales, biases: as mlx.core.quantize returns them, in any mode of MLX. w may also be gqmm.QuantizedWeights of MLX's arrays,
+        which hold scales, biases, global_scale and all settings. Settings that the call repeats must agree with theirs.
+    lhs_indices, rhs_indices: flat positions in the leading dimensions of x and w. They broadcast. None stands for 0, 1, … in the
+        shape of those dimensions. If both are None, the leading dimensions of x and w broadcast.
     transpose, group_size, bits, mode: as for mlx.core.gather_qmm.
-    global_scale: nvfp4 only, float32: one value, or one for each matrix of w.
-    sorted_indices: accepted and not needed: any order is as fast.
-    precision: "default", "fast" or "float32", as in gqmm.gather_qmm. None: what install() was given.
-    stream: MLX's stream or device. On another device than the CPU the call is MLX's own.
+    global_scale: only for modes that have one, float32: one value, or one for each matrix of w.
+    sorted_indices: accepted and not needed, because any order is as fast.
+    precision: "default", "fast" or "float32", as in gqmm.gather_qmm. None stands for what install() was given.
+    stream: a stream or device of MLX. On another device than the CPU the call runs MLX's own function.
 
 Returns:
-    A lazy array of shape (broadcast shape of the indices) + (M, N), in the type that x, scales and biases promote to (affine) or
-    x's (other modes).
+    A lazy array of shape (broadcast shape of the indices) + (M, N). In affine mode its type is the one that x, scales and biases
+    promote to. In the other modes it is the type of x.
 
 Raises:
-    ValueError: shapes, types or settings that contradict each other.
-    RuntimeError: when the result is evaluated, an index that is out of range.)");
-  m.def("quantized_matmul", &call_quantized_matmul, nb::arg(), nb::arg(), "scales"_a, "biases"_a = nb::none(),
-        "transpose"_a = true, "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = "affine", nb::kw_only(),
+    ValueError: shapes, types or settings contradict each other.
+    RuntimeError: an index is out of range. It is raised when the result is evaluated.)");
+  m.def("quantized_matmul", &call_quantized_matmul, nb::arg(), nb::arg(), "scales"_a = nb::none(), "biases"_a = nb::none(),
+        "transpose"_a = nb::none(), "group_size"_a = nb::none(), "bits"_a = nb::none(), "mode"_a = nb::none(), nb::kw_only(),
         "precision"_a = nb::none(), "stream"_a = nb::none(),
-        nb::sig("def quantized_matmul(x: mlx.core.array, w: mlx.core.array, /, scales: mlx.core.array, "
+        nb::sig("def quantized_matmul(x: mlx.core.array, w: mlx.core.array | gqmm.QuantizedWeights, /, "
+                "scales: mlx.core.array | None = None, "
                 "biases: mlx.core.array | None = None, transpose: bool = True, group_size: int | None = None, "
                 "bits: int | None = None, mode: str = 'affine', *, precision: str | None = None, "
                 "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
-        R"(Multiply x by quantized matrices, as mlx.core.quantized_matmul does: y = x @ ŵ.T, or x @ ŵ without transpose.
+        R"(Multiply x by quantized matrices, as mlx.core.quantized_matmul does: y = x @ ŵ.T, or y = x @ ŵ without transpose.
 
-Arguments, types and errors are those of gather_qmm. The leading dimensions of x, of shape (…, M, K) or (K,), and of w broadcast.)");
+Arguments, types and errors are those of gather_qmm. x has shape (…, M, K) or (K,). The leading dimensions of x and w broadcast.)");
+  m.def("moe_ffn", &call_moe_ffn, "x"_a, "topk_ids"_a, "topk_weights"_a.none(), "gate"_a, "up"_a.none(), "down"_a, "activation"_a,
+        "gate_up_order"_a, "gate_bias"_a.none(), "up_bias"_a.none(), "down_bias"_a.none(), "missing"_a, "local_experts"_a.none(),
+        "precision"_a.none(), "stream"_a.none(), "The layer of gqmm.mlx.moe_ffn, with the activation as a tuple.");
+  m.def("moe_combine", &moe_combine, "slots"_a, "topk_weights"_a, nb::kw_only(), "stream"_a = nb::none(),
+        nb::sig("def moe_combine(slots: mlx.core.array, topk_weights: mlx.core.array, *, "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Sum up each token's slots with its router's weights, as gqmm.moe_combine does, with the same bits.
+
+Args:
+    slots: float16, bfloat16 or float32, shape (…, k, H).
+    topk_weights: float16, bfloat16 or float32, shape (…, k).
+    stream: a stream or device of MLX. On another device than the CPU the sum is in MLX's own functions.
+
+Returns:
+    A lazy array of shape (…, H) and the type of slots.
+
+Raises:
+    ValueError: shapes or types contradict each other.)");
+  m.def("grouped_qmm", &call_grouped_qmm, "x"_a, "weights"_a, "offsets"_a, nb::kw_only(), "rows"_a = "error",
+        "precision"_a = nb::none(), "stream"_a = nb::none(),
+        nb::sig("def grouped_qmm(x: mlx.core.array, weights: gqmm.QuantizedWeights, offsets: mlx.core.array, *, "
+                "rows: str = 'error', precision: str | None = None, "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Multiply rows that are sorted by expert by the quantized matrices of their experts, as gqmm.grouped_qmm does.
+
+Args:
+    x: float16, bfloat16 or float32, shape (R, K).
+    weights: gqmm.QuantizedWeights of MLX's arrays, (E, N, K), or (E, K, N) without transpose.
+    offsets: int32 or int64, shape (E,) with the end of each group, or (E + 1,) with a 0 in front.
+    rows: "error", or "zero" for results of zero behind the last group.
+    precision: "default", "fast" or "float32". None stands for what install() was given.
+    stream: a stream or device of MLX.
+
+Returns:
+    A lazy array of shape (R, N) and the type of gather_qmm's result.
+
+Raises:
+    ValueError: shapes, types or settings contradict each other.
+    RuntimeError: the offsets do not divide the rows. It is raised when the result is evaluated.)");
+  m.def("grouped_mm", &call_grouped_mm, "x"_a, "b"_a, "offsets"_a, nb::kw_only(), "rows"_a = "error", "stream"_a = nb::none(),
+        nb::sig("def grouped_mm(x: mlx.core.array, b: mlx.core.array, offsets: mlx.core.array, *, rows: str = 'error', "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Multiply rows that are sorted by expert by the dense matrices of their experts, as gqmm.grouped_mm does.
+
+b has shape (E, K, N). Other arguments and errors are those of grouped_qmm.)");
   m.def("gather_mm", &gather_mm, nb::arg(), nb::arg(), "lhs_indices"_a = nb::none(), "rhs_indices"_a = nb::none(), nb::kw_only(),
         "sorted_indices"_a = false, "stream"_a = nb::none(),
         nb::sig("def gather_mm(a: mlx.core.array, b: mlx.core.array, /, lhs_indices: mlx.core.array | None = None, "
@@ -227,20 +432,22 @@ Arguments, types and errors are those of gather_qmm. The leading dimensions of x
                 "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
         R"(Multiply gathered dense matrices, as mlx.core.gather_mm does: y[i] = a[lhs[i]] @ b[rhs[i]].
 
-a is (…, M, K) or (K,), b (…, K, N) or (K,), of float16, bfloat16 or float32; sums are in float32. Indices, errors and streams are
-as for gather_qmm. Without indices the call is MLX's own dense product.)");
+a has shape (…, M, K) or (K,), and b has shape (…, K, N) or (K,). Both are float16, bfloat16 or float32. Sums are computed in
+float32. Indices, errors and streams are as for gather_qmm. Without indices the call runs MLX's own dense product.)");
 
   m.def(
       "accepts", [](const mx::array&) { return true; }, nb::arg(), nb::sig("def accepts(a: mlx.core.array, /) -> bool"),
-      "Whether arrays of the mlx.core that is loaded can be passed: raises TypeError if its bindings have another ABI.");
-  m.def("configure", &configure, "precision"_a, "pack"_a, "pack_limit"_a, "What calls do unless they say otherwise.");
+      "Return True if an array of the loaded mlx.core can be passed. Raises TypeError if its bindings have another ABI.");
+  m.def("configure", &configure, "precision"_a, "pack"_a, "pack_limit"_a,
+        "Set what calls do that give no settings of their own.");
   m.def("call_counts", &call_counts, nb::sig("def call_counts() -> dict[str, tuple[int, int]]"),
-        "For each function, how many calls were ours and how many MLX's.");
-  m.def("packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int, int]"),
-        "Packed copies that are held, their bytes, copies made so far, and weights that are not packed since they were lent.");
+        "Return for each function how many calls gqmm computed, and how many MLX.");
+  m.def(
+      "packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int, int]"),
+      "Return four numbers: packed copies held, their bytes, copies made so far, and weights not packed because they were lent.");
   bind_packed_parameters(m);
   bind_watching(m);
-  m.def("forget_packed_copies", [] { pack_cache().clear(); }, "Drops the packed copies that no graph uses.");
+  m.def("forget_packed_copies", [] { pack_cache().clear(); }, "Free the packed copies that no graph uses.");
 }
 
 }  // namespace
@@ -248,7 +455,7 @@ as for gather_qmm. Without indices the call is MLX's own dense product.)");
 
 NB_MODULE(_mlx_bindings, m) { gqmm::python::define_once(m, "gqmm.mlx._mlx", gqmm::mlx::define_module); }
 
-/// What Python calls: nanobind's own function, behind a check of the interpreter.
+/// The function that Python calls to import the module. It calls nanobind's own function after a check of the interpreter.
 extern "C" NB_EXPORT PyObject* PyInit__mlx() {
   return gqmm::python::is_main_interpreter("gqmm.mlx") ? PyInit__mlx_bindings() : nullptr;
 }

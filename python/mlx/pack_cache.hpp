@@ -1,4 +1,4 @@
-// The packed copies of a program's weights, by the Python objects of their w: a copy is freed with its object.
+// The packed copies of a program's weights. The key of a copy is the Python object of its w, and the copy is freed with it.
 #pragma once
 
 #include "packed_copy.hpp"
@@ -14,12 +14,13 @@ namespace nb = nanobind;
 
 namespace gqmm::mlx {
 
-/// Guarded by the GIL.
+/// A cache that the GIL guards.
 class PackCache {
  public:
-  /// The copy of `weights` (w, scales, biases if there are), of which `w_object` is w; null for what is part of a graph, which
-  /// will not be seen again. What an object stands for may change (w[0] = …): the arrays and settings decide.
-  std::shared_ptr<PackedCopy> find(nb::handle w_object, std::vector<mx::array> weights, const PackOptions& options);
+  /// Returns the copy of `weights`: w, scales and, if the mode has them, biases. `w_object` is the Python object of w. Returns
+  /// null for an array of a graph, which will not be seen again. A Python object may get another array, as by w[0] = …. Therefore
+  /// the copy is made anew if the arrays or settings are different.
+  std::shared_ptr<PackedCopy> find(nb::handle w_object, std::vector<mx::array> weights, const WeightSettings& settings);
   void clear() { entries_.clear(); }
 
  private:

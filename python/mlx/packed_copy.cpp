@@ -18,19 +18,19 @@ std::atomic<std::int64_t> held_bytes = 0;
 std::atomic<std::int64_t> made_count = 0;
 std::atomic<std::int64_t> lent_count = 0;
 
-/// Every copy there is, so that lending an array can be told to those of it.
+/// All copies. When an array lends its memory, the copies of that array are found here.
 struct AllCopies {
   std::mutex mutex;
   std::unordered_set<PackedCopy*> copies;
 };
 
-/// Never destroyed: copies may be freed while the process exits.
+/// The one object of its kind. It is never destroyed, because copies may be freed while the process exits.
 AllCopies& all_copies() {
   static auto* const all = new AllCopies;
   return *all;
 }
 
-/// Adds to the bytes that are held, unless that would exceed the limit.
+/// Adds to the bytes that are held, unless that would exceed the limit. Returns whether it did.
 bool reserve(std::int64_t bytes) {
   std::int64_t held = held_bytes;
   while (held + bytes <= limit) {
@@ -43,8 +43,8 @@ bool reserve(std::int64_t bytes) {
 
 }  // namespace
 
-PackedCopy::PackedCopy(std::vector<mx::array> weights, PackOptions options)
-    : weights_(std::move(weights)), options_(std::move(options)) {
+PackedCopy::PackedCopy(std::vector<mx::array> weights, WeightSettings settings)
+    : weights_(std::move(weights)), settings_(settings) {
   AllCopies& all = all_copies();
   const std::lock_guard lock(all.mutex);
   all.copies.insert(this);
@@ -81,11 +81,6 @@ bool PackedCopy::is_of(const std::vector<mx::array>& weights) const {
                                                          [](const mx::array& a, const mx::array& b) { return a.id() == b.id(); });
 }
 
-bool PackedCopy::has_settings_of(const PackOptions& options) const {
-  return options.mode == options_.mode && options.bits == options_.bits && options.group_size == options_.group_size &&
-         options.transpose == options_.transpose;
-}
-
 std::optional<PackedWeights> PackedCopy::use() {
   const std::lock_guard lock(mutex_);
   if (packed_ || !std::exchange(was_used_, true)) {
@@ -95,7 +90,7 @@ std::optional<PackedWeights> PackedCopy::use() {
     lent_count += std::exchange(is_lent_, true) ? 0 : 1;
     return std::nullopt;
   }
-  // A packed copy is as large as the original, but for padding.
+  // A packed copy is as large as the original, except for its padding.
   std::int64_t bytes = 0;
   for (const mx::array& weight : weights_) {
     bytes += static_cast<std::int64_t>(weight.nbytes());
@@ -119,11 +114,13 @@ std::optional<PackedWeights> PackedCopy::use() {
 }
 
 PackedWeights PackedCopy::pack() const {
-  PackOptions options = options_;
+  QuantizedWeights weights = settings_.without_arrays();
+  weights.w = view_of(weights_[0]);
+  weights.scales = view_of(weights_[1]);
   if (weights_.size() > 2) {
-    options.biases = view_of(weights_[2]);
+    weights.biases = view_of(weights_[2]);
   }
-  return gqmm::pack(view_of(weights_[0]), view_of(weights_[1]), options);
+  return gqmm::pack(weights);
 }
 
 PackedCopies packed_copies() { return {held_count, held_bytes, made_count, lent_count}; }

@@ -1,6 +1,8 @@
 // A packed copy of weights that a program uses again and again (gqmm.mlx.install(pack=True)).
 #pragma once
 
+#include "weight_settings.hpp"
+
 #include <gqmm/packed_weights.hpp>
 
 #include <mlx/array.h>
@@ -14,25 +16,25 @@ namespace mx = ::mlx::core;
 
 namespace gqmm::mlx {
 
-/// Of w, scales and, if the mode has them, biases. It is made when a product is evaluated with it a second time, unless it would
-/// exceed the limit of all copies, memory is short, or the memory of an array has been lent (lent_arrays.hpp) so that somebody
-/// might write to it: products then take the weights in place.
+/// A copy of w, scales and, if the mode has them, biases. It is made when a product with the weights is evaluated for the second
+/// time. It is not made if it would exceed the limit of all copies, or if memory is short. It is not made either if the memory of
+/// an array has been lent (lent_arrays.hpp), because the borrower might write to it. Products then take the weights in place.
 class PackedCopy {
  public:
-  /// Keeps the arrays: their memory cannot change meanwhile. `options` are resolved (no setting is left to a default) and name
-  /// no biases.
-  PackedCopy(std::vector<mx::array> weights, PackOptions options);
+  /// Keeps the arrays, so that MLX cannot reuse their memory while this object lives.
+  PackedCopy(std::vector<mx::array> weights, WeightSettings settings);
   ~PackedCopy();
   PackedCopy(const PackedCopy&) = delete;
   PackedCopy& operator=(const PackedCopy&) = delete;
 
-  /// Whether `weights` begins with the very arrays that this is a copy of.
+  /// Whether `weights` begins with the arrays that this is a copy of.
   [[nodiscard]] bool is_of(const std::vector<mx::array>& weights) const;
-  [[nodiscard]] bool has_settings_of(const PackOptions& options) const;
-  /// Counts a use, for which the arrays must have been evaluated. nullopt: take them in place.
+  [[nodiscard]] bool has_settings(const WeightSettings& settings) const { return settings == settings_; }
+  /// Counts a use and returns the packed weights. Without a value the weights are to be taken in place. The arrays must have been
+  /// evaluated.
   [[nodiscard]] std::optional<PackedWeights> use();
 
-  /// Lets go of the packed weights, for good, if `data` is the memory of one of the arrays.
+  /// Frees the packed weights for ever if `data` is the memory of one of the arrays.
   void drop_if_of(const mx::array::Data* data);
 
  private:
@@ -40,7 +42,7 @@ class PackedCopy {
   void drop();
 
   const std::vector<mx::array> weights_;
-  const PackOptions options_;
+  const WeightSettings settings_;
   std::mutex mutex_;
   bool was_used_ = false;
   bool is_lent_ = false;
@@ -50,13 +52,13 @@ class PackedCopy {
 struct PackedCopies {
   std::int64_t held = 0;
   std::int64_t held_bytes = 0;
-  std::int64_t so_far = 0;  // freed ones included
+  std::int64_t so_far = 0;  // all copies that have been made, also those that have been freed
   std::int64_t lent = 0;    // weights that were used twice and are taken in place, because their memory has been lent
 };
 PackedCopies packed_copies();
-/// Lets go of the copies of arrays with this memory, which has been lent.
+/// Frees the copies of arrays with this memory, which has been lent.
 void drop_packed_copies_of(const mx::array::Data* data);
-/// Bytes that all copies together may hold from now on; 0: none is made.
+/// Sets the number of bytes that all copies together may take from now on. With 0 no copy is made.
 void limit_packed_copies(std::int64_t bytes);
 
 }  // namespace gqmm::mlx

@@ -20,7 +20,7 @@ constexpr std::size_t biases_part = 2;
 std::atomic<std::int64_t> held_count = 0;
 std::atomic<std::int64_t> held_bytes = 0;
 
-/// What a part comes from: its evaluation unpacks it.
+/// The primitive of an array that stands for a part. Its evaluation unpacks the part.
 class UnpackedPart final : public mx::UnaryPrimitive {
  public:
   UnpackedPart(mx::Stream stream, std::shared_ptr<const PackedParameters> packed, std::size_t index)
@@ -35,7 +35,7 @@ class UnpackedPart final : public mx::UnaryPrimitive {
     out.set_data(mx::allocator::malloc(out.nbytes()));
     mx::cpu::get_command_encoder(stream()).dispatch(
         remembering_errors([packed = packed_, index = index_, out = mx::array::unsafe_weak_copy(out)]() mutable {
-          const UnpackedWeights unpacked = unpack(packed->weights());
+          const QuantizedWeights unpacked = unpack(packed->weights());
           const array& part = index == 0 ? unpacked.w : index == biases_part ? unpacked.biases.value() : unpacked.scales;
           if (out.size() != 0) {
             std::memcpy(out.data<std::byte>(), part.bytes(), out.nbytes());
@@ -72,11 +72,14 @@ PackedParameters::~PackedParameters() {
   held_bytes -= static_cast<std::int64_t>(weights_.nbytes());
 }
 
-std::shared_ptr<PackedParameters> PackedParameters::pack(const std::vector<mx::array>& parts, PackOptions options) {
+std::shared_ptr<PackedParameters> PackedParameters::pack(const std::vector<mx::array>& parts, const WeightSettings& settings) {
+  QuantizedWeights arrays = settings.without_arrays();
+  arrays.w = view_of(parts[0]);
+  arrays.scales = view_of(parts[1]);
   if (parts.size() > biases_part) {
-    options.biases = view_of(parts[biases_part]);
+    arrays.biases = view_of(parts[biases_part]);
   }
-  PackedWeights weights = gqmm::pack(view_of(parts[0]), view_of(parts[1]), options);
+  PackedWeights weights = gqmm::pack(arrays);
   std::vector<Outline> outlines;
   for (const mx::array& part : parts) {
     outlines.push_back({part.shape(), part.dtype()});

@@ -1,5 +1,7 @@
-// The quantized parameters of a module in packed form, and arrays of MLX that stand for them (gqmm.mlx.pack_model).
+// The quantized parameters of a module in packed form, and arrays of MLX that stand for them. gqmm.mlx.pack_model makes them.
 #pragma once
+
+#include "weight_settings.hpp"
 
 #include <gqmm/packed_weights.hpp>
 
@@ -14,26 +16,28 @@ namespace mx = ::mlx::core;
 
 namespace gqmm::mlx {
 
-/// Immutable. Parts are numbered: 0 is w, 1 scales, 2 biases, if the mode has them.
+/// Packed parameters, which are immutable. A part is one of the arrays that were packed. Part 0 is w, part 1 the scales, and part
+/// 2 the biases, if the mode has them.
 class PackedParameters : public std::enable_shared_from_this<PackedParameters> {
  public:
-  /// Packs arrays that have been evaluated. `options` name no biases. Throws std::invalid_argument as gqmm::pack does.
-  static std::shared_ptr<PackedParameters> pack(const std::vector<mx::array>& parts, PackOptions options);
+  /// Packs arrays that have been evaluated. Throws std::invalid_argument as gqmm::pack does.
+  static std::shared_ptr<PackedParameters> pack(const std::vector<mx::array>& parts, const WeightSettings& settings);
   ~PackedParameters();
   PackedParameters(const PackedParameters&) = delete;
   PackedParameters& operator=(const PackedParameters&) = delete;
 
   [[nodiscard]] const PackedWeights& weights() const { return weights_; }
   [[nodiscard]] std::size_t parts() const { return outlines_.size(); }
-  /// Bytes of the arrays that were packed.
+  /// The number of bytes of the arrays that were packed.
   [[nodiscard]] std::int64_t original_bytes() const;
 
-  /// A new array of a graph that stands for a part: with its shape and type, and without memory. Products take the packed weights
-  /// for it; any other use evaluates it, which unpacks the part.
+  /// Returns a new array of a graph that stands for a part. It has the part's shape and type, and no memory. Products use the
+  /// packed weights in its place. Any other use evaluates it, which unpacks the part.
   [[nodiscard]] mx::array part(std::size_t index) const;
-  /// Whether `a` is such an array, not yet evaluated.
+  /// Whether `a` is such an array, and has not been evaluated yet.
   [[nodiscard]] bool is_part(const mx::array& a, std::size_t index) const;
-  /// What `arrays` (w, scales, biases) are all the parts of; null if they are not.
+  /// Returns the packed parameters whose parts are exactly `arrays`: w, scales and perhaps biases. Returns null if there are
+  /// none.
   static std::shared_ptr<const PackedParameters> of_parts(const std::vector<mx::array>& arrays);
 
  private:

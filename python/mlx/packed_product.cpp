@@ -9,10 +9,11 @@
 namespace gqmm::mlx {
 namespace {
 
-/// Inputs: those of a QuantizedProduct without the parts: x, global_scale if there is one, the indices that there are.
+/// The primitive of a product with packed parameters. Its inputs are those of a QuantizedProduct without w, scales and biases: x,
+/// the global_scale if there is one, and the index arrays that were given.
 class PackedProduct final : public mx::UnaryPrimitive {
  public:
-  PackedProduct(mx::Stream stream, const Operands& operands, const QuantizedProductSettings& settings,
+  PackedProduct(mx::Stream stream, const ProductArrays& operands, const QuantizedProductSettings& settings,
                 std::shared_ptr<const PackedParameters> packed)
       : UnaryPrimitive(stream), in_place_(stream, operands, settings, nullptr), settings_(settings), packed_(std::move(packed)) {}
 
@@ -26,21 +27,19 @@ class PackedProduct final : public mx::UnaryPrimitive {
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
-    const Operands weak = in_place_.operands_of(with_parts(weak_copies(inputs)));
+    const ProductArrays weak = in_place_.operands_of(with_parts(weak_copies(inputs)));
     if (out.size() != 0) {
       in_place_.check_known_indices(weak);
     }
     evaluate_on_stream(stream(), inputs, out, [operands = weak, settings = settings_, packed = packed_](mx::array& y) {
-      GatherQmmOptions options = packed_options(operands, settings);
-      options.out = writable_view_of(y);
-      gqmm::gather_qmm(view_of(operands.x), packed->weights(), options);
+      multiply_by_packed(operands, settings, packed->weights(), y);
     });
   }
   void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
     throw std::runtime_error("GqmmPackedProduct runs on the CPU only; packed parameters are the CPU's.");
   }
 
-  // The transforms are those of the product of the parts, which are unpacked where they are needed.
+  // The transforms are those of the product in place. Its parts are unpacked where they are needed.
   std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
                              const std::vector<int>& argnums) override {
     return in_place_.jvp(with_parts(primals), tangents, with_parts(argnums));
@@ -77,7 +76,7 @@ class PackedProduct final : public mx::UnaryPrimitive {
 
 }  // namespace
 
-mx::array packed_product(const Operands& operands, const QuantizedProductSettings& settings, mx::Stream stream,
+mx::array packed_product(const ProductArrays& operands, const QuantizedProductSettings& settings, mx::Stream stream,
                          std::shared_ptr<const PackedParameters> packed) {
   const ResultType result = result_of_quantized_product(operands, settings);
   std::vector<mx::array> inputs = operands.flatten();

@@ -1,4 +1,4 @@
-// gather_qmm and quantized_matmul over packed parameters, as a primitive of MLX.
+// gather_qmm and quantized_matmul with packed parameters, as a primitive of MLX.
 #pragma once
 
 #include "packed_parameters.hpp"
@@ -8,9 +8,9 @@
 
 namespace gqmm::mlx {
 
-/// The product of `operands`, whose weights are all the parts of `packed`, and a global_scale if there is one. It is transposed,
-/// as packed parameters are.
-mx::array packed_product(const Operands& operands, const QuantizedProductSettings& settings, mx::Stream stream,
+/// Makes the product of `operands`. Their weights are all the parts of `packed`, and a global_scale if there is one. The product
+/// is x @ w.T, because parameters are packed for that.
+mx::array packed_product(const ProductArrays& operands, const QuantizedProductSettings& settings, mx::Stream stream,
                          std::shared_ptr<const PackedParameters> packed);
 
 }  // namespace gqmm::mlx

@@ -1,6 +1,5 @@
 #include "product.hpp"
 
-#include "api/indices.hpp"
 #include "arrays.hpp"
 #include "evaluation_errors.hpp"
 #include "indexing.hpp"
@@ -15,6 +14,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 namespace gqmm::mlx {
 namespace {
@@ -23,15 +23,15 @@ std::optional<mx::array> sum_of(const std::optional<mx::array>& a, mx::array b, 
   return a ? mx::add(*a, b, s) : std::move(b);
 }
 
-/// Whether the array had its values when the graph was built. (During an evaluation one cannot tell: MLX counts an array as
-/// evaluated once its task has been sent to a stream.)
+/// Whether the array has its values already. Call this when the graph is built. During an evaluation it cannot be told. MLX
+/// then counts an array as evaluated as soon as its task has been sent to a stream.
 bool is_known(const std::optional<mx::array>& a) {
   return may_throw_before_task && a && !a->is_tracer() && a->status() != mx::array::Status::unscheduled && !a->event().valid();
 }
 
 }  // namespace
 
-std::vector<mx::array> Operands::flatten() const {
+std::vector<mx::array> ProductArrays::flatten() const {
   std::vector<mx::array> flat = {x};
   flat.insert(flat.end(), weights.begin(), weights.end());
   for (const std::optional<mx::array>* indices : {&lhs_indices, &rhs_indices}) {
@@ -66,13 +66,13 @@ void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs,
     try {
       compute(y);
     } catch (...) {
-      std::memset(y.data<std::byte>(), 0xFF, y.nbytes());  // NaN in every type: MLX takes y for evaluated from here on
+      std::memset(y.data<std::byte>(), 0xFF, y.nbytes());  // NaN in every type, because MLX now takes y for evaluated
       throw;
     }
   }));
 }
 
-Product::Product(mx::Stream stream, const Operands& operands)
+Product::Product(mx::Stream stream, const ProductArrays& operands)
     : UnaryPrimitive(stream),
       weights_(operands.weights.size()),
       has_lhs_(operands.lhs_indices.has_value()),
@@ -82,9 +82,9 @@ Product::Product(mx::Stream stream, const Operands& operands)
   settle_after_errors(stream);
 }
 
-Operands Product::operands_of(const std::vector<mx::array>& inputs) const {
+ProductArrays Product::operands_of(const std::vector<mx::array>& inputs) const {
   const auto first_index = inputs.begin() + 1 + static_cast<std::ptrdiff_t>(weights_);
-  Operands operands = {.x = inputs.front(), .weights = {inputs.begin() + 1, first_index}};
+  ProductArrays operands = {.x = inputs.front(), .weights = {inputs.begin() + 1, first_index}};
   if (has_lhs_) {
     operands.lhs_indices = *first_index;
   }
@@ -100,15 +100,13 @@ bool Product::has_roles_of(const Product& other) const {
 
 int Product::matrix_rank(std::size_t) const { return 2; }
 
-void Product::check_known_indices(const Operands& operands) const {
+void Product::check_known_indices(const ProductArrays& operands) const {
   const auto check = [&](const char* operand, const char* name, const mx::array& stack, const mx::array& indices) {
-    const mx::Shape leading = leading_shape(stack);
-    const Shape matrices(leading.begin(), leading.end());
-    const std::optional<array> view = view_of(indices);
     try {
-      resolve_indices(op(), {operand, name, matrices, view});
+      std::ignore = gqmm::checked_indices(
+          view_of(indices), {.op = op(), .operand = operand, .indices_name = name, .count = count_of(leading_shape(stack))});
     } catch (const std::invalid_argument& error) {
-      throw std::runtime_error(error.what());  // as MLX raises what a task throws
+      throw std::runtime_error(error.what());  // MLX raises an error of a task with this type, too
     }
   };
   const auto [x_name, w_name] = operand_names();
@@ -140,7 +138,7 @@ void Product::eval_gpu(const std::vector<mx::array>&, mx::array&) {
 
 std::vector<mx::array> Product::jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
                                     const std::vector<int>& argnums) {
-  const Operands operands = operands_of(primals);
+  const ProductArrays operands = operands_of(primals);
   std::optional<mx::array> x_tangent;
   std::vector<std::optional<mx::array>> weight_tangents(weights_);
   bool weights_change = false;
@@ -152,11 +150,11 @@ std::vector<mx::array> Product::jvp(const std::vector<mx::array>& primals, const
       check_differentiable(input - 1);
       weight_tangents[input - 1] = tangents[i];
       weights_change = true;
-    }  // integers, as indices are, have no tangent
+    }  // indices have no tangent, because they are integers
   }
   std::optional<mx::array> dy;
   if (x_tangent) {
-    Operands moved = operands;
+    ProductArrays moved = operands;
     moved.x = *x_tangent;
     dy = apply(moved);
   }
@@ -173,13 +171,13 @@ std::vector<mx::array> Product::jvp(const std::vector<mx::array>& primals, const
 std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
                                     const std::vector<int>& argnums, const std::vector<mx::array>&) {
   const mx::Stream s = stream();
-  const Operands operands = operands_of(primals);
+  const ProductArrays operands = operands_of(primals);
   const mx::array& x = operands.x;
   const mx::array& dy = cotangents.front();
   const mx::Shape pairs = leading_shape(dy);
   const mx::Shape w_leading = leading_shape(operands.weights.front());
 
-  // Positions in x, in the shape of the pairs, that scatter and take will trust.
+  // The positions in x, in the shape of the pairs. They are checked, because scatter and take do not check them.
   const auto lhs_positions = [&] {
     const mx::Shape x_leading = leading_shape(x);
     const std::optional<mx::array>& given = operands.lhs_indices;
@@ -189,7 +187,7 @@ std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const
   };
   const auto rhs_positions = [&] { return mx::broadcast_to(explicit_indices(operands.rhs_indices, w_leading, s), pairs, s); };
   const auto d_x = [&] {
-    Operands transposed = {.x = dy, .weights = operands.weights};
+    ProductArrays transposed = {.x = dy, .weights = operands.weights};
     if (operands.has_indices()) {
       transposed.rhs_indices = rhs_positions();
     }
@@ -208,7 +206,7 @@ std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const
                                                   count_of(w_leading), s),
                          shape, s);
     }
-    // Without leading dimensions of w, all rows are those of one product.
+    // If w has no leading dimensions, all rows belong to one product.
     const auto rows = [&](const mx::array& a) {
       const int count = count_of(leading_shape(a)) * a.shape(-2);
       return mx::astype(w_leading.empty() ? mx::reshape(a, {count, a.shape(-1)}, s) : a, mx::float32, s);
@@ -239,7 +237,7 @@ std::vector<mx::array> Product::vjp(const std::vector<mx::array>& primals, const
 std::pair<std::vector<mx::array>, std::vector<int>> Product::vmap(const std::vector<mx::array>& inputs,
                                                                   const std::vector<int>& axes) {
   const mx::Stream s = stream();
-  Operands operands = operands_of(inputs);
+  ProductArrays operands = operands_of(inputs);
   const auto weight_axis = [&](std::size_t weight) { return axes[1 + weight]; };
   const bool x_is_batched = axes.front() >= 0;
   const bool weights_are_batched =
@@ -251,11 +249,11 @@ std::pair<std::vector<mx::array>, std::vector<int>> Product::vmap(const std::vec
     }
   }
 
-  // Ranks without the batch.
+  // These ranks do not count the batch dimension.
   const auto rank_of = [](const mx::array& a, int axis) { return static_cast<int>(a.ndim()) - (axis >= 0 ? 1 : 0); };
   const int x_leading = rank_of(operands.x, axes.front()) - 2;
   const int w_leading = rank_of(operands.weights.front(), weight_axis(0)) - 2;
-  // Without indices the leading dimensions broadcast, so those of the weights must not slide under the batch.
+  // Without indices the leading dimensions broadcast. The weights get as many as x, so that none aligns with the batch dimension.
   const int w_padded = operands.has_indices() ? w_leading : std::max(w_leading, x_leading);
 
   if (x_is_batched) {
@@ -268,7 +266,7 @@ std::pair<std::vector<mx::array>, std::vector<int>> Product::vmap(const std::vec
       const int rank = w_padded + matrix_rank(i);
       const mx::array first =
           axis >= 0 ? batch_first(weight, axis, rank, s) : batch_first(mx::expand_dims(weight, 0, s), 0, rank, s);
-      const mx::array& w = operands.weights.front();  // already of its final shape, unless it is this one
+      const mx::array& w = operands.weights.front();  // it has its final shape already, except at i = 0
       mx::Shape shape = first.shape();
       shape[0] = batch;
       if (matrix_rank(i) == 0) {
@@ -291,7 +289,8 @@ std::pair<std::vector<mx::array>, std::vector<int>> Product::vmap(const std::vec
     mx::array lhs = explicit_indices(operands.lhs_indices, x_shape, s);
     mx::array rhs = explicit_indices(operands.rhs_indices, w_shape, s);
     const int rank = std::max(rank_of(lhs, lhs_axis), rank_of(rhs, rhs_axis));
-    // Flat positions in the operand with its batch. Checked first, for what is out of range here would be another one's there.
+    // Makes flat positions in the operand with its batch. Each is checked before the offset is added. Otherwise a position out of
+    // range would select a matrix of another element of the batch.
     const auto flat_positions = [&](const char* which, mx::array indices, int axis, bool operand_is_batched,
                                     const mx::Shape& leading) {
       if (axis >= 0) {

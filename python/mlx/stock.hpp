@@ -1,5 +1,5 @@
-// MLX's own functions, where the versions of MLX that this extension can be built for differ
-// (python/build_backend/mlx_versions.py lists the versions). All other files read as for one version.
+// Calls MLX's own functions whose signatures differ between versions of MLX. python/build_backend/mlx_versions.py lists the
+// versions that this extension can be built for. The other files need no knowledge of the version.
 #pragma once
 
 #include "functions.hpp"
@@ -11,8 +11,8 @@
 
 namespace gqmm::mlx {
 
-/// mx::gather_qmm, which takes a global scale since MLX 0.32.3. Throws std::invalid_argument if there is one in an earlier
-/// version.
+/// Calls mx::gather_qmm, which takes a global scale since MLX 0.32.3. With an earlier version, throws std::invalid_argument if
+/// there is a global scale.
 inline mx::array stock_gather_qmm(const mx::array& x, const QuantizedArguments& a) {
 #if MLX_VERSION_NUMERIC >= 32003
   return mx::gather_qmm(x, a.w, a.scales, a.biases, a.lhs_indices, a.rhs_indices, a.transpose, a.group_size, a.bits, a.mode,

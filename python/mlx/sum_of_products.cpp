@@ -1,13 +1,12 @@
 #include "sum_of_products.hpp"
 
-#include "api/indices.hpp"
 #include "arrays.hpp"
 #include "dense_product.hpp"
 #include "evaluation_errors.hpp"
 #include "indexing.hpp"
-#include "plan/routing.hpp"
 
-#include <gqmm/ops.hpp>
+#include <gqmm/gradients.hpp>
+#include <gqmm/infer.hpp>
 
 #include <mlx/allocator.h>
 #include <mlx/backend/cpu/encoder.h>
@@ -15,11 +14,9 @@
 #include <mlx/primitives.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <memory>
-#include <optional>
-#include <span>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -28,34 +25,11 @@ namespace {
 
 using Arrays = std::vector<mx::array>;
 
-/// `matrices` of the stack (P, M, columns), one below the other.
-std::vector<float> stack_rows(const mx::array& stack, std::span<const std::int64_t> matrices) {
-  const std::int64_t size = std::int64_t{stack.shape(1)} * stack.shape(2);
-  std::vector<float> rows;
-  rows.reserve(matrices.size() * static_cast<std::size_t>(size));
-  for (const std::int64_t p : matrices) {
-    const float* matrix = stack.data<float>() + p * size;
-    rows.insert(rows.end(), matrix, matrix + size);
-  }
-  return rows;
-}
-
-/// y[e] = a_rows.T @ b_rows over the rows of the pairs that use matrix e.
-void sum_products(const mx::array& a, const mx::array& b, const std::vector<std::int64_t>& indices, mx::array& y) {
-  const std::int64_t N = y.shape(1);
-  const std::int64_t K = y.shape(2);
-  const Routing routing = route(indices, y.shape(0), false);
-  for (const Segment& segment : routing.segments) {
-    const std::span<const std::int64_t> pairs(routing.order.data() + segment.first,
-                                              static_cast<std::size_t>(segment.last - segment.first));
-    const std::vector<float> a_rows = stack_rows(a, pairs);
-    const std::vector<float> b_rows = stack_rows(b, pairs);
-    const std::int64_t rows = static_cast<std::int64_t>(pairs.size()) * a.shape(1);
-    const std::int64_t float_bytes = sizeof(float);
-    gather_mm(array::borrow(a_rows.data(), {N, rows}, Dtype::float32, {float_bytes, N * float_bytes}),
-              array::borrow(b_rows.data(), {rows, K}, Dtype::float32),
-              {.out = array::borrow_mut(y.data<float>() + segment.expert * N * K, {N, K}, Dtype::float32)});
-  }
+/// y[e] = Σ a[p].T @ b[p]: b is the gradient of products of a[p] with matrix e, and y that of the matrices.
+void sum_products(const mx::array& a, const mx::array& b, const mx::array& indices, mx::array& y) {
+  GatherMmVjpOptions options = {.rhs_indices = view_of(indices), .wrt = {.a = false, .b = true}};
+  options.out.b = writable_view_of(y);
+  std::ignore = gather_mm_vjp(view_of(b), view_of(a), outline_of(y), options);
 }
 
 class SumOfProducts final : public mx::UnaryPrimitive {
@@ -78,11 +52,11 @@ class SumOfProducts final : public mx::UnaryPrimitive {
                             b = mx::array::unsafe_weak_copy(inputs[1]), indices = mx::array::unsafe_weak_copy(inputs[2]),
                             y = mx::array::unsafe_weak_copy(out)]() mutable {
           std::fill_n(y.data<float>(), y.size(), 0.0F);
-          const std::optional<array> index_view = view_of(indices);
-          const Shape matrices = {count};
-          const std::vector<std::int64_t> positions = resolve_indices(op, {"the operand", name, matrices, index_view});
+          // The operator would call the matrices b.
+          std::ignore =
+              gqmm::checked_indices(view_of(indices), {.op = op, .operand = "the operand", .indices_name = name, .count = count});
           if (a.size() != 0 && b.size() != 0) {
-            sum_products(a, b, positions, y);
+            sum_products(a, b, indices, y);
           }
         }));
   }
@@ -141,7 +115,7 @@ class SumOfProducts final : public mx::UnaryPrimitive {
     return sum_of_products_by_index(op_, indices_name_, inputs[0], inputs[1], inputs[2], count, stream());
   }
 
-  const char* op_;  // literals
+  const char* op_;  // a literal, and so is indices_name_
   const char* indices_name_;
   int count_;
 };

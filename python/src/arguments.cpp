@@ -16,13 +16,6 @@ std::string repr_of(nb::handle value) { return nb::cast<std::string>(nb::repr(va
   throw nb::type_error(fmt::format("[{}] {}: expected {}, got {}", name.op, name.name, expected, repr_of(value)).c_str());
 }
 
-std::string parse_string(ArgumentName name, nb::handle value) {
-  if (!nb::isinstance<nb::str>(value)) {
-    fail_kind(name, "a string", value);
-  }
-  return nb::cast<std::string>(value);
-}
-
 int to_int(ArgumentName name, const char* wanted, nb::handle value) {
   const nb::object index = nb::steal(PyBool_Check(value.ptr()) ? nullptr : PyNumber_Index(value.ptr()));
   if (!index.is_valid()) {
@@ -33,7 +26,7 @@ int to_int(ArgumentName name, const char* wanted, nb::handle value) {
   const long number = PyLong_AsLongAndOverflow(index.ptr(), &overflow);
   if (overflow != 0 || number > std::numeric_limits<int>::max() || number < std::numeric_limits<int>::min()) {
     throw std::invalid_argument(
-        fmt::format("[{}] {} = {} is out of range; no setting is of more than 32 bits", name.op, name.name, repr_of(index)));
+        fmt::format("[{}] {} = {} is out of range; no setting has more than 32 bits", name.op, name.name, repr_of(index)));
   }
   return static_cast<int>(number);
 }
@@ -59,6 +52,22 @@ std::optional<bool> parse_optional_bool(ArgumentName name, nb::handle value) {
 
 int parse_int(ArgumentName name, nb::handle value) { return to_int(name, "an integer", value); }
 
+float parse_float(ArgumentName name, nb::handle value) {
+  const double number = PyBool_Check(value.ptr()) ? -1.0 : PyFloat_AsDouble(value.ptr());
+  if (PyBool_Check(value.ptr()) || PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    fail_kind(name, "a number", value);
+  }
+  return static_cast<float>(number);
+}
+
+std::string parse_string(ArgumentName name, nb::handle value) {
+  if (!nb::isinstance<nb::str>(value)) {
+    fail_kind(name, "a string", value);
+  }
+  return nb::cast<std::string>(value);
+}
+
 std::optional<int> parse_optional_int(ArgumentName name, nb::handle value) {
   return value.is_none() ? std::nullopt : std::optional(to_int(name, "an integer or None", value));
 }
@@ -74,12 +83,16 @@ Precision parse_precision(const char* op, nb::handle value) {
   return precision_from_name(parse_string({op, "precision"}, value), op);
 }
 
+Missing parse_missing(ArgumentName name, nb::handle value) {
+  return missing_from_name(parse_string(name, value), name.op, name.name);
+}
+
 std::optional<Dtype> parse_optional_dtype(ArgumentName name, nb::handle value) {
   if (value.is_none()) {
     return std::nullopt;
   }
-  // numpy.dtype has a name, a scalar type like numpy.float32 (or jax.numpy.float32) is called after itself, and torch and MLX
-  // print "torch.float32" and "mlx.core.float32".
+  // A numpy.dtype has a name. A scalar type such as numpy.float32 or jax.numpy.float32 has a __name__. Torch and MLX print
+  // "torch.float32" and "mlx.core.float32".
   nb::object text;
   if (nb::isinstance<nb::str>(value)) {
     text = nb::borrow(value);
@@ -107,6 +120,12 @@ std::optional<Dtype> parse_optional_dtype(ArgumentName name, nb::handle value) {
         fmt::format("[{}] {} = '{}' is not an element type; use float16, bfloat16 or float32", name.op, name.name, full));
   }
   fail_kind(name, "an element type such as float32, float16 or bfloat16", value);
+}
+
+IndexOperands import_indices(const char* op, nb::handle lhs_indices, nb::handle rhs_indices, nb::handle sorted_indices) {
+  return {.lhs = import_optional_array({op, "lhs_indices"}, lhs_indices),
+          .rhs = import_optional_array({op, "rhs_indices"}, rhs_indices),
+          .sorted = parse_bool({op, "sorted_indices"}, sorted_indices)};
 }
 
 Stream parse_stream(const char* op, nb::handle value) {

@@ -1,4 +1,4 @@
-// Arrays of the Python libraries from and to gqmm::array. Everything here runs with the GIL held.
+// These functions convert arrays of the Python libraries to gqmm::array and back. All of them need the GIL.
 #pragma once
 
 #include <gqmm/array.hpp>
@@ -15,57 +15,67 @@ namespace gqmm::python {
 
 namespace nb = nanobind;
 
-/// Where in a call an argument stands; error messages begin with "[op] name".
+/// Names an argument of a call. Error messages begin with "[op] name".
 struct ArgumentName {
   const char* op;
   const char* name;
 };
 
-/// A Python array's memory, without a copy. `keep` holds what guarantees that the memory stays where it is (a capsule, a
-/// memoryview, or the array itself) and must be destroyed with the GIL held.
+/// A view of a Python array's memory, without a copy. `keep` owns what keeps the memory in place: a capsule, a memoryview, or
+/// the array itself. An Operand must be destroyed with the GIL held.
 struct Operand {
   array view;
   nb::object keep;
-  /// ml_dtypes' name of a floating-point type of 8 bits, of which `view` has the bytes as uint8; else empty.
+  /// The name that ml_dtypes gives to an 8-bit float type. `view` then has the bytes as uint8. Other types leave it empty.
   std::string float8 = {};
 };
 
-/// The library whose arrays a result should be. Objects of none of them count as NumPy's.
+/// The library that a result's array should belong to. An object of none of these libraries counts as NumPy's.
 enum class Library : std::uint8_t { numpy, torch, jax, mlx };
 
-/// Never imports a library: an object can only be torch's if torch has been imported.
+/// Finds the library of an object, and never imports one: an object can be torch's only if torch has been imported.
 Library library_of(nb::handle object);
 
-/// Raises TypeError for an object that is no array; std::invalid_argument for an array whose element type, byte order, device or
-/// layout is not supported.
+/// Views an array in place. Raises TypeError for an object that is not an array. Throws std::invalid_argument if the element
+/// type, byte order, device or layout is not supported.
 Operand import_array(ArgumentName name, nb::handle object);
-/// The same; None gives nothing.
+/// The same, but returns an empty optional for None.
 std::optional<Operand> import_optional_array(ArgumentName name, nb::handle object);
+/// The same for an array whose memory a result is written to. Arrays of NumPy and PyTorch can be written; raises TypeError for
+/// others, and throws std::invalid_argument for a read-only one.
+Operand import_writable_array(ArgumentName name, nb::handle object);
 
-/// The scales of quantized weights: the bytes of float8_e4m3fn and float8_e8m0fnu, where the mode (affine unless given) has such
-/// scales. Raises as import_array does; a type that does not fit the mode is a std::invalid_argument.
-Operand import_scales(const char* op, nb::handle object, std::optional<Mode> mode);
-/// The same; None gives nothing.
-std::optional<Operand> import_optional_scales(const char* op, nb::handle object, std::optional<Mode> mode);
+inline std::optional<array> view_of(const std::optional<Operand>& operand) {
+  return operand ? std::optional<array>(operand->view) : std::nullopt;
+}
 
-/// An array of the library of `like` that shares the memory of `result`; MLX on a CPU copies it, and JAX if `like` is on another
-/// device than the first CPU. None stands for NumPy.
+/// The scales of quantized weights: the bytes of float8_e4m3fn and float8_e8m0fnu, where the mode has such scales. Raises as
+/// import_array does; a type that does not fit the mode is a std::invalid_argument.
+Operand import_scales(const char* op, nb::handle object, Mode mode);
+
+/// Makes an array of the library of `like` that shares the memory of `result`. None stands for NumPy. MLX copies the memory on a
+/// CPU. JAX copies it if `like` is on another device than the first CPU.
 nb::object export_array(nb::handle like, array result);
 
-/// The class that lends a result's memory to the libraries, through the buffer protocol and DLPack.
+/// Binds the class that lends a result's memory to the libraries, through the buffer protocol and DLPack.
 void bind_result(nb::module_& module);
 
-/// Element types by the kind that typestrings give ('b' bool, 'i', 'u', 'f', 'V' for bfloat16) and size.
+/// Converts a shape to a tuple of Python.
+nb::tuple tuple_of(const Shape& shape);
+
+/// Finds an element type by its size and by the letter that a typestring has for its kind. The letters are 'b' for bool, 'i', 'u'
+/// and 'f' for integers and floats, and 'V' for bfloat16.
 std::optional<Dtype> find_dtype(char kind, std::int64_t itemsize);
 
-/// The module if it has been imported already; else an invalid object.
+/// Returns the module if it has been imported already, otherwise an invalid object.
 nb::object imported_module(const char* name);
 
-/// Imports a module once and keeps it in `slot` for the life of the process. The slot is no function-local static with an
-/// initialiser: importing lets other threads run, and one that waited for the initialiser would keep the GIL from the first.
+/// Imports a module once and keeps it in `slot` for the life of the process. The slot must not be a function-local static with an
+/// initialiser. An import lets other threads run. A thread that waited for the initialiser would hold the GIL, and the importing
+/// thread would wait for the GIL.
 nb::handle kept_module(nb::handle& slot, const char* name);
 
-/// ml_dtypes.bfloat16's scalar type if ml_dtypes has been imported; else an invalid handle.
+/// Returns the scalar type ml_dtypes.bfloat16 if ml_dtypes has been imported, otherwise an invalid handle.
 nb::handle bfloat16_type();
 
 }  // namespace gqmm::python

@@ -1,11 +1,10 @@
-// The classes that users see: Device, Stream, PackedWeights, InstructionSet.
+// The classes that users see: Device, Stream, PackedWeights and InstructionSet. QuantizedWeights is in weights.cpp.
 #include "classes.hpp"
 
 #include "arguments.hpp"
 #include "gil.hpp"
 #include "sealed_class.hpp"
-
-#include "io/error.hpp"
+#include "weights.hpp"
 
 #include <gqmm/packed_weights.hpp>
 #include <gqmm/stream.hpp>
@@ -52,14 +51,6 @@ std::string describe(const Stream& stream) {
   return fmt::format("gqmm.Stream(threads={}, device={})", stream.threads, describe(stream.device));
 }
 
-nb::tuple tuple_of(const Shape& shape) {
-  nb::list extents;
-  for (const std::int64_t extent : shape) {
-    extents.append(extent);
-  }
-  return nb::tuple(extents);
-}
-
 bool device_equals(const Device& self, nb::handle other) {
   Device device;
   return nb::try_cast(other, device) && self == device;
@@ -87,8 +78,8 @@ void bind_streams(nb::module_& m) {
           "__init__", [](Device* self, std::string_view type, int index) { new (self) Device(make_device(type, index)); },
           nb::arg("type") = "cpu", nb::arg("index") = 0, "Raises ValueError for anything but ('cpu', 0).")
       .def_prop_ro(
-          "type", [](const Device&) { return "cpu"; }, "Kind of device: 'cpu'.")
-      .def_ro("index", &Device::index, "Number among the devices of its kind.")
+          "type", [](const Device&) { return "cpu"; }, "The kind of device: 'cpu'.")
+      .def_ro("index", &Device::index, "The number among the devices of this kind: 0.")
       .def("__eq__", &device_equals, nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__", [](const Device& self) { return nb::hash(nb::make_tuple(static_cast<int>(self.type), self.index)); })
       .def("__repr__", [](const Device& self) { return describe(self); })
@@ -101,16 +92,16 @@ void bind_streams(nb::module_& m) {
 
   nb::class_<Stream> stream(
       m, "Stream", nb::is_final(),
-      "Where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the "
+      "A stream says where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the "
       "caller's thread and has finished when it returns.");
   stream
       .def(
           "__init__", [](Stream* self, int threads, const Device& device) { new (self) Stream(make_stream(threads, device)); },
           nb::arg("threads") = 0, nb::arg("device") = Device{},
           nb::sig("def __init__(self, threads: int = 0, device: Device = Device()) -> None"),
-          "threads: threads of a call, the caller's included; 0: get_num_threads(). Raises ValueError if negative or above "
-          "4096.")
-      .def_ro("threads", &Stream::threads, "Threads of a call; 0: get_num_threads().")
+          "threads: the number of threads of a call, with the caller's; 0 stands for get_num_threads(). Raises ValueError if "
+          "threads is negative or above 4096.")
+      .def_ro("threads", &Stream::threads, "The number of threads of a call; 0 stands for get_num_threads().")
       .def_ro("device", &Stream::device, "The stream's device.")
       .def("__eq__", &stream_equals, nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__", [](const Stream& self) { return nb::hash(nb::make_tuple(self.device.index, self.threads)); })
@@ -127,34 +118,34 @@ void bind_packed_weights(nb::module_& m) {
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
     try {
       std::rethrow_exception(thrown);
-    } catch (const io::FileError& error) {
+    } catch (const FileError& error) {
       PyErr_SetString(PyExc_OSError, error.what());
     }
   });
   nb::class_<PackedWeights> packed_weights(
       m, "PackedWeights", nb::is_final(),
-      "Quantized weights in the order in which the kernels read them; pack() makes them, unpack() gives the "
-      "arrays back. Passed as w, without scales and biases. Immutable; results are bit-identical to those "
-      "from the original arrays. A pickle holds the arrays, which are packed again where it is read.");
+      "Quantized weights in the order in which the kernels read them. pack() makes them, and unpack() gives the arrays back. "
+      "They are passed as w, without scales and biases. They are immutable. Results are bit-identical to those from the original "
+      "arrays. A pickle holds the arrays, and reading it packs them again.");
   packed_weights.def_prop_ro(
-                    "mode", [](const PackedWeights& self) { return name_of(self.mode()); }, "Quantization mode.")
-      .def_prop_ro("bits", &PackedWeights::bits, "Bits of a code.")
-      .def_prop_ro("group_size", &PackedWeights::group_size, "Weights that share a scale.")
+                    "mode", [](const PackedWeights& self) { return name_of(self.mode()); }, "The quantization mode.")
+      .def_prop_ro("bits", &PackedWeights::bits, "The number of bits of a code.")
+      .def_prop_ro("group_size", &PackedWeights::group_size, "The number of weights that share a scale.")
       .def_prop_ro("transpose", &PackedWeights::transpose, "Whether products are x @ w.T.")
       .def_prop_ro(
           "shape", [](const PackedWeights& self) { return tuple_of(self.shape()); },
           nb::sig("def shape(self) -> tuple[int, ...]"),
-          "Shape of the weights they stand for: (…, N, K) when transpose, else (…, K, N).")
-      .def_prop_ro("nbytes", &PackedWeights::nbytes, "Bytes of memory held.")
+          "The shape of the dequantized weights: (…, N, K) when transpose, else (…, K, N).")
+      .def_prop_ro("nbytes", &PackedWeights::nbytes, "The number of bytes that the packed weights take.")
       .def("save", &PackedWeights::save, nb::arg("path"), nb::call_guard<ReleasedGil>(),
            nb::sig("def save(self, path: str | os.PathLike[str]) -> None"),
-           "Write a file that load() reads: safetensors, with the settings among its metadata. The file is whole or absent. An "
-           "existing regular file is replaced in one step and keeps its permissions; a symbolic link is followed; anything else "
-           "(a device, a named pipe, a folder) is never replaced. Raises OSError if it cannot be written.")
+           "Write a file that load() reads. It is a safetensors file with the settings in its metadata. The file is whole or "
+           "absent. An existing regular file is replaced in one step and keeps its permissions. A symbolic link is followed. "
+           "Anything else (a device, a named pipe, a folder) is never replaced. Raises OSError if the file cannot be written.")
       .def_static("load", &PackedWeights::load, nb::arg("path"), nb::call_guard<ReleasedGil>(),
                   nb::sig("def load(path: str | os.PathLike[str]) -> PackedWeights"),
-                  "Map a file that save() wrote into memory: nothing is read before a product needs it, and processes share it. "
-                  "Raises OSError if the file cannot be read or is not such a file.")
+                  "Map into memory a file that save() wrote. Nothing is read before a product needs it, and processes share the "
+                  "memory. Raises OSError if the file cannot be read or is not such a file.")
       .def("__repr__",
            [](const PackedWeights& self) {
              return fmt::format("<gqmm.PackedWeights {} {} {}-bit, groups of {}, {}{} bytes>", to_string(self.shape()),
@@ -169,8 +160,9 @@ void bind_packed_weights(nb::module_& m) {
 void bind_system(nb::module_& m) {
   nb::class_<InstructionSet> instruction_set(m, "InstructionSet", nb::is_final(),
                                              "A family of CPU instructions that gqmm has kernels for.");
-  instruction_set.def_ro("name", &InstructionSet::name, "As the environment variable GQMM_ISA takes it, e.g. 'avx512'.")
-      .def_ro("description", &InstructionSet::description, "The extensions it needs.")
+  instruction_set
+      .def_ro("name", &InstructionSet::name, "The name that the environment variable GQMM_ISA takes, e.g. 'avx512vnni'.")
+      .def_ro("description", &InstructionSet::description, "The extensions that it needs.")
       .def_ro("supported", &InstructionSet::supported, "Whether this machine has them.")
       .def("__repr__",
            [](const InstructionSet& self) {
@@ -186,30 +178,35 @@ void bind_system(nb::module_& m) {
   define_copies(instruction_set);
   seal(instruction_set);
   m.def("instruction_sets", &instruction_sets,
-        "Every instruction set that gqmm was built with, from the least to the most capable.");
+        "List every instruction set that gqmm was built with, from the least to the most capable.");
   m.def("active_instruction_set", &active_instruction_set,
-        "Name of the instruction set in use: the most capable that is supported, or the one that the environment variable\n"
-        "GQMM_ISA names. Raises ValueError if GQMM_ISA names one that is unknown or unsupported.");
-  m.def("available_threads", &available_threads,
-        "Threads that the machine grants this process: the smallest of the affinity mask, the CPU quota of its control group\n"
-        "(rounded up) and GQMM_NUM_THREADS, or else OMP_NUM_THREADS. A changed mask counts at once, a changed quota within a\n"
-        "second; the variables are read once. Raises ValueError if GQMM_NUM_THREADS is not a whole number from 1 to 4096.");
+        "Return the name of the instruction set in use. It is the most capable one that this machine supports, or the one that\n"
+        "the environment variable GQMM_ISA names. Raises ValueError if GQMM_ISA names one that is unknown or unsupported.");
+  m.def(
+      "available_threads", &available_threads,
+      "Return the number of threads that the machine grants this process. It is the smallest of three numbers: the CPUs of the\n"
+      "affinity mask, the CPU quota of the control group (rounded up), and GQMM_NUM_THREADS, or OMP_NUM_THREADS if that is\n"
+      "not set. A changed mask counts at once, and a changed quota within a second. The variables are read once. Raises\n"
+      "ValueError if GQMM_NUM_THREADS is not a whole number from 1 to 4096.");
   m.def("get_num_threads", &get_num_threads,
-        "Threads of a call whose stream names no number: what set_num_threads() said last, or available_threads().");
+        "Return the number of threads of a call whose stream gives none. It is what set_num_threads() was given last, or\n"
+        "available_threads().");
   m.def(
       "set_num_threads", [](nb::handle threads) { set_num_threads(parse_int({"set_num_threads", "threads"}, threads)); },
       nb::arg("threads").none(), nb::sig("def set_num_threads(threads: int) -> None"),
-      "Sets the number of threads of calls whose stream names none, for the whole process and from the next call on. It may be\n"
-      "larger than available_threads(); 0: available_threads() again. Raises ValueError if it is negative or above 4096,\n"
-      "TypeError if it is not an integer.");
-  m.def("version", &version, "Version of the library.");
+      "Set the number of threads of calls whose stream gives none. It holds for the whole process, from the next call on. It "
+      "may\n"
+      "be larger than available_threads(). 0 stands for available_threads(). Raises ValueError if the number is negative or\n"
+      "above 4096, and TypeError if it is not an integer.");
+  m.def("version", &version, "Return the version of the library.");
 }
 
 }  // namespace
 
 void bind_classes(nb::module_& module) {
-  register_interrupt_translator();
+  register_error_translator();
   bind_streams(module);
+  bind_quantized_weights(module);
   bind_packed_weights(module);
   bind_system(module);
 }

@@ -4,7 +4,7 @@
 
 namespace gqmm::python {
 
-/// Device, Stream, PackedWeights, InstructionSet and the functions that describe the machine.
+/// Binds Device, Stream, QuantizedWeights, PackedWeights, InstructionSet, and the functions that describe the machine.
 void bind_classes(nanobind::module_& module);
 
 }  // namespace gqmm::python

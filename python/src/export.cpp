@@ -1,4 +1,5 @@
-// Results as arrays of the Python libraries: the library's array shares the result's memory, through an object that lends it.
+// Turns results into arrays of the Python libraries. The library's array shares the result's memory. An object of class Result
+// owns that memory and lends it.
 #include "arrays.hpp"
 #include "sealed_class.hpp"
 
@@ -15,25 +16,25 @@
 namespace gqmm::python {
 namespace {
 
-/// Owns a result's memory; what the libraries hold on to.
+/// Owns a result's memory. The arrays of the libraries hold a reference to it.
 struct Result {
   array memory;
 };
 
-// An empty result has no memory, but a buffer must have an address.
+// The address that an empty result lends: it has no memory, but a buffer must have an address.
 std::byte nothing{};
 
-// The bytes alone: NumPy is told the element type beside them, since bfloat16 has no buffer format.
+// Lends the bytes without their type. NumPy gets the element type as a separate argument, because bfloat16 has no buffer format.
 int get_buffer(PyObject* self, Py_buffer* buffer, int flags) noexcept {
   const array& memory = nb::inst_ptr<Result>(self)->memory;
-  const auto length = static_cast<Py_ssize_t>(static_cast<std::size_t>(memory.size()) * size_of(memory.dtype()));
+  const auto length = static_cast<Py_ssize_t>(memory.nbytes());
   void* start = length == 0 ? &nothing : memory.mutable_bytes();
   return PyBuffer_FillInfo(buffer, self, start, length, 0, flags);
 }
 
 PyType_Slot result_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffer)}, {0, nullptr}};
 
-/// Hands the tensor back if nobody consumed the capsule, as DLPack asks.
+/// Gives the tensor back if nobody consumed the capsule, as DLPack asks.
 void drop_capsule(PyObject* capsule) {
   if (PyCapsule_IsValid(capsule, "dltensor") != 0) {
     auto* tensor = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
@@ -54,7 +55,7 @@ nb::object capsule_of(const array& memory) {
   return capsule;
 }
 
-/// numpy.dtype of each element type, created once and kept for the life of the process.
+/// Returns the numpy.dtype of an element type. Each is created once and kept for the life of the process.
 nb::handle numpy_dtype(Dtype dtype) {
   static std::array<nb::handle, static_cast<std::size_t>(Dtype::float64) + 1> cache;
   nb::handle& entry = cache[static_cast<std::size_t>(dtype)];
@@ -78,7 +79,7 @@ nb::object numpy_array(array result) {
   return kept_module(numpy, "numpy").attr("ndarray")(shape, dtype, nb::cast(Result{std::move(result)}));
 }
 
-/// On the device of `like`. JAX takes what DLPack lends for the first CPU's, of which there may be several.
+/// Makes an array on the device of `like`. JAX may have several CPU devices, and takes memory from DLPack as the first one's.
 nb::object jax_array(nb::handle like, array result) {
   static nb::handle jax;
   static nb::handle dlpack;
@@ -91,7 +92,7 @@ nb::object jax_array(nb::handle like, array result) {
 
 void bind_result(nb::module_& module) {
   nb::class_<Result> result(module, "Result", nb::is_final(), nb::type_slots(result_slots),
-                            "Owner of a result's memory: lends its bytes (buffer protocol) and the array (DLPack).");
+                            "The owner of a result's memory. It lends the bytes (buffer protocol) and the array (DLPack).");
   result
       .def(
           "__dlpack__", [](const Result& self, const nb::kwargs&) { return capsule_of(self.memory); },

@@ -3,11 +3,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <iterator>
+#include <stdexcept>
+#include <string_view>
+
 namespace gqmm::python {
 namespace {
 
-/// Takes the GIL. Before Python 3.14 a daemon thread that asks for it while the interpreter ends is ended by an exception of the
-/// C library, which no destructor lets pass: the process would abort. So the thread sleeps until the process ends.
+/// Takes the GIL. While the interpreter ends, Python before 3.14 ends a daemon thread that asks for the GIL. It does so by an
+/// exception of the C library. A destructor lets no exception pass, so the process would abort. Therefore the thread sleeps until
+/// the process ends.
 void take_gil(PyThreadState* state) {
   try {
     PyEval_RestoreThread(state);
@@ -18,7 +23,8 @@ void take_gil(PyThreadState* state) {
   }
 }
 
-/// Python runs signal handlers on its main thread, which is the process's first one. Other threads need not wait for the GIL.
+/// Whether this is the process's first thread, which is Python's main thread. Python runs signal handlers on that thread alone,
+/// so other threads need not take the GIL for them.
 bool is_first_thread() { return ::syscall(SYS_gettid) == ::getpid(); }
 
 }  // namespace
@@ -28,7 +34,7 @@ ReleasedGil::ReleasedGil()
 
 ReleasedGil::~ReleasedGil() { take_gil(state_); }
 
-/// Lets Python's signal handlers run, which it calls on the main thread alone.
+/// Runs Python's pending signal handlers, on the main thread alone. Returns true if one of them raised an exception.
 bool ReleasedGil::handler_raised() {
   if (!is_main_thread_) {
     return false;
@@ -39,13 +45,19 @@ bool ReleasedGil::handler_raised() {
   return raised;
 }
 
-void register_interrupt_translator() {
+void register_error_translator() {
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
     try {
       std::rethrow_exception(thrown);
     } catch (const Interrupted& interrupted) {
       if (PyErr_Occurred() == nullptr) {
         PyErr_SetString(PyExc_KeyboardInterrupt, interrupted.what());
+      }
+    } catch (const std::invalid_argument& error) {
+      if (PyObject* const text =
+              PyUnicode_DecodeUTF8(error.what(), std::ssize(std::string_view(error.what())), "backslashreplace")) {
+        PyErr_SetObject(PyExc_ValueError, text);
+        Py_DECREF(text);
       }
     }
   });

@@ -1,4 +1,4 @@
-// Python's global lock, which no operator holds while it computes.
+// Operators release Python's global interpreter lock (the GIL) while they compute.
 #pragma once
 
 #include <gqmm/interrupt.hpp>
@@ -9,8 +9,9 @@ namespace nb = nanobind;
 
 namespace gqmm::python {
 
-/// Gives the GIL back while it lives. Operators that run meanwhile stop if a Python signal handler raises on the main thread, as
-/// the one of Ctrl-C does; then Interrupted is thrown, and the exception of the handler is set.
+/// Releases the GIL in its constructor and takes it again in its destructor. Operators that run between the two stop if a Python
+/// signal handler raises an exception, as the handler of Ctrl-C does. They then throw Interrupted, and the exception of the
+/// handler is set.
 class ReleasedGil {
  public:
   ReleasedGil();
@@ -26,14 +27,15 @@ class ReleasedGil {
   InterruptCheck check_;
 };
 
-/// Runs `compute` without the GIL.
+/// Runs `compute` without the GIL, and returns its result.
 template <class Compute>
 auto without_gil(Compute&& compute) {
   const ReleasedGil released;
   return compute();
 }
 
-/// Translates Interrupted to the exception that is set.
-void register_interrupt_translator();
+/// Translates Interrupted to the exception that is set, and std::invalid_argument to ValueError. The text of an invalid argument
+/// may quote an environment variable, which need not be UTF-8; other bytes are escaped.
+void register_error_translator();
 
 }  // namespace gqmm::python

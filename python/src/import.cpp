@@ -1,11 +1,14 @@
-// Python arrays as gqmm::array, without a copy. In order of preference:
+// Views Python arrays as gqmm::array, without a copy. Each kind of object has its own way:
 //
-//   NumPy               __array_struct__: the C twin of __array_interface__, five times as fast; any strides, any address, any
-//                       element type, read-only memory included
-//   PyTorch, JAX        DLPack (import_dlpack.cpp)
-//   NumPy's scalars     as arrays without dimensions (a copy)
-//   anything else       __array_interface__, then the buffer protocol (MLX, whose bfloat16 it also names), then DLPack
+//   NumPy               __array_struct__. It says in C what __array_interface__ says in Python, and is five times as fast. It
+//                       allows any strides, address and element type, and read-only memory.
+//   PyTorch, JAX        DLPack (import_dlpack.cpp).
+//   MLX                 The buffer protocol, which also has a name for MLX's bfloat16.
+//   NumPy's scalars     They become arrays without dimensions, by a copy.
+//   anything else       The first that the object has of: __array_interface__, the buffer protocol, DLPack.
 #include "import.hpp"
+
+#include "formats/registry.hpp"
 
 #include <fmt/format.h>
 
@@ -17,7 +20,7 @@
 namespace gqmm::python {
 namespace {
 
-// Bits of PyArrayInterface::flags (NumPy's "array interface", version 3).
+// A bit of PyArrayInterface::flags: the bytes are in this machine's order (NumPy's "array interface", version 3).
 constexpr int not_swapped = 0x200;
 
 struct PyArrayInterface {
@@ -27,12 +30,12 @@ struct PyArrayInterface {
   int itemsize;
   int flags;
   Py_intptr_t* shape;
-  Py_intptr_t* strides;  // bytes
+  Py_intptr_t* strides;  // in bytes
   void* data;
   PyObject* descr;
 };
 
-/// Refuses negative extents and more bytes than 63 bits count. False if there is no element.
+/// Refuses negative extents, and arrays of 2^63 bytes or more. Returns false if the array has no element.
 bool check_extents(ArgumentName name, const Shape& shape, Dtype dtype) {
   auto bytes = static_cast<std::int64_t>(size_of(dtype));
   bool has_elements = true;
@@ -56,8 +59,8 @@ std::string class_name_of(nb::handle object) { return nb::cast<std::string>(nb::
   fail(name, "its bytes are in the order of another machine; convert it with x.astype(x.dtype.newbyteorder('='))");
 }
 
-/// Element type of an object that describes itself with a NumPy typestring. NumPy shows bfloat16 as two opaque bytes, so its
-/// dtype decides.
+/// Finds the element type of an object that describes itself with a NumPy typestring. NumPy shows bfloat16 as two opaque bytes,
+/// so the object's dtype decides there.
 ElementType numpy_type(ArgumentName name, nb::handle object, char kind, std::int64_t itemsize) {
   std::optional<Dtype> dtype = kind == 'V' ? std::nullopt : find_dtype(kind, itemsize);
   std::string shown = fmt::format("'{}{}'", kind, itemsize);
@@ -76,7 +79,8 @@ bool is_instance(nb::handle object, nb::handle type) {
   return type.is_valid() && PyObject_TypeCheck(object.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
 }
 
-/// A class of the numpy package if that has been imported; else an invalid handle. `cached` keeps it for the life of the process.
+/// Returns a class of the numpy package if that has been imported, otherwise an invalid handle. `cached` keeps the class for the
+/// life of the process.
 nb::handle numpy_class(const char* class_name, nb::handle& cached) {
   if (!cached.is_valid()) {
     if (const nb::object module = imported_module("numpy"); module.is_valid()) {
@@ -126,7 +130,7 @@ nb::object memoryview_of(ArgumentName name, nb::handle object) {
   }
 }
 
-/// Element type of a memoryview's format: one letter as in the struct module, or "bfloat16", which MLX writes.
+/// Finds the element type of a memoryview's format. That is one letter as in the struct module, or "bfloat16", which MLX writes.
 ElementType buffer_type(ArgumentName name, const Py_buffer& buffer) {
   std::string_view format = buffer.format == nullptr ? "B" : buffer.format;
   const std::string shown(format);
@@ -176,7 +180,7 @@ Shape tuple_of_integers(ArgumentName name, const char* key, nb::handle value) {
   return result;
 }
 
-/// Memory that an __array_interface__ names as a buffer; the view must lie within it.
+/// Returns the start of a view into the buffer that an __array_interface__ names. The view must lie within the buffer.
 void* buffer_memory(ArgumentName name, const Py_buffer& buffer, std::int64_t offset, const Shape& shape, const Strides& strides,
                     Dtype dtype) {
   if (!check_extents(name, shape, dtype)) {
@@ -185,7 +189,7 @@ void* buffer_memory(ArgumentName name, const Py_buffer& buffer, std::int64_t off
   auto first = static_cast<double>(offset);
   double last = first + static_cast<double>(size_of(dtype));
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
-    // Exact for all that can pass: a buffer is shorter than 2^53 bytes.
+    // The doubles are exact for every view that lies within its buffer, because a buffer is shorter than 2^53 bytes.
     const double reach = static_cast<double>(shape[axis] - 1) * static_cast<double>(strides[axis]);
     (reach < 0 ? first : last) += reach;
   }
@@ -228,7 +232,7 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
     if (!nb::try_cast(data[0], address)) {
       fail(name, fmt::format("malformed __array_interface__: data = {}", text_of(data)));
     }
-    // The dictionary may hold what owns the memory.
+    // The dictionary is kept, because it may hold the owner of the memory.
     return lent_memory(name, reinterpret_cast<void*>(address), std::move(shape), type, std::move(strides), interface);
   }
   nb::object memory = memoryview_of(name, data.is_none() ? object : nb::handle(data));
@@ -242,11 +246,11 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
 
 Operand import_other(ArgumentName name, nb::handle object) {
   if (is_instance(object, numpy_scalar_class())) {
-    // The memory that its own __array_interface__ points to is freed before the caller sees it.
+    // A scalar's own __array_interface__ is of no use: it points to memory that is freed before the caller sees it.
     static nb::handle numpy;
     return import_numpy(name, kept_module(numpy, "numpy").attr("asarray")(object));
   }
-  if (!object.is_type()) {  // a class may have the attributes of its arrays
+  if (!object.is_type()) {  // a class is not an array, although it has the attributes that its arrays have
     if (const nb::object interface = nb::getattr(object, "__array_interface__", nb::none()); !interface.is_none()) {
       return import_interface(name, object, interface);
     }
@@ -275,17 +279,6 @@ Operand read_array(ArgumentName name, nb::handle object) {
     case Library::numpy: break;
   }
   return import_other(name, object);
-}
-
-/// The type of 8 bits whose bytes a mode's scales are; empty if they are wider floats.
-std::string_view float8_of_scales(Mode mode) {
-  switch (mode) {
-    case Mode::affine: return "";
-    case Mode::mxfp4:
-    case Mode::mxfp8: return "float8_e8m0fnu";
-    case Mode::nvfp4: return "float8_e4m3fn";
-  }
-  return "";
 }
 
 }  // namespace
@@ -359,6 +352,21 @@ Operand import_array(ArgumentName name, nb::handle object) {
   return operand;
 }
 
+Operand import_writable_array(ArgumentName name, nb::handle object) {
+  const bool numpy = is_instance(object, ndarray_class());
+  if (!numpy && library_of(object) != Library::torch) {
+    fail_type(name, fmt::format("expected a NumPy array or a PyTorch tensor, whose memory can be written, got {}; leave it out",
+                                class_name_of(object)));
+  }
+  if (numpy && !nb::cast<bool>(object.attr("flags").attr("writeable"))) {
+    fail(name, "the array is read-only; pass one that can be written");
+  }
+  Operand operand = import_array(name, object);
+  const array& view = operand.view;
+  operand.view = array::borrow_mut(const_cast<std::byte*>(view.bytes()), view.shape(), view.dtype(), view.strides());
+  return operand;
+}
+
 std::optional<Operand> import_optional_array(ArgumentName name, nb::handle object) {
   if (object.is_none()) {
     return std::nullopt;
@@ -366,26 +374,26 @@ std::optional<Operand> import_optional_array(ArgumentName name, nb::handle objec
   return import_array(name, object);
 }
 
-Operand import_scales(const char* op, nb::handle object, std::optional<Mode> mode) {
+Operand import_scales(const char* op, nb::handle object, Mode mode) {
   const ArgumentName name = {op, "scales"};
   Operand operand = read_array(name, object);
-  const Mode used = mode.value_or(Mode::affine);
-  const std::string_view fitting = float8_of_scales(used);
+  const std::string fitting = float8_name(detail::default_format(mode).scale_encoding);
   if (operand.float8.empty() || operand.float8 == fitting) {
     return operand;
   }
   fail(name,
-       fmt::format("element type {} does not fit mode \"{}\", whose scales are {}; {}", operand.float8, name_of(used),
+       fmt::format("element type {} does not fit mode \"{}\", whose scales are {}; {}", operand.float8, name_of(mode),
                    fitting.empty() ? "float16, bfloat16 or float32" : fmt::format("{}, or their bytes as uint8", fitting),
                    fitting.empty() ? "name the mode that they were made for"
                                    : "if these bytes are such scales, pass scales.view(uint8), which does not change them"));
 }
 
-std::optional<Operand> import_optional_scales(const char* op, nb::handle object, std::optional<Mode> mode) {
-  if (object.is_none()) {
-    return std::nullopt;
+nb::tuple tuple_of(const Shape& shape) {
+  nb::list extents;
+  for (const std::int64_t extent : shape) {
+    extents.append(extent);
   }
-  return import_scales(op, object, mode);
+  return nb::tuple(extents);
 }
 
 }  // namespace gqmm::python

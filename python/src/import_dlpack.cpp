@@ -1,4 +1,4 @@
-// Arrays whose libraries lend their memory through DLPack: PyTorch's, JAX's, and whatever has __dlpack__.
+// Views arrays through DLPack: those of PyTorch and JAX, and any other object that has __dlpack__.
 #include "import.hpp"
 
 #include <dlpack/dlpack.h>
@@ -14,7 +14,7 @@
 namespace gqmm::python {
 namespace {
 
-/// What a capsule "dltensor_versioned" holds. It came with DLPack 1.0; Debian's header is older.
+/// The content of a capsule "dltensor_versioned". DLPack 1.0 introduced it. It is defined here because Debian's header is older.
 struct VersionedTensor {
   struct {
     std::uint32_t major;
@@ -22,12 +22,12 @@ struct VersionedTensor {
   } version;
   void* manager_ctx;
   void (*deleter)(VersionedTensor* self);
-  std::uint64_t flags;  // among them: whether the memory is read-only
+  std::uint64_t flags;  // one of them says whether the memory is read-only
   DLTensor dl_tensor;
 };
 constexpr std::uint32_t known_major_version = 1;
 
-/// DLPack 1.1's names of types, by code, as NumPy's ml_dtypes has them. Codes up to 6 are kinds of any size.
+/// The names that ml_dtypes gives to DLPack 1.1's narrow float types, by their codes. A code up to 6 is a kind of any size.
 constexpr std::array<std::string_view, 18> narrow_floats = {"",
                                                             "",
                                                             "",
@@ -48,7 +48,7 @@ constexpr std::array<std::string_view, 18> narrow_floats = {"",
                                                             "float4_e2m1fn"};
 
 ElementType dlpack_type(ArgumentName name, DLDataType type) {
-  // Kinds by DLPack's codes: int, uint, float, opaque, bfloat, complex, bool.
+  // The letters are in the order of DLPack's codes: int, uint, float, opaque, bfloat, complex, bool.
   constexpr char kinds[] = {'i', 'u', 'f', '?', 'V', 'c', 'b'};
   const bool known = type.code < sizeof(kinds) && type.lanes == 1 && type.bits % 8 == 0;
   const std::string shown =
@@ -86,7 +86,7 @@ const DLTensor& tensor_of(ArgumentName name, nb::handle capsule) {
   fail_type(name, fmt::format("__dlpack__ returned no \"dltensor\" capsule but {}", text_of(nb::repr(capsule))));
 }
 
-/// The capsule is not consumed: dropping it hands the tensor back.
+/// Views the tensor of a capsule. The capsule is kept and not consumed, so that its own destructor gives the tensor back.
 Operand import_capsule(ArgumentName name, nb::object capsule) {
   const DLTensor& tensor = tensor_of(name, capsule);
   if (!is_cpu(tensor.device.device_type)) {
@@ -98,19 +98,20 @@ Operand import_capsule(ArgumentName name, nb::object capsule) {
   Strides strides;
   if (tensor.strides != nullptr) {
     for (std::int32_t axis = 0; axis < tensor.ndim; ++axis) {
-      std::int64_t& bytes = strides.emplace_back();
+      std::int64_t bytes = 0;
       if (__builtin_mul_overflow(tensor.strides[axis], itemsize, &bytes)) {
         fail(name, fmt::format("a DLPack stride of {} elements of {} bytes exceeds 64 bits; copy it first", tensor.strides[axis],
                                itemsize));
       }
+      strides.push_back(bytes);
     }
   }
   void* data = tensor.data == nullptr ? nullptr : static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
   return lent_memory(name, data, std::move(shape), type, std::move(strides), std::move(capsule));
 }
 
-/// The capsule of DLPack 1, which alone can say that memory is read-only: many libraries do not lend such memory otherwise. An
-/// exporter from before DLPack 1 does not know the argument.
+/// Asks an object for a capsule of DLPack 1. Only that version can say that memory is read-only, and many libraries refuse to
+/// lend such memory without it. An exporter from before DLPack 1 does not know the argument and is asked without it.
 nb::object ask_for_capsule(nb::handle object) {
   const nb::object exporter = object.attr("__dlpack__");
   try {
@@ -145,12 +146,15 @@ Operand import_dlpack(ArgumentName name, nb::handle object) {
 
 Operand import_torch(ArgumentName name, nb::handle object) {
   if (nb::cast<bool>(object.attr("requires_grad"))) {
-    fail(name, fmt::format("it requires grad, and gqmm computes no gradients; pass {}.detach()", name.name));
+    fail(name,
+         fmt::format("it requires grad, which gqmm does not record; pass {}.detach(), and use gqmm's vjp functions for gradients",
+                     name.name));
   }
   static nb::handle dlpack;
   nb::object capsule;
   try {
-    // Lazily negated tensors share memory with the original; resolving copies those alone.
+    // A lazily negated tensor shares memory with the original and must be resolved, which copies it. Other tensors are not
+    // copied.
     const nb::object resolved = nb::cast<bool>(object.attr("is_neg")()) ? object.attr("resolve_neg")() : nb::borrow(object);
     capsule = kept_module(dlpack, "torch.utils.dlpack").attr("to_dlpack")(resolved);
   } catch (nb::python_error& error) {

@@ -1,4 +1,4 @@
-// Which library an object belongs to, found without importing any.
+// Finds the library that an object belongs to, without importing any.
 #include "arrays.hpp"
 
 #include <array>
@@ -59,7 +59,7 @@ nb::handle bfloat16_type() {
   static nb::handle type;
   if (!type.is_valid()) {
     if (const nb::object module = imported_module("ml_dtypes"); module.is_valid()) {
-      // Kept for the life of the process, as the module itself is.
+      // The reference is never released: the type lives as long as the process, as the module itself does.
       type = nb::getattr(module, "bfloat16", nb::handle()).release();
     }
   }
@@ -67,8 +67,8 @@ nb::handle bfloat16_type() {
 }
 
 Library library_of(nb::handle object) {
-  // Subclass tests cost a microsecond; a program has few array types. The cache owns the types, so that no other type can take
-  // over an address.
+  // The cache saves subclass tests, which cost a microsecond each. Few entries are enough, because a program has few array types.
+  // The cache owns its types, so that no other type can get the address of one.
   struct Entry {
     nb::handle type;
     Library library;
@@ -83,7 +83,8 @@ Library library_of(nb::handle object) {
     }
   }
   const Library library = classify(type);
-  // NumPy is also the answer for types of libraries that are only half imported: not remembered, but for its own.
+  // NumPy is also the answer for a type whose library is still being imported. That answer may change, so it is not cached. Only
+  // NumPy's own types are.
   const bool certain = library != Library::numpy || is_type_of(type, "numpy", "ndarray");
   if (certain && used < cache.size()) {
     cache[used++] = {nb::handle(type).inc_ref(), library};

@@ -1,7 +1,6 @@
-// How an extension module is imported: by the main interpreter alone, and any number of times.
+// Rules for the import of an extension module: only the main interpreter can import it, and any number of times.
 #pragma once
 
-#include <fmt/format.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>  // IWYU pragma: keep: a cast of std::string compiles without it, and fails when it runs
 
@@ -11,8 +10,8 @@
 
 namespace gqmm::python {
 
-/// Whether the main interpreter imports. In another one this is false, and ImportError has been raised: nanobind's state belongs
-/// to the interpreter that imported last, so the objects of the first would no longer be understood.
+/// Whether this is the main interpreter. If not, ImportError has been raised. nanobind's state belongs to the interpreter that
+/// imported last. So an import in a second interpreter would make the objects of the first one unusable.
 inline bool is_main_interpreter(const char* module) {
   if (PyInterpreterState_Get() == PyInterpreterState_Main()) {
     return true;
@@ -22,9 +21,9 @@ inline bool is_main_interpreter(const char* module) {
   return false;
 }
 
-/// Calls `define(module)` at the first import of the module `name`. At a later one (its entry of sys.modules was deleted) the
-/// module gets the names of the first: the same classes, functions and state. Throws std::runtime_error, which becomes
-/// ImportError, if the first came from another file.
+/// Calls `define(module)` at the first import of the module `name`. Python imports a module again if its entry in sys.modules was
+/// deleted. The new module then gets the names of the first one: the same classes, functions and state. Throws
+/// std::runtime_error, which becomes ImportError, if the first one came from another file.
 template <class Define>
 void define_once(nanobind::module_& module, const char* name, Define&& define) {
   namespace nb = nanobind;
@@ -41,10 +40,8 @@ void define_once(nanobind::module_& module, const char* name, Define&& define) {
   }
   const auto first = nb::borrow<nb::dict>(of_interpreter[key]);
   if (file_of(first) != file_of(names)) {
-    throw std::runtime_error(
-        fmt::format("{} has been loaded from {}, and one process can hold one copy of it; start Python again to "
-                    "load {}",
-                    name, file_of(first), file_of(names)));
+    throw std::runtime_error(std::string(name) + " has been loaded from " + file_of(first) +
+                             ", and one process can hold one copy of it; start Python again to load " + file_of(names));
   }
   for (const auto [attribute, value] : first) {
     if (!names.contains(attribute)) {

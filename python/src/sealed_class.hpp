@@ -1,13 +1,13 @@
-// What the classes of the extensions have in common.
+// Properties that all classes of the extensions have.
 #pragma once
 
 #include <nanobind/nanobind.h>
 
 namespace gqmm::python {
 
-/// Lets no object of a bound class be made without its C++ value: the class's __new__, which copyreg and pickle also call, raises
-/// TypeError. Calling the class and casting from C++ do not pass through it. The class becomes immutable too, for otherwise an
-/// object could be given another class by assigning to its __class__. Call this after the last definition.
+/// Seals a bound class, so that no object of it exists without a C++ value. The class's __new__, which copyreg and pickle also
+/// call, raises TypeError. Calling the class and casting from C++ do not use __new__. The class also becomes immutable. Otherwise
+/// an object could get another class by an assignment to its __class__. Call this after the last definition.
 inline void seal(nanobind::handle bound_class) {
   auto* type = reinterpret_cast<PyTypeObject*>(bound_class.ptr());
   type->tp_new = [](PyTypeObject* self, PyObject*, PyObject*) -> PyObject* {
@@ -19,7 +19,7 @@ inline void seal(nanobind::handle bound_class) {
   PyType_Modified(type);
 }
 
-/// Copies of an immutable object are the object itself.
+/// Defines copy and deepcopy, which return the object itself, because it is immutable.
 template <class BoundClass>
 void define_copies(BoundClass& bound_class) {
   bound_class.def(

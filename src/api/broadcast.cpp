@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-namespace gqmm {
+namespace gqmm::detail {
 
 std::optional<Shape> broadcast_shapes(const Shape& a, const Shape& b) {
   const Shape& longer = a.size() >= b.size() ? a : b;
@@ -30,7 +30,7 @@ std::vector<std::int64_t> broadcast_positions(const Shape& from, const Shape& to
   if (positions.empty()) {
     return positions;
   }
-  // Distances in flat positions of `from`: 0 along the dimensions that repeat.
+  // Distances in flat positions of `from`. They are 0 along the dimensions that repeat.
   Strides steps(to.size(), 0);
   const std::size_t offset = to.size() - from.size();
   std::int64_t step = 1;
@@ -38,7 +38,8 @@ std::vector<std::int64_t> broadcast_positions(const Shape& from, const Shape& to
     steps[offset + axis] = from[axis] == 1 ? 0 : step;
     step *= from[axis];
   }
-  // One dimension at a time, innermost first: the block that is done is repeated, shifted by the step of the dimension.
+  // Handles one dimension at a time, innermost first. The block that is done is repeated, each time shifted by the step of the
+  // dimension.
   std::size_t done = 1;
   for (std::size_t axis = to.size(); axis-- > 0;) {
     const auto extent = static_cast<std::size_t>(to[axis]);
@@ -53,4 +54,4 @@ std::vector<std::int64_t> broadcast_positions(const Shape& from, const Shape& to
   return positions;
 }
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

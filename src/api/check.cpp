@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-namespace gqmm {
+namespace gqmm::detail {
 
 std::int64_t checked_product(std::string_view op, std::string_view what, std::int64_t a, std::int64_t b) {
   std::int64_t product = 0;
@@ -59,4 +59,4 @@ std::string position_text(const Shape& shape, std::int64_t position) {
 
 Shape leading_shape(const array& a) { return {a.shape().begin(), a.shape().end() - 2}; }
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

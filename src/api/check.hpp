@@ -1,5 +1,7 @@
-// What every operator checks the same way: how errors are raised, products of sizes, streams, element types.
+// Checks that all operators share: how errors are raised, products of sizes, streams, and element types.
 #pragma once
+
+#include "namespaces.hpp"
 
 #include <gqmm/array.hpp>
 #include <gqmm/stream.hpp>
@@ -12,7 +14,7 @@
 #include <string_view>
 #include <utility>
 
-namespace gqmm {
+namespace gqmm::detail {
 
 /// Throws std::invalid_argument with "[op] text".
 template <class... Args>
@@ -20,25 +22,25 @@ template <class... Args>
   throw std::invalid_argument(fmt::format("[{}] {}", op, fmt::format(text, std::forward<Args>(args)...)));
 }
 
-/// a · b, both non-negative; throws where it exceeds 64 bits.
+/// Returns a · b; both must be non-negative. Throws std::invalid_argument if the product does not fit 64 bits.
 std::int64_t checked_product(std::string_view op, std::string_view what, std::int64_t a, std::int64_t b);
 
-/// Number of elements of `shape`, likewise.
+/// Returns the number of elements of `shape`, with the same check.
 std::int64_t checked_count(std::string_view op, std::string_view what, const Shape& shape);
 
-/// Throws unless this build can run on the stream.
+/// Throws std::invalid_argument if this build cannot run on the stream.
 void check_stream(std::string_view op, const Stream& stream);
 
-/// Throws unless the array's type is float16, bfloat16 or float32.
+/// Throws std::invalid_argument if the array's type is not float16, bfloat16 or float32.
 void check_compute_float(std::string_view op, std::string_view name, const array& a);
 
-/// The type that both convert to without loss: the same type, else float32.
+/// The type to which both types convert without loss: the same type, or else float32.
 inline Dtype promote(Dtype a, Dtype b) { return a == b ? a : Dtype::float32; }
 
-/// "[1, 2]", the coordinates of the flat row-major `position` of `shape`; empty for a scalar.
+/// The coordinates of the flat row-major `position` of `shape` as text, for example "[1, 2]". The text is empty for a scalar.
 std::string position_text(const Shape& shape, std::int64_t position);
 
 /// The shape without its last two dimensions.
 Shape leading_shape(const array& a);
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

@@ -3,17 +3,23 @@
 #include "api/broadcast.hpp"
 #include "api/check.hpp"
 #include "formats/float_types.hpp"
+#include "plan/routing.hpp"
+
+#include <gqmm/infer.hpp>
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 #include <string>
+#include <type_traits>
 
-namespace gqmm {
+namespace gqmm::detail {
 namespace {
 
-/// Of the positions that the operand has before broadcasting.
+/// The shape of the operand's positions before broadcasting.
 const Shape& own_shape(const IndexedOperand& operand) { return operand.indices ? operand.indices->shape() : operand.leading; }
 
-/// "rhs_indices[1, 2]", or the bare name of a scalar.
+/// The name of an index as text, for example "rhs_indices[1, 2]". A scalar has the bare name.
 std::string name_at(const IndexedOperand& operand, std::size_t position) {
   return std::string(operand.indices_name) + position_text(operand.indices->shape(), static_cast<std::int64_t>(position));
 }
@@ -25,8 +31,12 @@ template <class T>
   if (count == 0) {
     fail(op, "{} = {} is out of range: {} has no matrices", name, value, operand.name);
   }
-  fail(op, "{} = {} is out of range: {} has {} {}, so indices must lie in 0 ... {}", name, value, operand.name, count,
-       count == 1 ? "matrix" : "matrices", count - 1);
+  if (count == std::numeric_limits<std::int64_t>::max()) {
+    fail(op, "{} = {} is out of range: it must be 0 or more", name, value);
+  }
+  fail(op, "{} = {} is out of range: {} has {} {}, so indices must lie in 0 ... {}{}", name, value, operand.name, count,
+       count == 1 ? "matrix" : "matrices", count - 1,
+       operand.missing == Missing::zero ? ", or be negative for a row without an expert" : "");
 }
 
 template <class T>
@@ -34,7 +44,13 @@ void load_run(std::string_view op, const IndexedOperand& operand, std::int64_t c
               std::int64_t stride, std::int64_t extent, std::vector<std::int64_t>& values) {
   for (std::int64_t i = 0; i < extent; ++i, address += stride) {
     const T value = load_unaligned<T>(address);
-    // A negative value becomes a huge one.
+    if constexpr (std::is_signed_v<T>) {
+      if (value < 0 && operand.missing == Missing::zero) {
+        values.push_back(no_expert);
+        continue;
+      }
+    }
+    // A negative value becomes a huge unsigned one.
     if (static_cast<std::uint64_t>(value) >= static_cast<std::uint64_t>(count)) {
       fail_out_of_range(op, operand, values.size(), value, count);
     }
@@ -59,18 +75,44 @@ RunLoader run_loader(std::string_view op, std::string_view name, Dtype dtype) {
   }
 }
 
-/// The values of an index array in row-major order, each checked to lie in [0, count).
+void check_ascending(std::string_view op, const IndexedOperand& operand, const std::vector<std::int64_t>& values) {
+  const auto descent = std::is_sorted_until(values.begin(), values.end());
+  if (descent != values.end()) {
+    const auto position = static_cast<std::size_t>(descent - values.begin());
+    const std::string value = *descent == no_expert ? "a negative value" : fmt::format("{}", *descent);
+    fail(op, "sorted_indices is set but {} = {} follows {}; sort the pairs by {} or leave sorted_indices unset",
+         name_at(operand, position), value, values[position - 1], operand.indices_name);
+  }
+}
+
+/// Broadcasts positions to the shape of the pairs. `values` has the shape `from`; if `counting` is true, the values are 0, 1, …
+std::vector<std::int64_t> broadcast_values(std::vector<std::int64_t> values, bool counting, const Shape& from, const Shape& to) {
+  if (!counting && from == to) {
+    return values;
+  }
+  std::vector<std::int64_t> positions = broadcast_positions(from, to);
+  if (!counting) {
+    for (std::int64_t& position : positions) {
+      position = values[static_cast<std::size_t>(position)];
+    }
+  }
+  return positions;
+}
+
+}  // namespace
+
+void check_integer(std::string_view op, std::string_view name, const array& a) { run_loader(op, name, a.dtype()); }
+
 std::vector<std::int64_t> load_indices(std::string_view op, const IndexedOperand& operand, std::int64_t count) {
   const array& indices = *operand.indices;
   const RunLoader load = run_loader(op, operand.indices_name, indices.dtype());
   std::vector<std::int64_t> values;
   values.reserve(static_cast<std::size_t>(indices.size()));
-  const auto itemsize = static_cast<std::int64_t>(size_of(indices.dtype()));
   if (indices.rank() == 0 || indices.is_row_major()) {
-    load(op, operand, count, indices.bytes(), itemsize, indices.size(), values);
+    load(op, operand, count, indices.bytes(), indices.itemsize(), indices.size(), values);
     return values;
   }
-  // One run along the last dimension at a time; an odometer over the others.
+  // Values along the last dimension are loaded together. An odometer counts through the other dimensions.
   const int outer = indices.rank() - 1;
   std::vector<std::int64_t> at(static_cast<std::size_t>(outer), 0);
   const std::byte* address = indices.bytes();
@@ -88,35 +130,10 @@ std::vector<std::int64_t> load_indices(std::string_view op, const IndexedOperand
   return values;
 }
 
-void check_ascending(std::string_view op, const IndexedOperand& operand, const std::vector<std::int64_t>& values) {
-  const auto descent = std::is_sorted_until(values.begin(), values.end());
-  if (descent != values.end()) {
-    const auto position = static_cast<std::size_t>(descent - values.begin());
-    fail(op, "sorted_indices is set but {} = {} follows {}; sort the pairs by {} or leave sorted_indices unset",
-         name_at(operand, position), *descent, values[position - 1], operand.indices_name);
-  }
-}
-
-/// Positions in the shape of the pairs: `values` (empty: 0, 1, …) of shape `from`, repeated.
-std::vector<std::int64_t> spread(std::vector<std::int64_t> values, bool counting, const Shape& from, const Shape& to) {
-  if (!counting && from == to) {
-    return values;
-  }
-  std::vector<std::int64_t> positions = broadcast_positions(from, to);
-  if (!counting) {
-    for (std::int64_t& position : positions) {
-      position = values[static_cast<std::size_t>(position)];
-    }
-  }
-  return positions;
-}
-
-}  // namespace
-
 Shape pair_shape(std::string_view op, const IndexedOperand& lhs, const IndexedOperand& rhs) {
   for (const IndexedOperand* operand : {&lhs, &rhs}) {
     if (operand->indices) {
-      run_loader(op, operand->indices_name, operand->indices->dtype());
+      check_integer(op, operand->indices_name, *operand->indices);
     }
   }
   const Shape& lhs_shape = own_shape(lhs);
@@ -133,10 +150,6 @@ Shape pair_shape(std::string_view op, const IndexedOperand& lhs, const IndexedOp
   return std::move(*shape);
 }
 
-std::vector<std::int64_t> resolve_indices(std::string_view op, const IndexedOperand& operand) {
-  return load_indices(op, operand, checked_count(op, operand.name, operand.leading));
-}
-
 Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const IndexedOperand& rhs, bool sorted_indices) {
   Shape shape = pair_shape(op, lhs, rhs);
   const std::int64_t lhs_count = checked_count(op, lhs.name, lhs.leading);
@@ -149,12 +162,78 @@ Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const Indexe
   }
 
   Pairs pairs;
-  pairs.lhs = spread(std::move(lhs_values), !lhs.indices, own_shape(lhs), shape);
-  pairs.rhs = spread(std::move(rhs_values), !rhs.indices, own_shape(rhs), shape);
-  // Ascending indices need not ascend once they are repeated.
+  pairs.lhs = broadcast_values(std::move(lhs_values), !lhs.indices, own_shape(lhs), shape);
+  pairs.rhs = broadcast_values(std::move(rhs_values), !rhs.indices, own_shape(rhs), shape);
+  // Ascending indices may no longer ascend after broadcasting has repeated them.
   pairs.sorted = promised && (own_shape(rhs) == shape || std::is_sorted(pairs.rhs.begin(), pairs.rhs.end()));
+  if (rhs.missing == Missing::zero) {
+    for (std::size_t pair = 0; pair < pairs.rhs.size(); ++pair) {
+      if (pairs.rhs[pair] == no_expert) {
+        pairs.lhs[pair] = no_expert;
+      }
+    }
+  }
   pairs.shape = std::move(shape);
   return pairs;
+}
+
+Pairs grouped_pairs(std::string_view op, const array& offsets, std::int64_t rows, std::int64_t experts, Missing missing) {
+  if (offsets.dtype() != Dtype::int32 && offsets.dtype() != Dtype::int64) {
+    fail(op, "offsets has type {}; convert it to int32 or int64", name_of(offsets.dtype()));
+  }
+  if (offsets.rank() != 1 || (offsets.dim(0) != experts && offsets.dim(0) != experts + 1)) {
+    fail(op, "offsets has shape {}; with {} experts it must be ({},), the end of each group, or ({},), which begins with 0",
+         to_string(offsets.shape()), experts, experts, experts + 1);
+  }
+  const std::optional<array> given = offsets;
+  const Shape leading = {};
+  std::vector<std::int64_t> ends = load_indices(op, {"x", "offsets", leading, given}, std::numeric_limits<std::int64_t>::max());
+  const bool with_first = offsets.dim(0) == experts + 1;
+  if (with_first && ends.front() != 0) {
+    fail(op, "offsets[0] = {} of {} values for {} experts; the first one is where the first group begins, 0", ends.front(),
+         ends.size(), experts);
+  }
+  for (std::size_t i = 0; i < ends.size(); ++i) {
+    const std::int64_t before = i == 0 ? 0 : ends[i - 1];
+    if (ends[i] < before || ends[i] > rows) {
+      fail(op, "offsets[{}] = {} follows {} and x has {} rows; offsets must not decrease, nor go beyond the rows", i, ends[i],
+           before, rows);
+    }
+  }
+  const std::int64_t last = ends.empty() ? 0 : ends.back();
+  if (last != rows && missing == Missing::error) {
+    fail(op, "the last offset is {} but x has {} rows; pass x[:{}], or rows = \"zero\" for results of zero behind it", last, rows,
+         last);
+  }
+  if (with_first) {
+    ends.erase(ends.begin());
+  }
+  Pairs pairs = {.shape = {rows}, .lhs = {}, .rhs = {}, .sorted = true};
+  pairs.rhs.assign(static_cast<std::size_t>(rows), no_expert);
+  std::int64_t first = 0;
+  for (std::size_t expert = 0; expert < ends.size(); ++expert) {
+    std::fill(pairs.rhs.begin() + first, pairs.rhs.begin() + ends[expert], static_cast<std::int64_t>(expert));
+    first = ends[expert];
+  }
+  pairs.lhs.assign(static_cast<std::size_t>(rows), no_expert);
+  std::iota(pairs.lhs.begin(), pairs.lhs.begin() + last, std::int64_t{0});
+  return pairs;
+}
+
+}  // namespace gqmm::detail
+
+namespace gqmm {
+
+using namespace detail;
+
+std::vector<std::int64_t> checked_indices(const array& indices, const IndexedMatrices& matrices) {
+  const Shape leading = {matrices.count};
+  const std::optional<array> given = indices;
+  return load_indices(matrices.op, {matrices.operand, matrices.indices_name, leading, given}, matrices.count);
+}
+
+std::vector<std::int64_t> experts_of_rows(const array& offsets, const GroupedRows& grouped) {
+  return grouped_pairs(grouped.op, offsets, grouped.rows, grouped.experts, grouped.behind).rhs;
 }
 
 }  // namespace gqmm

@@ -1,35 +1,31 @@
-// From the caller's arrays and options to a Problem: all validation, promotion, broadcasting and allocation happens here, and
-// nowhere below. Functions throw std::invalid_argument before anything is written.
+// Lowering: from the caller's arrays and options to a Problem. All validation, promotion, broadcasting and allocation happens
+// here, and nowhere below. The functions throw std::invalid_argument before anything is written.
 #pragma once
 
-#include "api/contiguous.hpp"
+#include "api/kept_memory.hpp"
+#include "api/weight_source.hpp"
+#include "internal_api.hpp"
+#include "plan/gradient_problem.hpp"
+#include "plan/moe_problem.hpp"
 #include "plan/problem.hpp"
 
-#include <gqmm/export.hpp>
+#include <gqmm/gradients.hpp>
+#include <gqmm/grouped.hpp>
+#include <gqmm/infer.hpp>
+#include <gqmm/moe.hpp>
 #include <gqmm/ops.hpp>
 
-#include <memory>
 #include <vector>
 
-namespace gqmm {
+namespace gqmm::detail {
 
-/// A Problem with everything that it points into, except packed weights and borrowed memory, which the caller keeps.
-struct Lowered {
+/// A Problem together with everything that it points to. Packed weights and borrowed memory are not included; the caller keeps
+/// them.
+struct Lowered : KeptMemory {
   Problem problem;
-  array result;  // of the caller's shape; problem.y is its memory
+  array result;  // in the caller's shape; problem.y is its memory
   std::vector<std::int64_t> lhs;
   std::vector<std::int64_t> rhs;
-  std::vector<std::shared_ptr<const void>> owners;  // of the memory that the problem reads
-
-  /// `a` for the problem, kept alive.
-  MatrixBatch keep(const array& a) {
-    owners.push_back(a.owner());
-    return MatrixBatch(a);
-  }
-  /// The same with contiguous rows: where those of `a` have gaps, a copy of its matrices `used`.
-  MatrixBatch keep_contiguous(const array& a, std::span<const std::int64_t> used) {
-    return has_contiguous_rows(a) ? keep(a) : keep(with_contiguous_rows(a, used));
-  }
 
   Lowered() = default;
   Lowered(Lowered&&) = default;
@@ -38,20 +34,52 @@ struct Lowered {
   Lowered& operator=(const Lowered&) = delete;
 };
 
-GQMM_API Lowered lower_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
-GQMM_API Lowered lower_gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions& options);
-GQMM_API Lowered lower_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
-GQMM_API Lowered lower_quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options);
-GQMM_API Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& options);
+GQMM_INTERNAL_API Lowered lower_gather_qmm(const array& x, AnyWeights weights, const GatherQmmOptions& options);
+Lowered lower_quantized_matmul(const array& x, AnyWeights weights, const QuantizedMatmulOptions& options);
+Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& options);
+Lowered lower_grouped_qmm(const array& x, AnyWeights weights, const array& offsets, const GroupedQmmOptions& options);
+Lowered lower_grouped_mm(const array& x, const array& b, const array& offsets, const GroupedMmOptions& options);
 
-/// What an operator would return, judged by the types, shapes and settings of its operands. Their memory is not read, so indices
-/// are not checked. Throws as the operator does. For front ends that build graphs.
-struct ResultType {
-  Shape shape;
-  Dtype dtype;
+/// The gradients of a product, with everything that the problem points into.
+struct LoweredGradients {
+  Lowered operands;  // without a result
+  GradientProblem problem;
+  QuantizedGradients quantized;  // those that are wanted, with the memory that the problem writes to
+  DenseGradients dense;
+
+  LoweredGradients() = default;
+  LoweredGradients(LoweredGradients&&) = default;
+  LoweredGradients& operator=(LoweredGradients&&) = default;
 };
-GQMM_API ResultType result_of_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options);
-GQMM_API ResultType result_of_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options);
-GQMM_API ResultType result_of_gather_mm(const array& a, const array& b, const GatherMmOptions& options);
 
-}  // namespace gqmm
+LoweredGradients lower_gather_qmm_vjp(const array& dy, const array& x, AnyWeights weights, const GatherQmmVjpOptions& options);
+LoweredGradients lower_quantized_matmul_vjp(const array& dy, const array& x, AnyWeights weights,
+                                            const QuantizedMatmulVjpOptions& options);
+LoweredGradients lower_gather_mm_vjp(const array& dy, const array& a, const array& b, const GatherMmVjpOptions& options);
+LoweredGradients lower_grouped_qmm_vjp(const array& dy, const array& x, AnyWeights weights, const array& offsets,
+                                       const GroupedQmmVjpOptions& options);
+/// `dense` has the gradient of x as that of a.
+LoweredGradients lower_grouped_mm_vjp(const array& dy, const array& x, const array& b, const array& offsets,
+                                      const GroupedMmVjpOptions& options);
+
+/// A MoeProblem together with everything that it points to, as Lowered.
+struct LoweredMoe : KeptMemory {
+  MoeProblem problem;
+  array result;  // in the caller's shape; problem.y is its memory
+  std::vector<std::int64_t> ids;
+
+  LoweredMoe() = default;
+  LoweredMoe(LoweredMoe&&) = default;
+  LoweredMoe& operator=(LoweredMoe&&) = default;
+  LoweredMoe(const LoweredMoe&) = delete;
+  LoweredMoe& operator=(const LoweredMoe&) = delete;
+};
+
+GQMM_INTERNAL_API LoweredMoe lower_moe_ffn(const array& x, const array& topk_ids, const std::optional<array>& topk_weights,
+                                           const ExpertWeights& gate, const std::optional<ExpertWeights>& up,
+                                           const ExpertWeights& down, const MoeFfnOptions& options);
+
+/// The ids of a call as numbers of the weights' experts, or no_expert (plan/routing.hpp).
+std::vector<std::int64_t> load_expert_ids(const array& topk_ids, const MoeFfnOptions& options, std::int64_t experts);
+
+}  // namespace gqmm::detail

@@ -1,40 +1,47 @@
-// gather_qmm and quantized_matmul, over weights in place and packed: one Problem each.
+// gather_qmm, quantized_matmul and grouped_qmm, over weights in place and packed, and their gradients: one Problem each.
 #include "api/check.hpp"
+#include "api/gradients.hpp"
 #include "api/indices.hpp"
 #include "api/lower.hpp"
 #include "api/output.hpp"
-#include "api/weights.hpp"
-#include "plan/packed.hpp"
+#include "api/weight_source.hpp"
+#include "arrays/views.hpp"
 
 #include <optional>
 #include <string_view>
 #include <utility>
+#include <variant>
+#include <vector>
 
-namespace gqmm {
+namespace gqmm::detail {
 namespace {
 
 constexpr std::string_view gather_op = "gather_qmm";
 constexpr std::string_view matmul_op = "quantized_matmul";
+constexpr std::string_view gather_vjp_op = "gather_qmm_vjp";
+constexpr std::string_view matmul_vjp_op = "quantized_matmul_vjp";
+constexpr std::string_view grouped_op = "grouped_qmm";
+constexpr std::string_view grouped_vjp_op = "grouped_qmm_vjp";
 
-/// x as a stack of matrices; a vector is a matrix of one row.
+/// x as a batch of matrices. A vector is a matrix of one row.
 struct Activations {
   array x;
   bool is_vector = false;
 };
 
-Activations check_gather_activations(const array& x) {
-  check_compute_float(gather_op, "x", x);
+Activations check_gather_activations(std::string_view op, const array& x) {
+  check_compute_float(op, "x", x);
   if (x.rank() < 2) {
-    fail(gather_op, "x has shape {}; it needs at least two dimensions, (..., M, K): reshape it to (1, K) for a single row",
+    fail(op, "x has shape {}; it needs at least two dimensions, (..., M, K): reshape it to (1, K) for a single row",
          to_string(x.shape()));
   }
   return {x};
 }
 
-Activations check_matmul_activations(const array& x) {
-  check_compute_float(matmul_op, "x", x);
+Activations check_matmul_activations(std::string_view op, const array& x) {
+  check_compute_float(op, "x", x);
   if (x.rank() == 0) {
-    fail(matmul_op, "x is a scalar; it needs at least one dimension, (K,)");
+    fail(op, "x is a scalar; it needs at least one dimension, (K,)");
   }
   if (x.rank() > 1) {
     return {x};
@@ -42,68 +49,18 @@ Activations check_matmul_activations(const array& x) {
   return {array::borrow(x.bytes(), {1, x.dim(0)}, x.dtype(), {0, x.stride(0)}, x.owner()), true};
 }
 
-void check_matmul_options(const GatherQmmOptions& options) {
-  if (options.lhs_indices || options.rhs_indices || options.sorted_indices) {
-    fail(matmul_op, "{} is given; only gather_qmm selects matrices by index",
-         options.lhs_indices   ? "lhs_indices"
-         : options.rhs_indices ? "rhs_indices"
-                               : "sorted_indices");
-  }
-  if (options.global_scale) {
-    fail(matmul_op, "global_scale is given; only gather_qmm, quantize, dequantize and pack take it");
-  }
+/// The common form of the options. A product without indices has the other options of gather_qmm.
+GatherQmmOptions without_indices(const QuantizedMatmulOptions& options) {
+  return {.precision = options.precision, .stream = options.stream, .out = options.out};
 }
 
-/// Weights of either kind as the rest of the lowering sees them.
-struct WeightSource {
-  Shape leading;
-  WeightExtents extents;
-  const Format* format = nullptr;
-  int group_size = 0;
-  bool transpose = true;
-  Dtype result_dtype = Dtype::float32;
-  std::optional<QuantizedWeights> in_place;
-  const PackedWeights::Data* packed = nullptr;
-  const array* global_scale = nullptr;  // that of the call; packed weights may hold their own
-};
-
-int slices_of(Precision precision, Dtype result) {
-  switch (precision) {
-    case Precision::fast: return 1;
-    case Precision::float32: return 3;
-    case Precision::standard: break;
-  }
-  return result == Dtype::float32 ? 3 : 2;
+/// Checks the weights against x.
+WeightSource source_for(std::string_view op, const Activations& activations, AnyWeights weights, const Stream& stream) {
+  check_stream(op, stream);
+  return source_of(op, weights, activations.x.dim(-1));
 }
 
-void attach_global_scale(Lowered& lowered, const array& global_scale, const Shape& leading) {
-  lowered.problem.global_scale = lowered.keep(global_scale_per_matrix(global_scale, leading));
-}
-
-void attach_weights(Lowered& lowered, const WeightSource& source) {
-  Problem& problem = lowered.problem;
-  if (source.packed != nullptr) {
-    problem.packed = source.packed;
-    for (const array* part : {&source.packed->codes, &source.packed->scales, &source.packed->biases}) {
-      lowered.owners.push_back(part->owner());
-    }
-    if (source.packed->global_scale.size() != 0) {
-      attach_global_scale(lowered, source.packed->global_scale, {source.packed->experts});
-    }
-  } else {
-    const QuantizedWeights& weights = *source.in_place;
-    problem.w = lowered.keep_contiguous(weights.w, lowered.rhs);
-    problem.scales = lowered.keep_contiguous(*weights.scales, lowered.rhs);
-    if (weights.biases != nullptr) {
-      problem.biases = lowered.keep_contiguous(*weights.biases, lowered.rhs);
-    }
-  }
-  if (source.global_scale != nullptr) {  // packed weights that hold one refuse another
-    attach_global_scale(lowered, *source.global_scale, source.leading);
-  }
-}
-
-/// The shape of the result for pairs of this shape.
+/// Returns the shape of the result for pairs of this shape.
 Shape result_shape(Shape pairs, const Activations& activations, const WeightSource& source) {
   if (!activations.is_vector) {
     pairs.push_back(activations.x.dim(-2));
@@ -112,166 +69,223 @@ Shape result_shape(Shape pairs, const Activations& activations, const WeightSour
   return pairs;
 }
 
-ResultType result_of(std::string_view op, const Activations& activations, const WeightSource& source,
-                     const GatherQmmOptions& options) {
+ResultType infer(std::string_view op, const Activations& activations, AnyWeights weights, const GatherQmmOptions& options) {
+  const WeightSource source = source_for(op, activations, weights, options.stream);
   const Shape x_leading = leading_shape(activations.x);
   Shape pairs = pair_shape(op, {"x", "lhs_indices", x_leading, options.lhs_indices},
-                           {"w", "rhs_indices", source.leading, options.rhs_indices});
-  return {result_shape(std::move(pairs), activations, source), source.result_dtype};
+                           {"w", "rhs_indices", source.leading, options.rhs_indices, options.missing});
+  return {result_shape(std::move(pairs), activations, source), result_dtype(source, activations.x.dtype())};
 }
 
-Lowered lower(std::string_view op, const Activations& activations, const WeightSource& source, const GatherQmmOptions& options) {
-  const array& x = activations.x;
-  const Shape x_leading = leading_shape(x);
-  Pairs pairs = resolve_pairs(op, {"x", "lhs_indices", x_leading, options.lhs_indices},
-                              {"w", "rhs_indices", source.leading, options.rhs_indices}, options.sorted_indices);
+Pairs resolve_pairs(std::string_view op, const Activations& activations, const WeightSource& source,
+                    const GatherQmmOptions& options) {
+  const Shape x_leading = leading_shape(activations.x);
+  return detail::resolve_pairs(op, {"x", "lhs_indices", x_leading, options.lhs_indices},
+                               {"w", "rhs_indices", source.leading, options.rhs_indices, options.missing},
+                               options.sorted_indices);
+}
 
+/// The arrays that a call reads.
+std::vector<NamedOperand> operands_of(const array& x, const WeightSource& source, const GatherQmmOptions& options) {
+  const auto of_weights = detail::operands_of(source);
+  std::vector<NamedOperand> operands = {{"x", &x}};
+  operands.insert(operands.end(), of_weights.begin(), of_weights.end());
+  operands.push_back({"lhs_indices", address_of(options.lhs_indices)});
+  operands.push_back({"rhs_indices", address_of(options.rhs_indices)});
+  return operands;
+}
+
+/// All of a product but x and the result.
+Lowered lower_weights(const Activations& activations, const WeightSource& source, Pairs pairs, const Stream& stream) {
   Lowered lowered;
-  const QuantizedWeights* weights = source.in_place ? &*source.in_place : nullptr;
-  lowered.result =
-      make_result(op, result_shape(std::move(pairs.shape), activations, source), source.result_dtype, options.out,
-                  {{"x", &x},
-                   {"w", weights != nullptr ? &weights->w : &source.packed->codes},
-                   {"scales", weights != nullptr ? weights->scales : &source.packed->scales},
-                   {"biases", weights != nullptr ? weights->biases : &source.packed->biases},
-                   {"global_scale",
-                    source.global_scale != nullptr || weights != nullptr ? source.global_scale : &source.packed->global_scale},
-                   {"lhs_indices", address_of(options.lhs_indices)},
-                   {"rhs_indices", address_of(options.rhs_indices)}});
   lowered.lhs = std::move(pairs.lhs);
   lowered.rhs = std::move(pairs.rhs);
 
-  lowered.owners.reserve(5);  // x, w, scales, biases, a global scale
-
   Problem& problem = lowered.problem;
-  problem.M = x.dim(-2);
+  problem.M = activations.x.dim(-2);
   problem.N = source.extents.N;
   problem.K = source.extents.K;
-  problem.x = lowered.keep_contiguous(x, lowered.lhs);
-  problem.format = source.format;
-  problem.group_size = source.group_size;
-  problem.transpose = source.transpose;
-  attach_weights(lowered, source);
+  problem.weights = matrices_of(source, lowered.rhs, lowered);
   problem.lhs = lowered.lhs;
   problem.rhs = lowered.rhs;
   problem.sorted = pairs.sorted;
-  problem.y = lowered.result.mutable_bytes();
-  problem.y_dtype = lowered.result.dtype();
-  problem.slices = slices_of(options.precision, problem.y_dtype);
-  problem.threads = options.stream.threads;
+  problem.threads = stream.threads;
   return lowered;
 }
 
-WeightSource in_place(std::string_view op, const Activations& activations, const array& w, const GatherQmmOptions& options) {
-  check_stream(op, options.stream);
-  const QuantizedWeights weights = {
-      .w = w,
-      .scales = address_of(options.scales),
-      .biases = address_of(options.biases),
-      .global_scale = address_of(options.global_scale),
-      .settings = resolve_settings(op, options.mode.value_or(Mode::affine), options.bits, options.group_size),
-      .transpose = options.transpose.value_or(true),
-  };
-  const Format& format = *weights.settings.format;
-  const WeightExtents extents = check_weights(op, weights, activations.x.dim(-1));
-  return {
-      .leading = leading_shape(w),
-      .extents = extents,
-      .format = &format,
-      .group_size = weights.settings.group_size,
-      .transpose = weights.transpose,
-      .result_dtype = result_dtype(format, activations.x.dtype(), weights.scales->dtype(),
-                                   weights.biases != nullptr ? weights.biases->dtype() : weights.scales->dtype()),
-      .in_place = weights,
-      .global_scale = weights.global_scale,
-  };
+/// A product whose arguments have been checked, apart from `options.out`. The call reads the arrays `read`.
+Lowered lower(std::string_view op, const Activations& activations, const WeightSource& source, Pairs pairs, const Shape& shape,
+              const std::vector<NamedOperand>& read, const GatherQmmOptions& options) {
+  array result = make_result(op, shape, result_dtype(source, activations.x.dtype()), options.out, read);
+  Lowered lowered = lower_weights(activations, source, std::move(pairs), options.stream);
+  lowered.result = std::move(result);
+
+  Problem& problem = lowered.problem;
+  problem.x = lowered.keep_contiguous(activations.x, lowered.lhs);
+  problem.y = lowered.result.mutable_bytes();
+  problem.y_dtype = lowered.result.dtype();
+  problem.slices = slices_for(options.precision, problem.y_dtype);
+  return lowered;
 }
 
-template <class T>
-void check_setting(std::string_view op, std::string_view name, const std::optional<T>& given, const T& packed) {
-  if (given && *given != packed) {
-    fail(op, "{} = {} but w was packed with {} = {}; leave it out or pack again", name, *given, name, packed);
+Lowered lower(std::string_view op, const Activations& activations, AnyWeights weights, const GatherQmmOptions& options) {
+  const WeightSource source = source_for(op, activations, weights, options.stream);
+  Pairs pairs = resolve_pairs(op, activations, source, options);
+  const Shape shape = result_shape(pairs.shape, activations, source);
+  return lower(op, activations, source, std::move(pairs), shape, operands_of(activations.x, source, options), options);
+}
+
+void check_wrt(std::string_view op, const QuantizedWrt& wrt, const Format& format) {
+  if (!wrt.x && !wrt.scales && !wrt.biases) {
+    fail(op, "wrt is empty; ask for the gradient of x, scales or biases");
+  }
+  if ((wrt.scales || wrt.biases) && format.scale_encoding != ScaleEncoding::floating) {
+    fail(op, "wrt has {} but mode \"{}\" has no gradient of {}; ask for that of x alone", wrt.scales ? "scales" : "biases",
+         name_of(format.mode), wrt.scales ? "scales, which are codes" : "biases");
   }
 }
 
-void check_packed_options(std::string_view op, const PackedWeights::Data& packed, const GatherQmmOptions& options) {
-  const bool two_global_scales = options.global_scale && packed.global_scale.size() != 0;
-  if (options.scales || options.biases || two_global_scales) {
-    fail(op, "{} is given but w is packed and holds its own; leave it out",
-         options.scales   ? "scales"
-         : options.biases ? "biases"
-                          : "global_scale");
+/// Shape and types of the scales and biases that the caller has, or had when it packed them.
+struct GroupArrays {
+  Shape shape;
+  Dtype scales;
+  Dtype biases;
+};
+
+GroupArrays group_arrays_of(const WeightSource& source) {
+  if (source.in_place != nullptr) {
+    const QuantizedWeights& weights = *source.in_place;
+    return {weights.scales.shape(), weights.scales.dtype(), weights.biases ? weights.biases->dtype() : Dtype::float32};
   }
-  if (options.mode) {
-    check_setting(op, "mode", std::optional(name_of(*options.mode)), name_of(packed.format->mode));
-  }
-  check_setting(op, "bits", options.bits, packed.format->bits);
-  check_setting(op, "group_size", options.group_size, packed.group_size);
-  check_setting(op, "transpose", options.transpose, packed.transpose);
+  Shape shape = source.packed->shape;
+  shape.back() /= source.settings.group_size;
+  return {std::move(shape), source.packed->scales.dtype(), source.packed->biases.dtype()};
 }
 
-WeightSource from_packed(std::string_view op, const Activations& activations, const PackedWeights& w,
-                         const GatherQmmOptions& options) {
-  check_stream(op, options.stream);
-  const PackedWeights::Data& packed = w.data();
-  check_packed_options(op, packed, options);
-  const auto rank = packed.shape.size();
-  const std::int64_t rows = packed.shape[rank - 2];
-  const std::int64_t cols = packed.shape[rank - 1];
-  WeightSource source = {
-      .leading = Shape(packed.shape.begin(), packed.shape.end() - 2),
-      .extents = {.N = packed.transpose ? rows : cols, .K = packed.transpose ? cols : rows},
-      .format = packed.format,
-      .group_size = packed.group_size,
-      .transpose = packed.transpose,
-      .in_place = {},
-      .packed = &packed,
-      .global_scale = address_of(options.global_scale),
-  };
-  check_global_scale(op, packed.format->mode, source.global_scale, &source.leading);
-  const std::int64_t x_K = activations.x.dim(-1);
-  if (x_K != source.extents.K) {
-    fail(op, "x has K = {} but the packed w of shape {} has K = {}; the last dimension of x must be K", x_K,
-         to_string(packed.shape), source.extents.K);
+/// The gradients of a product whose arguments have been checked, apart from `options.out`. `x`: as the caller has
+/// it. `dy`: with the dimensions that a product of matrices has. `read`: the arrays that the product reads, x first.
+LoweredGradients lower_gradients(std::string_view op, const array& dy, const array& x, const Activations& activations,
+                                 const WeightSource& source, Pairs pairs, std::vector<NamedOperand> read,
+                                 const GatherQmmVjpOptions& options) {
+  LoweredGradients lowered;
+  read.push_back({"dy", &dy});
+  if (!options.wrt.scales && !options.wrt.biases) {
+    read.front().operand = nullptr;  // x is not read: it may have no memory, and may be written
   }
-  source.result_dtype = result_dtype(*packed.format, activations.x.dtype(), packed.scales.dtype(),
-                                     packed.format->has_biases ? packed.biases.dtype() : packed.scales.dtype());
-  return source;
+  const GroupArrays groups = group_arrays_of(source);
+  const QuantizedWrt& wrt = options.wrt;
+  lowered.quantized.x = make_gradient(op, {"x", wrt.x, {x.shape(), x.dtype()}, options.out.x}, read);
+  lowered.quantized.scales = make_gradient(op, {"scales", wrt.scales, {groups.shape, groups.scales}, options.out.scales}, read);
+  lowered.quantized.biases = make_gradient(op, {"biases", wrt.biases, {groups.shape, groups.biases}, options.out.biases}, read);
+
+  lowered.operands = lower_weights(activations, source, std::move(pairs), options.stream);
+  GradientProblem& problem = lowered.problem;
+  attach_operands(lowered, dy, activations.x, wrt.scales || wrt.biases);
+  problem.x = memory_of(lowered.quantized.x);
+  problem.scales = memory_of(lowered.quantized.scales);
+  problem.biases = memory_of(lowered.quantized.biases);
+  return lowered;
+}
+
+LoweredGradients lower_gradients(std::string_view op, const array& dy, const array& x, const Activations& activations,
+                                 AnyWeights weights, const GatherQmmVjpOptions& options) {
+  const WeightSource source = source_for(op, activations, weights, options.stream);
+  check_wrt(op, options.wrt, *source.settings.format);
+  const GatherQmmOptions indices = {.lhs_indices = options.lhs_indices,
+                                    .rhs_indices = options.rhs_indices,
+                                    .sorted_indices = options.sorted_indices,
+                                    .missing = options.missing};
+  Pairs pairs = resolve_pairs(op, activations, source, indices);
+  check_dy(op, dy, result_shape(pairs.shape, activations, source));
+  return lower_gradients(op, activations.is_vector ? with_dimension(dy, dy.rank() - 1) : dy, x, activations, source,
+                         std::move(pairs), operands_of(x, source, indices), options);
+}
+
+/// Sorted rows, each a matrix of its own, and their weights.
+struct GroupedProduct {
+  Activations activations;
+  WeightSource source;
+  Pairs pairs;
+  std::vector<NamedOperand> read;
+};
+
+GroupedProduct check_grouped(std::string_view op, const array& x, AnyWeights weights, const array& offsets, Missing rows,
+                             const Stream& stream) {
+  check_compute_float(op, "x", x);
+  if (x.rank() != 2) {
+    fail(op, "x has shape {}; it must have two dimensions, (R, K)", to_string(x.shape()));
+  }
+  GroupedProduct product = {.activations = {with_dimension(x, 1)}, .source = {}, .pairs = {}, .read = {}};
+  product.source = source_for(op, product.activations, weights, stream);
+  if (product.source.leading.size() != 1) {
+    fail(op, "weights has {} leading dimensions; it must have one, which counts experts", product.source.leading.size());
+  }
+  product.pairs = grouped_pairs(op, offsets, x.dim(0), product.source.leading.front(), rows);
+  product.read = operands_of(x, product.source, {});
+  product.read.push_back({"offsets", &offsets});
+  return product;
+}
+
+/// The gradients' common form, as without_indices.
+GatherQmmVjpOptions without_indices(const QuantizedMatmulVjpOptions& options) {
+  return {.wrt = options.wrt, .stream = options.stream, .out = options.out};
 }
 
 }  // namespace
 
-Lowered lower_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options) {
-  const Activations activations = check_gather_activations(x);
-  return lower(gather_op, activations, in_place(gather_op, activations, w, options), options);
+Lowered lower_gather_qmm(const array& x, AnyWeights weights, const GatherQmmOptions& options) {
+  return lower(gather_op, check_gather_activations(gather_op, x), weights, options);
 }
 
-Lowered lower_gather_qmm(const array& x, const PackedWeights& w, const GatherQmmOptions& options) {
-  const Activations activations = check_gather_activations(x);
-  return lower(gather_op, activations, from_packed(gather_op, activations, w, options), options);
+Lowered lower_quantized_matmul(const array& x, AnyWeights weights, const QuantizedMatmulOptions& options) {
+  return lower(matmul_op, check_matmul_activations(matmul_op, x), weights, without_indices(options));
 }
 
-ResultType result_of_gather_qmm(const array& x, const array& w, const GatherQmmOptions& options) {
-  const Activations activations = check_gather_activations(x);
-  return result_of(gather_op, activations, in_place(gather_op, activations, w, options), options);
+LoweredGradients lower_gather_qmm_vjp(const array& dy, const array& x, AnyWeights weights, const GatherQmmVjpOptions& options) {
+  return lower_gradients(gather_vjp_op, dy, x, check_gather_activations(gather_vjp_op, x), weights, options);
 }
 
-Lowered lower_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options) {
-  check_matmul_options(options);
-  const Activations activations = check_matmul_activations(x);
-  return lower(matmul_op, activations, in_place(matmul_op, activations, w, options), options);
+LoweredGradients lower_quantized_matmul_vjp(const array& dy, const array& x, AnyWeights weights,
+                                            const QuantizedMatmulVjpOptions& options) {
+  return lower_gradients(matmul_vjp_op, dy, x, check_matmul_activations(matmul_vjp_op, x), weights, without_indices(options));
 }
 
-Lowered lower_quantized_matmul(const array& x, const PackedWeights& w, const GatherQmmOptions& options) {
-  check_matmul_options(options);
-  const Activations activations = check_matmul_activations(x);
-  return lower(matmul_op, activations, from_packed(matmul_op, activations, w, options), options);
+Lowered lower_grouped_qmm(const array& x, AnyWeights weights, const array& offsets, const GroupedQmmOptions& options) {
+  GroupedProduct product = check_grouped(grouped_op, x, weights, offsets, options.rows, options.stream);
+  const Shape shape = {x.dim(0), product.source.extents.N};
+  return lower(grouped_op, product.activations, product.source, std::move(product.pairs), shape, product.read,
+               {.precision = options.precision, .stream = options.stream, .out = options.out});
 }
 
-ResultType result_of_quantized_matmul(const array& x, const array& w, const GatherQmmOptions& options) {
-  check_matmul_options(options);
-  const Activations activations = check_matmul_activations(x);
-  return result_of(matmul_op, activations, in_place(matmul_op, activations, w, options), options);
+LoweredGradients lower_grouped_qmm_vjp(const array& dy, const array& x, AnyWeights weights, const array& offsets,
+                                       const GroupedQmmVjpOptions& options) {
+  GroupedProduct product = check_grouped(grouped_vjp_op, x, weights, offsets, options.rows, options.stream);
+  check_wrt(grouped_vjp_op, options.wrt, *product.source.settings.format);
+  check_dy(grouped_vjp_op, dy, {x.dim(0), product.source.extents.N});
+  return lower_gradients(grouped_vjp_op, with_dimension(dy, 1), x, product.activations, product.source, std::move(product.pairs),
+                         std::move(product.read), {.wrt = options.wrt, .stream = options.stream, .out = options.out});
+}
+
+}  // namespace gqmm::detail
+
+namespace gqmm {
+
+using namespace detail;
+
+ResultType infer_gather_qmm(const array& x, const QuantizedWeights& weights, const GatherQmmOptions& options) {
+  return infer(gather_op, check_gather_activations(gather_op, x), weights, options);
+}
+
+ResultType infer_gather_qmm(const array& x, const PackedWeights& weights, const GatherQmmOptions& options) {
+  return infer(gather_op, check_gather_activations(gather_op, x), weights, options);
+}
+
+ResultType infer_quantized_matmul(const array& x, const QuantizedWeights& weights, const QuantizedMatmulOptions& options) {
+  return infer(matmul_op, check_matmul_activations(matmul_op, x), weights, without_indices(options));
+}
+
+ResultType infer_quantized_matmul(const array& x, const PackedWeights& weights, const QuantizedMatmulOptions& options) {
+  return infer(matmul_op, check_matmul_activations(matmul_op, x), weights, without_indices(options));
 }
 
 }  // namespace gqmm

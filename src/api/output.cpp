@@ -4,10 +4,10 @@
 
 #include <cstdint>
 
-namespace gqmm {
+namespace gqmm::detail {
 namespace {
 
-/// Addresses [first, last) of the bytes of an array.
+/// The addresses [first, last) of the bytes of an array.
 struct ByteRange {
   std::uintptr_t first;
   std::uintptr_t last;
@@ -18,7 +18,7 @@ ByteRange byte_range(const array& a) {
   if (a.size() == 0) {
     return {base, base};
   }
-  ByteRange range = {base, base + size_of(a.dtype())};
+  ByteRange range = {base, base + static_cast<std::uintptr_t>(a.itemsize())};
   for (int axis = 0; axis < a.rank(); ++axis) {
     const std::int64_t reach = (a.dim(axis) - 1) * a.stride(axis);
     (reach < 0 ? range.first : range.last) += static_cast<std::uintptr_t>(reach);
@@ -29,32 +29,32 @@ ByteRange byte_range(const array& a) {
 }  // namespace
 
 array make_result(std::string_view op, const Shape& shape, Dtype dtype, const std::optional<array>& out,
-                  std::initializer_list<NamedOperand> operands) {
+                  std::span<const NamedOperand> operands, std::string_view name) {
   checked_product(op, "bytes of the result", checked_count(op, "the result", shape), static_cast<std::int64_t>(size_of(dtype)));
   if (!out) {
     return array::empty(shape, dtype);
   }
   if (out->shape() != shape || out->dtype() != dtype) {
-    fail(op, "out is {} {} but the result is {} {}; allocate it so", name_of(out->dtype()), to_string(out->shape()),
+    fail(op, "{} is {} {} but the result is {} {}; allocate it so", name, name_of(out->dtype()), to_string(out->shape()),
          name_of(dtype), to_string(shape));
   }
   if (!out->is_row_major()) {
-    fail(op, "out of shape {} is not row-major; pass contiguous memory", to_string(shape));
+    fail(op, "{} of shape {} is not row-major; pass contiguous memory", name, to_string(shape));
   }
   if (!out->is_writable()) {
-    fail(op, "out is read-only; make it with array::empty or array::borrow_mut");
+    fail(op, "{} is read-only; make it with array::empty or array::borrow_mut", name);
   }
   const ByteRange target = byte_range(*out);
-  for (const auto& [name, operand] : operands) {
+  for (const auto& [operand_name, operand] : operands) {
     if (operand == nullptr || operand->size() == 0 || out->size() == 0) {
       continue;
     }
     const ByteRange source = byte_range(*operand);
     if (source.first < target.last && target.first < source.last) {
-      fail(op, "out overlaps the memory of {}; pass memory of its own", name);
+      fail(op, "{} overlaps the memory of {}; pass memory of its own", name, operand_name);
     }
   }
   return *out;
 }
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

@@ -1,22 +1,26 @@
-// The result of an operator: allocated, or the caller's memory after it has been checked.
+// The result of an operator: newly allocated memory, or the caller's memory after checks.
 #pragma once
+
+#include "namespaces.hpp"
 
 #include <gqmm/array.hpp>
 
-#include <initializer_list>
 #include <optional>
+#include <span>
 #include <string_view>
 
-namespace gqmm {
+namespace gqmm::detail {
 
 struct NamedOperand {
   std::string_view name;
-  const array* operand;  // null: not given
+  const array* operand;  // nullptr if it was not given
 };
 
-/// Throws std::invalid_argument if the result's size exceeds 64 bits, or if `out` is given and is not row-major, of this shape
-/// and type, writable, and clear of the memory between the first and the last byte of each operand.
+/// Makes the result. Throws std::invalid_argument
+/// - if the size of the result does not fit 64 bits,
+/// - if `out` is given and is not row-major, writable, and of this shape and type,
+/// - if `out` overlaps the memory between the first and the last byte of an operand.
 array make_result(std::string_view op, const Shape& shape, Dtype dtype, const std::optional<array>& out,
-                  std::initializer_list<NamedOperand> operands);
+                  std::span<const NamedOperand> operands, std::string_view name = "out");
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

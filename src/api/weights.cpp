@@ -1,10 +1,11 @@
 #include "api/weights.hpp"
 
 #include "api/check.hpp"
+#include "formats/texts.hpp"
 
 #include <string>
 
-namespace gqmm {
+namespace gqmm::detail {
 namespace {
 
 void check_words(std::string_view op, const array& w) {
@@ -16,13 +17,16 @@ void check_words(std::string_view op, const array& w) {
   }
 }
 
-void check_scale_types(std::string_view op, const QuantizedWeights& weights) {
-  const Format& format = *weights.settings.format;
+/// Whether the caller left the array at its default. Arrays of weights cannot look like that, because they have at least two
+/// dimensions.
+bool is_missing(const array& a) { return a.rank() == 1 && a.bytes() == nullptr; }
+
+void check_scale_types(std::string_view op, const QuantizedWeights& weights, const Format& format) {
   const std::string_view mode = name_of(format.mode);
-  if (weights.scales == nullptr) {
+  if (is_missing(weights.scales)) {
     fail(op, "scales is missing; pass the second array that quantize returns");
   }
-  const Dtype dtype = weights.scales->dtype();
+  const Dtype dtype = weights.scales.dtype();
   if (format.scale_encoding == ScaleEncoding::floating) {
     if (!is_compute_float(dtype)) {
       fail(op, "scales has type {}; mode \"{}\" takes float32, float16 or bfloat16", name_of(dtype), mode);
@@ -32,34 +36,33 @@ void check_scale_types(std::string_view op, const QuantizedWeights& weights) {
          size_of(dtype) == 1 ? "; if these are such bytes, view them as uint8, for a conversion would change them" : "");
   }
   if (format.has_biases) {
-    if (weights.biases == nullptr) {
+    if (!weights.biases) {
       fail(op, "biases is missing; mode \"{}\" needs it: pass the third array that quantize returns", mode);
     }
     if (!is_compute_float(weights.biases->dtype())) {
       fail(op, "biases has type {}; mode \"{}\" takes float32, float16 or bfloat16", name_of(weights.biases->dtype()), mode);
     }
-  } else if (weights.biases != nullptr) {
+  } else if (weights.biases) {
     fail(op, "biases is given but mode \"{}\" has none; leave it out", mode);
   }
 }
 
-/// Codes in a row of w, a multiple of the group size.
-std::int64_t check_row(std::string_view op, const QuantizedWeights& weights) {
-  const auto& [format, group_size] = weights.settings;
-  const std::int64_t words = weights.w.dim(-1);
+/// Returns the number of codes in a row of w, and checks that it is a multiple of the group size.
+std::int64_t check_row(std::string_view op, const array& w, const QuantizationSettings& settings) {
+  const auto& [format, group_size] = settings;
+  const std::int64_t words = w.dim(-1);
   const std::int64_t bits_in_row = checked_product(op, "bits in a row of w", words, 32);
   if (bits_in_row % (std::int64_t{group_size} * format->bits) != 0) {
     fail(op,
          "w of shape {} has {} words per row, which do not hold a whole number of groups of group_size = {} codes with bits = "
          "{}; check bits and group_size",
-         to_string(weights.w.shape()), words, group_size, format->bits);
+         to_string(w.shape()), words, group_size, format->bits);
   }
   return bits_in_row / format->bits;
 }
 
-/// What else the caller may have meant, for weights whose K is not x's.
-std::string inner_remedy(const QuantizedWeights& weights, std::int64_t N, std::int64_t x_K) {
-  const Format& format = *weights.settings.format;
+/// Suggests what the caller may have meant, for weights whose K is not x's.
+std::string inner_remedy(const QuantizedWeights& weights, const Format& format, std::int64_t N, std::int64_t x_K) {
   const std::int64_t bits_in_row = weights.w.dim(-1) * 32;
   if (weights.transpose ? N == x_K : bits_in_row / format.bits == x_K) {
     return weights.transpose ? "transpose = false would fit" : "transpose = true would fit";
@@ -74,14 +77,14 @@ std::string inner_remedy(const QuantizedWeights& weights, std::int64_t N, std::i
   return "the last dimension of x must be K";
 }
 
-void check_group_array(std::string_view op, const QuantizedWeights& weights, std::string_view name, const array& a,
-                       const Shape& expected) {
+void check_group_array(std::string_view op, const QuantizedWeights& weights, const QuantizationSettings& settings,
+                       std::string_view name, const array& a, const Shape& expected) {
   if (a.shape() == expected) {
     return;
   }
   std::string remedy = "pass the arrays of one quantize call";
-  const std::int64_t row = expected.back() * weights.settings.group_size;
-  for (const int other : weights.settings.format->group_sizes) {
+  const std::int64_t row = expected.back() * settings.group_size;
+  for (const int other : settings.format->group_sizes) {
     Shape fitting = expected;
     fitting.back() = row / other;
     if (row % other == 0 && a.shape() == fitting) {
@@ -89,7 +92,7 @@ void check_group_array(std::string_view op, const QuantizedWeights& weights, std
     }
   }
   fail(op, "{} has shape {} but w of shape {} with bits = {} and group_size = {} needs {}; {}", name, to_string(a.shape()),
-       to_string(weights.w.shape()), weights.settings.format->bits, weights.settings.group_size, to_string(expected), remedy);
+       to_string(weights.w.shape()), settings.format->bits, settings.group_size, to_string(expected), remedy);
 }
 
 }  // namespace
@@ -113,13 +116,13 @@ void check_whole_groups(std::string_view op, std::string_view what, std::int64_t
   fail(op, "K = {} is not a multiple of group_size = {}; {}", K, group, remedy);
 }
 
-WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights, std::optional<std::int64_t> x_K) {
+WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights, const QuantizationSettings& settings,
+                            std::optional<std::int64_t> x_K) {
   const array& w = weights.w;
-  const int group_size = weights.settings.group_size;
   check_words(op, w);
-  check_scale_types(op, weights);
+  check_scale_types(op, weights, *settings.format);
   const Shape leading = leading_shape(w);
-  check_global_scale(op, weights.settings.format->mode, weights.global_scale, &leading);
+  check_global_scale(op, weights.mode, address_of(weights.global_scale), &leading);
   if (x_K == 0) {
     fail(op, "K = 0: the rows of x are empty; K must be positive");
   }
@@ -127,29 +130,36 @@ WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights
     fail(op, "K = 0: w has shape {}; K must be positive", to_string(w.shape()));
   }
   if (weights.transpose && x_K) {
-    check_whole_groups(op, "x and w", *x_K, weights.settings);
+    check_whole_groups(op, "x and w", *x_K, settings);
   }
-  const std::int64_t codes = check_row(op, weights);
+  const std::int64_t codes = check_row(op, w, settings);
   const WeightExtents extents = {.N = weights.transpose ? w.dim(-2) : codes, .K = weights.transpose ? codes : w.dim(-2)};
   if (x_K && *x_K != extents.K) {
     fail(op, "x has K = {} but w of shape {} with bits = {} and transpose = {} has K = {}; {}", *x_K, to_string(w.shape()),
-         weights.settings.format->bits, weights.transpose, extents.K, inner_remedy(weights, extents.N, *x_K));
+         settings.format->bits, weights.transpose, extents.K, inner_remedy(weights, *settings.format, extents.N, *x_K));
   }
   Shape expected = w.shape();
-  expected.back() = codes / group_size;
-  check_group_array(op, weights, "scales", *weights.scales, expected);
-  if (weights.biases != nullptr) {
-    check_group_array(op, weights, "biases", *weights.biases, expected);
+  expected.back() = codes / settings.group_size;
+  check_group_array(op, weights, settings, "scales", weights.scales, expected);
+  if (weights.biases) {
+    check_group_array(op, weights, settings, "biases", *weights.biases, expected);
   }
   return extents;
+}
+
+Shape dequantized_shape(const QuantizedWeights& weights, const WeightExtents& extents) {
+  Shape shape = leading_shape(weights.w);
+  shape.push_back(weights.transpose ? extents.N : extents.K);
+  shape.push_back(weights.transpose ? extents.K : extents.N);
+  return shape;
 }
 
 void check_global_scale(std::string_view op, Mode mode, const array* global_scale, const Shape* leading) {
   if (global_scale == nullptr) {
     return;
   }
-  if (mode != Mode::nvfp4) {
-    fail(op, "global_scale is given but mode \"{}\" has none; only \"nvfp4\" takes it", name_of(mode));
+  if (!default_format(mode).has_global_scale) {
+    fail(op, "global_scale is given but {}", text_without_global_scale(mode));
   }
   if (global_scale->dtype() != Dtype::float32) {
     fail(op, "global_scale has type {}; convert it to float32", name_of(global_scale->dtype()));
@@ -176,6 +186,28 @@ array global_scale_per_matrix(const array& global_scale, const Shape& leading) {
 
 Dtype result_dtype(const Format& format, Dtype x, Dtype scales, Dtype biases) {
   return format.scale_encoding == ScaleEncoding::floating ? promote(promote(x, scales), biases) : x;
+}
+
+}  // namespace gqmm::detail
+
+namespace gqmm {
+
+using namespace detail;
+
+Shape QuantizedWeights::shape(std::string_view op) const {
+  return dequantized_shape(*this, check_weights(op, *this, settings_of(op, *this), {}));
+}
+
+QuantizedWeights QuantizedWeights::resolved(std::string_view op) const {
+  const QuantizationSettings settings = settings_of(op, *this);
+  QuantizedWeights weights = *this;
+  weights.bits = settings.format->bits;
+  weights.group_size = settings.group_size;
+  return weights;
+}
+
+std::size_t QuantizedWeights::nbytes() const noexcept {
+  return w.nbytes() + scales.nbytes() + (biases ? biases->nbytes() : 0) + (global_scale ? global_scale->nbytes() : 0);
 }
 
 }  // namespace gqmm

@@ -1,34 +1,31 @@
-// Validation of quantized weights: the arrays w, scales, biases and global_scale against each other and their settings.
+// Validation of quantized weights: the arrays w, scales, biases and global_scale must fit each other and their settings.
 #pragma once
 
 #include "formats/registry.hpp"
+#include "internal_api.hpp"
 
 #include <gqmm/array.hpp>
-#include <gqmm/export.hpp>
+#include <gqmm/quantized_weights.hpp>
 
 #include <cstdint>
 #include <optional>
 #include <string_view>
 
-namespace gqmm {
+namespace gqmm::detail {
 
-struct QuantizedWeights {
-  const array& w;
-  const array* scales = nullptr;
-  const array* biases = nullptr;
-  const array* global_scale = nullptr;
-  QuantizationSettings settings;
-  bool transpose = true;
-};
-
-/// Address of an optional array, null if it is absent.
+/// The address of an optional array, or nullptr if it is absent.
 inline const array* address_of(const std::optional<array>& a) { return a ? &*a : nullptr; }
 
-/// resolve_settings of formats/registry.hpp over optionals.
-GQMM_API QuantizationSettings resolve_settings(std::string_view op, Mode mode, std::optional<int> bits,
-                                               std::optional<int> group_size);
+/// Calls resolve_settings of formats/registry.hpp for optional values.
+GQMM_INTERNAL_API QuantizationSettings resolve_settings(std::string_view op, Mode mode, std::optional<int> bits,
+                                                        std::optional<int> group_size);
 
-/// Throws std::invalid_argument unless K weights are a whole number of groups. `what` is to be padded if not.
+/// Returns the settings of weights, with defaults filled in.
+inline QuantizationSettings settings_of(std::string_view op, const QuantizedWeights& weights) {
+  return resolve_settings(op, weights.mode, weights.bits, weights.group_size);
+}
+
+/// Throws std::invalid_argument if K weights are not a whole number of groups. The message tells the caller to pad `what`.
 void check_whole_groups(std::string_view op, std::string_view what, std::int64_t K, const QuantizationSettings& settings);
 
 struct WeightExtents {
@@ -36,18 +33,23 @@ struct WeightExtents {
   std::int64_t K = 0;
 };
 
-/// Throws std::invalid_argument unless the arrays have the types that the mode wants and their shapes agree. `x_K`, if given, is
-/// the length of the rows that the weights are to multiply and is checked as well.
-WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights, std::optional<std::int64_t> x_K);
+/// Checks the arrays and returns their extents. Throws std::invalid_argument if the arrays do not have the types that the mode
+/// wants, or if their shapes disagree. `settings` are those of the weights. `x_K`, if given, is the length of the rows of x and
+/// must equal K.
+WeightExtents check_weights(std::string_view op, const QuantizedWeights& weights, const QuantizationSettings& settings,
+                            std::optional<std::int64_t> x_K);
 
-/// Throws std::invalid_argument unless global_scale, if given, is float32, of one value or of the shape `leading` (null: one
-/// value only), in a mode that has one.
+/// Returns the shape of the dequantized weights: (…, N, K) if transpose is true, else (…, K, N).
+Shape dequantized_shape(const QuantizedWeights& weights, const WeightExtents& extents);
+
+/// Throws std::invalid_argument if global_scale is given and is wrong. It must be float32, with one value or of the shape
+/// `leading` (nullptr: one value only), in a mode that has a global scale.
 void check_global_scale(std::string_view op, Mode mode, const array* global_scale, const Shape* leading);
 
-/// The global scale as (leading shape of w) + (1, 1), without a copy.
+/// Returns the global scale in the shape (leading shape of w) + (1, 1), without a copy.
 array global_scale_per_matrix(const array& global_scale, const Shape& leading);
 
-/// The type of the result: x, scales and biases promoted in affine mode, x's otherwise.
+/// Returns the type of the result. In affine mode x, scales and biases promote; in other modes it is the type of x.
 Dtype result_dtype(const Format& format, Dtype x, Dtype scales, Dtype biases);
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

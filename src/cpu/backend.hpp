@@ -1,27 +1,31 @@
-// The CPU backend: runs a Problem on the active instruction set.
+// The CPU backend: plans a Problem and runs it on the active instruction set.
 #pragma once
 
+#include "cpu/kernels/kernel_table.hpp"
+#include "internal_api.hpp"
+#include "plan/plan.hpp"
 #include "plan/problem.hpp"
-
-#include <gqmm/export.hpp>
-
-#include <cstdint>
-#include <functional>
+#include "plan/routing.hpp"
 
 namespace gqmm::cpu {
 
-/// The most threads that so many multiply-adds are worth: waking one more would cost more than it saves.
-GQMM_API std::int64_t threads_worth(double multiply_adds);
+/// Of a product.
+[[nodiscard]] double multiply_adds(const Problem& problem);
+/// The pairs by expert.
+[[nodiscard]] Routing routing_of(const Problem& problem);
 
-/// The threads that run() asks for: what the problem's stream says, or gqmm::get_num_threads, but no more than the work is worth.
-/// Throws std::invalid_argument if GQMM_NUM_THREADS has a wrong value.
-GQMM_API int threads_of(const Problem& problem);
+/// What `kernels`, those of the active instruction set, and this machine allow for the problem.
+[[nodiscard]] KernelLimits limits_for(const Problem& problem, const KernelTable& kernels);
 
-/// Runs work(i) for i = 0 … count − 1, each thread a contiguous share, on up to `wanted_threads` threads, the caller's included.
-GQMM_API void share_out(std::int64_t count, int wanted_threads, const std::function<void(std::int64_t i)>& work);
+/// The plan that run() would make for the problem if the process's team of threads were free. This function reads the pairs and
+/// no other data. It throws std::invalid_argument if GQMM_NUM_THREADS has a wrong value.
+[[nodiscard]] GQMM_INTERNAL_API Plan plan_for(const Problem& problem);
 
-/// Writes problem.y. Expects a valid problem. Throws std::bad_alloc; std::length_error where the call is cut into 2^31 items or
-/// more; std::invalid_argument if GQMM_NUM_THREADS has a wrong value; Interrupted if an InterruptCheck asked to stop.
-GQMM_API void run(const Problem& problem);
+/// Computes the product and writes problem.y. The problem must be valid. This function throws
+/// - std::bad_alloc if memory is exhausted,
+/// - std::length_error if the call would have 2^31 items or more,
+/// - std::invalid_argument if GQMM_NUM_THREADS has a wrong value,
+/// - Interrupted if an InterruptCheck asked it to stop.
+GQMM_INTERNAL_API void run(const Problem& problem);
 
 }  // namespace gqmm::cpu

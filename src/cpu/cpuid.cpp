@@ -11,9 +11,9 @@ namespace {
 
 constexpr bool has_bit(std::uint64_t value, int bit) { return (value >> bit & 1U) != 0; }
 
-// XCR0: the register states that the operating system saves and restores.
-constexpr std::uint64_t ymm_states = 0x06;  // xmm, upper halves of ymm
-constexpr std::uint64_t zmm_states = 0xe6;  // and opmask, upper halves of zmm 0 to 15, zmm 16 to 31
+// Bits of XCR0, the register states that the operating system saves and restores.
+constexpr std::uint64_t ymm_states = 0x06;  // xmm and the upper halves of ymm
+constexpr std::uint64_t zmm_states = 0xe6;  // the ymm states, opmask, the upper halves of zmm 0 to 15, and zmm 16 to 31
 
 }  // namespace
 
@@ -80,7 +80,7 @@ const CpuidSource& this_processor() noexcept {
             return registers;
           },
       .xcr0 = []() -> std::uint64_t {
-        // Not _xgetbv: the compilers allow it only in functions that are compiled for XSAVE.
+        // This is assembly code, because the compilers allow _xgetbv only in functions that are compiled for XSAVE.
         std::uint32_t low = 0;
         std::uint32_t high = 0;
         __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));

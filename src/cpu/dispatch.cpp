@@ -1,6 +1,7 @@
 #include "cpu/dispatch.hpp"
 
 #include "cpu/cpuid.hpp"
+#include "cpu/instruction_set_names.hpp"
 #include "cpu/targets/targets.hpp"
 
 #include <gqmm/system.hpp>
@@ -34,17 +35,17 @@ struct Target {
   const cpu::X86Features& has = cpu::x86_features();
   return has_avx2() && has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl;
 }
-[[maybe_unused]] bool has_avx512() { return has_avx512bw() && cpu::x86_features().avx512vnni; }
+[[maybe_unused]] bool has_avx512vnni() { return has_avx512bw() && cpu::x86_features().avx512vnni; }
 [[maybe_unused]] bool has_avx512vbmi() {
   const cpu::X86Features& has = cpu::x86_features();
-  return has_avx512() && has.avx512vbmi && has.avx512vbmi2;
+  return has_avx512vnni() && has.avx512vbmi && has.avx512vbmi2;
 }
 #elif defined(__aarch64__)
-[[maybe_unused]] bool has_neon() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
-[[maybe_unused]] bool has_i8mm() { return has_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
+[[maybe_unused]] bool has_neon_dotprod() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+[[maybe_unused]] bool has_neon_i8mm() { return has_neon_dotprod() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
 #endif
 
-// From the least to the most capable. src/CMakeLists.txt says which of them are in this build.
+// The instruction sets from the least to the most capable one. src/CMakeLists.txt decides which of them are in this build.
 constexpr Target targets[] = {
     {"scalar", "any CPU", [] { return true; }, cpu::scalar_kernels},
 #ifdef GQMM_WITH_AVX2
@@ -56,24 +57,24 @@ constexpr Target targets[] = {
 #ifdef GQMM_WITH_AVX512BW
     {"avx512bw", "AVX-512 F, BW, DQ, VL", has_avx512bw, cpu::avx512bw_kernels},
 #endif
-#ifdef GQMM_WITH_AVX512
-    {"avx512", "AVX-512 F, BW, DQ, VL, VNNI", has_avx512, cpu::avx512_kernels},
+#ifdef GQMM_WITH_AVX512VNNI
+    {"avx512vnni", "AVX-512 F, BW, DQ, VL, VNNI", has_avx512vnni, cpu::avx512vnni_kernels},
 #endif
 #ifdef GQMM_WITH_AVX512VBMI
     {"avx512vbmi", "AVX-512 F, BW, DQ, VL, VNNI, VBMI, VBMI2", has_avx512vbmi, cpu::avx512vbmi_kernels},
 #endif
-#ifdef GQMM_WITH_NEON
-    {"neon", "NEON, DotProd", has_neon, cpu::neon_kernels},
+#ifdef GQMM_WITH_NEON_DOTPROD
+    {"neon-dotprod", "NEON, DotProd", has_neon_dotprod, cpu::neon_dotprod_kernels},
 #endif
-#ifdef GQMM_WITH_I8MM
-    {"i8mm", "NEON, DotProd, I8MM", has_i8mm, cpu::i8mm_kernels},
+#ifdef GQMM_WITH_NEON_I8MM
+    {"neon-i8mm", "NEON, DotProd, I8MM", has_neon_i8mm, cpu::neon_i8mm_kernels},
 #endif
 };
 
 const Target& target_by_name(std::string_view name, std::string_view source) {
   std::string known;
   for (const Target& target : targets) {
-    if (target.name == name) {
+    if (target.name == cpu::current_name(name)) {
       if (!target.supported()) {
         throw std::invalid_argument(fmt::format("[gqmm] {} = \"{}\", but this machine lacks {}; `gqmm info` lists what it has",
                                                 source, name, target.description));
@@ -103,7 +104,7 @@ std::atomic<const Target*> active{nullptr};
 const Target& active_target() {
   const Target* target = active.load(std::memory_order_acquire);
   if (target == nullptr) {
-    target = &default_target();  // every thread that comes here finds the same one
+    target = &default_target();  // several threads may come here at once; all find the same target
     active.store(target, std::memory_order_release);
   }
   return *target;

@@ -1,12 +1,12 @@
-// Which instruction set runs.
+// This file chooses the instruction set that runs.
 #pragma once
 
 #include "cpu/kernels/kernel_table.hpp"
 
 namespace gqmm::cpu {
 
-/// Kernels of the active instruction set (gqmm::active_instruction_set). Throws std::invalid_argument if GQMM_ISA names one that
-/// is unknown or that this machine lacks.
+/// The kernels of the active instruction set (gqmm::active_instruction_set). Throws std::invalid_argument if GQMM_ISA names an
+/// instruction set that is unknown or that this machine lacks.
 const KernelTable& active_kernels();
 
 }  // namespace gqmm::cpu

@@ -1,14 +1,16 @@
-// Memory that a thread keeps between calls.
+// Working memory that a thread keeps from one call to the next.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <utility>
 
 namespace gqmm::cpu {
 
-/// Grows on demand, aligned to a cache line, contents undefined. Larger buffers than `keep` bytes are returned by release().
+/// A buffer that grows on demand. It is aligned to a cache line, and its contents are undefined.
 class Scratch {
  public:
   Scratch() = default;
@@ -20,7 +22,7 @@ class Scratch {
     return *this;
   }
 
-  /// Room for `rows` times `per_row` elements. Throws std::bad_alloc, also for more bytes than can be counted.
+  /// Returns room for `rows` times `per_row` elements. Throws std::bad_alloc, also if the number of bytes does not fit its type.
   template <class T>
   T* take(std::int64_t rows, std::int64_t per_row = 1) {
     std::size_t bytes = 0;
@@ -34,6 +36,7 @@ class Scratch {
     }
     return static_cast<T*>(data_);
   }
+  /// Frees the buffer if it has more than `keep` bytes.
   void release(std::size_t keep) {
     if (size_ > keep) {
       free();
@@ -51,20 +54,63 @@ class Scratch {
   std::size_t size_ = 0;
 };
 
-/// The T that the calling thread keeps between calls, or nullptr once the thread has destroyed it: destructors of static objects,
-/// or of the thread's other objects, may compute after that.
+/// Owns a T that nobody else uses. The constructor takes it from a small cache of the calling thread, or makes a new one. The
+/// destructor gives it back to that cache. So two owners on one thread never share memory, and a thread's next call finds what
+/// the last one allocated.
 template <class T>
-T* kept_by_thread() {
-  static thread_local bool destroyed = false;
-  struct Keeper {
-    T value;
-    ~Keeper() { destroyed = true; }
+class ThreadCached {
+ public:
+  ThreadCached() : value_(take()) {}
+  ~ThreadCached() { give_back(std::move(value_)); }
+  ThreadCached(const ThreadCached&) = delete;
+  ThreadCached& operator=(const ThreadCached&) = delete;
+
+  T& operator*() const { return *value_; }
+  T* operator->() const { return value_.get(); }
+
+ private:
+  struct Store {
+    std::array<std::unique_ptr<T>, 3> values;
+    ~Store() { destroyed() = true; }
   };
-  if (destroyed) {
-    return nullptr;
+  static bool& destroyed() {
+    static thread_local bool flag = false;
+    return flag;
   }
-  static thread_local Keeper keeper;
-  return &keeper.value;
-}
+  /// The thread's cache, or nullptr if the thread has already destroyed it. Destructors of static objects, or of the thread's
+  /// other objects, may compute later than that.
+  static Store* store() {
+    if (destroyed()) {
+      return nullptr;
+    }
+    static thread_local Store kept;
+    return &kept;
+  }
+
+  static std::unique_ptr<T> take() {
+    if (Store* const kept = store()) {
+      for (std::unique_ptr<T>& value : kept->values) {
+        if (value != nullptr) {
+          return std::move(value);
+        }
+      }
+    }
+    return std::make_unique<T>();
+  }
+  /// Puts a value into the thread's cache. If the cache is full, or the thread has destroyed it
+  /// already, the value is freed.
+  static void give_back(std::unique_ptr<T> given) {
+    if (Store* const kept = store()) {
+      for (std::unique_ptr<T>& value : kept->values) {
+        if (value == nullptr) {
+          value = std::move(given);
+          return;
+        }
+      }
+    }
+  }
+
+  std::unique_ptr<T> value_;
+};
 
 }  // namespace gqmm::cpu

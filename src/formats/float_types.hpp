@@ -1,6 +1,8 @@
-// Scalar conversions of the storage types to and from float32. Every conversion to float32 is exact; those from float32 round
-// to nearest, ties to even. Kernels have vector forms of the same functions; these are the truth.
+// Scalar conversions between float32 and the types in which floats are stored. A conversion to float32 is exact. A conversion
+// from float32 rounds to nearest, ties to even. The kernels have vector forms of these functions, which must give the same bits.
 #pragma once
+
+#include "namespaces.hpp"
 
 #include <gqmm/array.hpp>
 
@@ -10,7 +12,7 @@
 #include <cstring>
 #include <limits>
 
-namespace gqmm {
+namespace gqmm::detail {
 
 inline float float_from_bfloat16(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
 
@@ -20,7 +22,8 @@ inline float float_from_float16(std::uint16_t bits) {
   if (magnitude >= 0x7c00U) {  // Inf, NaN
     return std::bit_cast<float>(sign | 0x7f800000U | (magnitude & 0x3ffU) << 13);
   }
-  // The exponent bias moves from 15 to 127; a subnormal half becomes a subnormal float, which the product normalises exactly.
+  // The product changes the bias of the exponent from 15 to 127. A subnormal float16 is first read as a subnormal float32, and
+  // the product normalises it exactly.
   const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112F;
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | sign);
 }
@@ -40,10 +43,10 @@ inline std::uint16_t float16_from_float(float value) {
   if (magnitude > 0x7f800000U) {
     return 0x7e00;
   }
-  if (magnitude >= 0x477ff000U) {  // 65520 and above round to Inf
+  if (magnitude >= 0x477ff000U) {  // a value of 65520 or more rounds to Inf
     return static_cast<std::uint16_t>(sign | 0x7c00U);
   }
-  if (magnitude < 0x38800000U) {  // below 2^-14: adding 0.5 leaves the subnormal half in the low bits, rounded by the FPU
+  if (magnitude < 0x38800000U) {  // below 2^-14 the sum with 0.5 has the rounded subnormal float16 in its low bits
     const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
     return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000U));
   }
@@ -51,26 +54,9 @@ inline std::uint16_t float16_from_float(float value) {
   return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000U) >> 13));
 }
 
-/// OCP E4M3 (no infinities; 0x7f and 0xff are NaN).
-inline float float_from_e4m3(std::uint8_t bits) {
-  const std::uint32_t magnitude = bits & 0x7fU;
-  if (magnitude == 0x7fU) {
-    return std::numeric_limits<float>::quiet_NaN();
-  }
-  const float value = std::bit_cast<float>(magnitude << 20) * 0x1p120F;
-  return (bits & 0x80U) != 0 ? -value : value;
-}
-
-/// OCP E8M0: 2^(bits − 127), except that 255 (NaN in the standard) is Inf, as in MLX.
+/// The value of an OCP E8M0 byte: 2^(bits − 127). The byte 255 is NaN in the standard, but Inf here and in MLX.
 inline float float_from_e8m0(std::uint8_t bits) {
   return std::bit_cast<float>(bits == 0 ? 0x00400000U : std::uint32_t{bits} << 23);
-}
-
-/// OCP E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
-inline float float_from_e2m1(unsigned code) {
-  constexpr float magnitudes[8] = {0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F};
-  const float value = magnitudes[code & 7U];
-  return (code & 8U) != 0 ? -value : value;
 }
 
 template <class T>
@@ -80,7 +66,7 @@ T load_unaligned(const std::byte* address) {
   return value;
 }
 
-/// The element of a float16, bfloat16 or float32 array at `address`, which may have any alignment.
+/// Loads an element of a float16, bfloat16 or float32 array. `address` may have any alignment.
 inline float load_float(const std::byte* address, Dtype dtype) {
   switch (dtype) {
     case Dtype::float16: return float_from_float16(load_unaligned<std::uint16_t>(address));
@@ -89,8 +75,8 @@ inline float load_float(const std::byte* address, Dtype dtype) {
   }
 }
 
-/// Rounds `value` to `dtype` and stores it. Every NaN becomes the positive quiet NaN, so that results do not depend on how a
-/// machine propagates NaN payloads.
+/// Rounds `value` to `dtype` and stores it. Every NaN becomes the positive quiet NaN. So results do not depend on how a processor
+/// propagates the payloads of NaNs.
 inline void store_float(std::byte* address, Dtype dtype, float value) {
   if (dtype == Dtype::float32) {
     const float canonical = std::isnan(value) ? std::numeric_limits<float>::quiet_NaN() : value;
@@ -101,4 +87,4 @@ inline void store_float(std::byte* address, Dtype dtype, float value) {
   std::memcpy(address, &bits, sizeof bits);
 }
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

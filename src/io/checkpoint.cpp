@@ -15,12 +15,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The model that a path names which does not exist, if it looks like OWNER/NAME or an address on the Hugging Face hub.
+/// The name of a model, OWNER/NAME, if `name` looks like such a name or like an address on the Hugging Face hub. Otherwise the
+/// result is empty.
 std::string hub_name(std::string name) {
   for (const std::string_view address : {"https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/", "hf://"}) {
     if (name.starts_with(address)) {
       name.erase(0, address.size());
-      const std::size_t end = name.find('/', name.find('/') + 1);  // of OWNER/NAME/tree/main
+      const std::size_t end = name.find('/', name.find('/') + 1);  // the second slash of OWNER/NAME/tree/main
       name.erase(std::min(end, name.size()));
       break;
     }
@@ -47,7 +48,7 @@ nlohmann::json read_config(const fs::path& folder) {
                                                      : nlohmann::json();
 }
 
-/// The settings of the first file whose metadata have them.
+/// The settings in the metadata of the first file that has such settings.
 FoundQuantization find_in_metadata(const ModelFiles& model) {
   FoundQuantization result;
   for (const auto& [path, metadata] : model.files) {
@@ -66,10 +67,11 @@ FoundQuantization find_in_metadata(const ModelFiles& model) {
   return result;
 }
 
-/// The settings of the metadata or else those of config.json.
+/// Finds the settings. Those of the metadata count before those of config.json.
 void find_settings(Checkpoint& checkpoint, const ModelFiles& model, const fs::path& folder) {
   FoundQuantization in_metadata;
-  std::optional<FileError> wrong_metadata;  // an error only if config.json has no settings: mlx-lm reads no metadata
+  // Wrong metadata are an error only if config.json has no settings, because mlx-lm does not read metadata.
+  std::optional<FileError> wrong_metadata;
   try {
     in_metadata = find_in_metadata(model);
   } catch (const FileError& error) {

@@ -6,6 +6,7 @@
 #include "io/safetensors.hpp"
 
 #include <gqmm/array.hpp>
+#include <gqmm/quantized_weights.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -21,60 +22,60 @@ struct Checkpoint {
   std::filesystem::path path;
   std::vector<std::filesystem::path> files;  ///< the safetensors files, each mapped once
   TensorMap tensors;
-  Metadata metadata;      ///< of all files; of a key that several have, the first
-  nlohmann::json config;  ///< the document of config.json; null without one
+  Metadata metadata;      ///< of all files; if several files have a key, the value of the first file
+  nlohmann::json config;  ///< the document of config.json; null if there is no such file
   std::optional<QuantizationConfig> quantization;
-  std::string foreign_settings;  ///< what another tool keeps under that key (FoundQuantization::foreign); else empty
+  std::string foreign_settings;  ///< what another tool keeps under MLX's key (FoundQuantization::foreign), or empty
 };
 
-/// Writes "gqmm: " and the sentence to the standard error.
+/// Writes "gqmm: " and the sentence to the standard error stream.
 void print_notice(std::string_view sentence);
 
-/// What to do about a path that does not exist but looks like a model on the Hugging Face hub, "OWNER/NAME" or an address there;
-/// empty for every other path.
+/// The remedy for a path that does not exist but looks like a model on the Hugging Face hub: "OWNER/NAME" or an address there. It
+/// is empty for every other path.
 [[nodiscard]] std::string hub_remedy(const std::filesystem::path& path);
 
-/// One safetensors file, or a folder with the files that open_model_folder finds (model_files.hpp). The settings come from the
-/// safetensors metadata "quantization" (as `gqmm quantize` writes it) or from config.json in the same folder. `notify` is told
-/// what was not as it should be but could be read. Throws FileError, which says what to do about a file of another kind and about
-/// the name of a model on the Hugging Face hub.
+/// Opens one safetensors file, or a folder with the files that open_model_folder finds (model_files.hpp). The settings come from
+/// the safetensors metadata "quantization", which `gqmm quantize` writes, or from config.json in the same folder. `notify` is
+/// called when something is wrong but can be read all the same. Throws FileError. Its message has the remedy for a file of
+/// another kind and for the name of a model on the Hugging Face hub.
 [[nodiscard]] Checkpoint open_checkpoint(const std::filesystem::path& path, const Notify& notify = print_notice);
 
-/// NAME.weight with NAME.scales and, for affine, NAME.biases; nvfp4 may have NAME.global_scale. w is uint32 (…, N, K·bits/32);
-/// scales and biases (…, N, K/group_size); global_scale is float32, of one value or one per matrix.
+/// A quantized tensor: NAME.weight with NAME.scales, in mode affine with NAME.biases, and in nvfp4 possibly with
+/// NAME.global_scale. w is uint32 of shape (…, N, K·bits/32). Scales and biases have shape (…, N, K/group_size). global_scale is
+/// float32 and has a single value or one value for each matrix.
 struct QuantizedTensor {
-  std::string name;  ///< without ".weight"
-  const Format* format = nullptr;
-  int group_size = 0;
-  array w;
-  array scales;
-  std::optional<array> biases;
-  std::optional<array> global_scale;
-  std::string inferred;      ///< settings that the shapes gave because config.json does not state them or is wrong: "bits, mode"
-  std::int64_t experts = 1;  ///< product of the leading dimensions
+  std::string name;          ///< without ".weight"
+  QuantizedWeights weights;  ///< every setting has a value; transpose is true
+  std::string inferred;      ///< the settings that were inferred from the shapes, for example "bits, mode", or empty
+  std::int64_t experts = 1;  ///< the product of the leading dimensions
   std::int64_t N = 0;
   std::int64_t K = 0;
 
-  /// Has leading dimensions: the weights of several experts.
-  [[nodiscard]] bool is_expert_tensor() const noexcept { return w.rank() > 2; }
-  /// Of all its arrays together.
+  [[nodiscard]] const Format& format() const;
+  /// True if w has leading dimensions, so that it holds the weights of several experts.
+  [[nodiscard]] bool is_expert_tensor() const noexcept { return weights.w.rank() > 2; }
+  /// The bytes of all its arrays together.
   [[nodiscard]] std::int64_t nbytes() const noexcept;
 };
 
-/// Settings for a checkpoint that brings none.
+/// Settings for a checkpoint that has none of its own.
 struct AssumedSettings {
   std::optional<Mode> mode;
   std::optional<int> bits;
   std::optional<int> group_size;
 };
 
-/// Every quantized tensor, by name. A tensor's own settings must fit its shapes. The defaults of the checkpoint need not: where
-/// they contradict the shapes, as in a model of mixed bits whose config.json lacks the exceptions or has them under another
-/// prefix, the settings are inferred. The group size holds, so that the number of scales gives K and the number of words the
-/// bits. Without settings in the checkpoint, those are taken that `assumed` and the shapes leave. Throws FileError where settings
-/// and shapes contradict each other or several settings fit, and for a checkpoint in another scheme (foreign_scheme.hpp) without
-/// any tensor in MLX's. `notify` is told of weights that lack their scales, and if shapes decide although the checkpoint has
-/// settings, but of another tool's.
+/// Every quantized tensor of the checkpoint, sorted by name.
+///
+/// The settings of a tensor are found as follows. Settings for this very tensor must fit its shapes. The defaults of the
+/// checkpoint need not fit: a model of mixed bits may lack the exceptions in config.json, or have them under another prefix. Then
+/// the settings are inferred. The group size of the defaults holds, so the number of scales gives K, and the number of words
+/// gives the bits. If the checkpoint has no settings, the only settings that `assumed` and the shapes allow are used.
+///
+/// Throws FileError if settings and shapes contradict each other, or if several settings fit. It also throws FileError for a
+/// checkpoint in another scheme (foreign_scheme.hpp) that has no tensor in MLX's format. `notify` is called for weights that lack
+/// their scales, and if the shapes decide because the checkpoint's settings are those of another tool.
 [[nodiscard]] std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, const AssumedSettings& assumed = {},
                                                              const Notify& notify = print_notice);
 

@@ -20,9 +20,9 @@ namespace {
 
 constexpr std::string_view remedy = "complete the download";
 
-/// "NAME-00002-of-00003.safetensors" is the second of three.
-struct Shard {
-  std::string set;  // the name without its number
+/// The parts of a file name such as "NAME-00002-of-00003.safetensors", which is the second file of three.
+struct ShardName {
+  std::string set;  // the name without its number, which all files of the model share
   int number = 0;
   int count = 0;
 };
@@ -33,7 +33,7 @@ std::optional<int> number_of(std::string_view digits) {
   return error == std::errc() && end == digits.data() + digits.size() ? std::optional(value) : std::nullopt;
 }
 
-std::optional<Shard> shard_of(const std::string& name) {
+std::optional<ShardName> parse_shard_name(const std::string& name) {
   constexpr std::string_view of = "-of-";
   const std::size_t middle = name.rfind(of);
   const std::size_t dash = middle == std::string::npos || middle == 0 ? std::string::npos : name.rfind('-', middle - 1);
@@ -43,13 +43,13 @@ std::optional<Shard> shard_of(const std::string& name) {
   }
   const auto number = number_of(std::string_view(name).substr(dash + 1, middle - dash - 1));
   const auto count = number_of(std::string_view(name).substr(middle + of.size(), dot - middle - of.size()));
-  return number && count ? std::optional(Shard{name.substr(0, dash) + name.substr(middle), *number, *count}) : std::nullopt;
+  return number && count ? std::optional(ShardName{name.substr(0, dash) + name.substr(middle), *number, *count}) : std::nullopt;
 }
 
 void check_shards(const Checkpoint& checkpoint) {
   std::map<std::string, std::pair<int, std::set<int>>> sets;
   for (const std::filesystem::path& file : checkpoint.files) {
-    if (const auto shard = shard_of(file.filename())) {
+    if (const auto shard = parse_shard_name(file.filename())) {
       sets[shard->set].first = shard->count;
       sets[shard->set].second.insert(shard->number);
     }

@@ -7,7 +7,7 @@
 namespace gqmm::io {
 
 FileError::FileError(std::string_view origin, std::string_view problem)
-    : std::runtime_error(fmt::format("[{}] {}", printable(origin), problem)) {}
+    : gqmm::FileError(fmt::format("[{}] {}", printable(origin), problem)) {}
 
 std::string printable(std::string_view text) {
   constexpr std::size_t longest = 240;

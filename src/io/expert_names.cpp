@@ -18,7 +18,8 @@ namespace {
 constexpr std::string_view remedy =
     "convert it first, with `mlx_lm convert --hf-path IN --mlx-path OUT`, and quantize the folder OUT";
 
-/// BLOCK.experts.E.FROM.weight becomes BLOCK.switch_mlp.TO.weight.
+/// How MLX names the experts of a model: BLOCK.experts.E.FROM.weight becomes BLOCK.switch_mlp.TO.weight. `layers` holds the pairs
+/// of FROM and TO.
 struct ExpertLayout {
   std::string_view model_type;
   std::string_view block;
@@ -37,7 +38,8 @@ const std::vector<ExpertLayout>& expert_layouts() {
   return layouts;
 }
 
-/// Other names that mlx-lm splits, transposes or scales when it loads the model. No model type: whatever the model.
+/// Another name of Transformers, whose tensor mlx-lm splits, transposes or scales when it loads the model. If `model_types` is
+/// empty, this holds for every model.
 struct ForeignName {
   const char* glob;
   std::vector<std::string_view> model_types;
@@ -59,7 +61,7 @@ const std::vector<ForeignName>& foreign_names() {
   return names;
 }
 
-/// The parts of PREFIX.experts.NUMBER.REST.
+/// The parts of a name PREFIX.experts.NUMBER.REST.
 struct ExpertName {
   std::string prefix;
   std::size_t expert = 0;
@@ -87,7 +89,7 @@ std::optional<ExpertName> split_expert_name(const std::string& name) {
   throw FileError(origin, fmt::format("tensor {}: {}; {}", in_quotes(name), what, remedy));
 }
 
-/// MLX's name for the layer of all experts; nullopt if the model is none of those whose experts are stacked.
+/// MLX's name for the layer that holds all experts. Returns nullopt if mlx-lm does not stack the experts of this model.
 std::optional<std::string> stacked_name(const ExpertName& name, const ModelFacts& facts) {
   for (const ExpertLayout& layout : expert_layouts()) {
     if (layout.model_type != facts.type || !name.prefix.ends_with(fmt::format(".{}", layout.block))) {
@@ -135,7 +137,7 @@ void check_name(const std::string& name, const ModelFacts& facts, std::string_vi
   }
 }
 
-/// Falcon-H1: mlx-lm multiplies the matrices by factors of the config as long as the convolutions lie in Transformers' order.
+/// Refuses a Falcon-H1 model in Transformers' order. mlx-lm multiplies the matrices of such a model by factors from config.json.
 void check_falcon_h1(const TensorMap& tensors, const ModelFacts& facts, std::string_view origin) {
   const auto kernel = tensors.find("model.layers.0.mamba.conv1d.weight");
   if (facts.type == "falcon_h1" && kernel != tensors.end() && kernel->second.shape.size() == 3 &&
@@ -179,9 +181,14 @@ std::vector<SourceTensor> in_mlx_names(const TensorMap& tensors, const ModelFact
   for (const auto& [name, parts] : stacks) {
     sources.push_back(stack(name, parts, origin));
     const std::int64_t found = sources.back().shape.front();
-    if (found != facts.experts) {
+    if (!facts.experts) {
+      throw FileError(origin, fmt::format("has {} experts in {}, and config.json has no num_experts to compare it with; complete "
+                                          "config.json",
+                                          found, in_quotes(name)));
+    }
+    if (found != *facts.experts) {
       throw FileError(origin, fmt::format("{} has {} experts where config.json has {}; complete the checkpoint", in_quotes(name),
-                                          found, facts.experts));
+                                          found, *facts.experts));
     }
   }
   std::sort(sources.begin(), sources.end(), [](const auto& a, const auto& b) { return a.name < b.name; });

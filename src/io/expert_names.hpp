@@ -1,5 +1,5 @@
-// The tensors of a checkpoint under MLX's names. Transformers keeps one tensor per expert, or fuses two layers into one; mlx-lm
-// changes that when it loads a model ("sanitize"), which has to happen before weights are quantized.
+// The tensors of a checkpoint under MLX's names. Transformers keeps one tensor for each expert, or fuses two layers into one.
+// mlx-lm changes that when it loads a model ("sanitize"). The change must be made before weights are quantized.
 #pragma once
 
 #include "io/layer_rules.hpp"
@@ -16,19 +16,19 @@ struct NamedTensor {
   const Tensor* tensor;
 };
 
-/// One tensor under MLX's name: as it lies in the file, or experts that follow one another.
+/// One tensor under MLX's name. It is a single tensor of the file, or the tensors of all experts one after another.
 struct SourceTensor {
   std::string name;
   Shape shape;
   std::string type;
-  std::vector<NamedTensor> parts;  ///< one, or one per expert
+  std::vector<NamedTensor> parts;  ///< a single tensor, or one for each expert
 
   [[nodiscard]] std::uint64_t nbytes() const noexcept;
 };
 
-/// Stacks the experts of the models for which mlx-lm does just that (Qwen2-MoE, Qwen3-MoE, OLMoE, Mixtral). Throws FileError,
-/// naming `origin`, for other names that mlx-lm would change, with `mlx_lm convert` as the remedy, and for experts of which one
-/// is missing or differs from the others.
+/// Gives the tensors MLX's names. Stacks the experts of Qwen2-MoE, Qwen3-MoE, OLMoE and Mixtral, because that is all that mlx-lm
+/// changes in these models. Throws FileError, which names `origin`, for other names that mlx-lm would change. The remedy is then
+/// `mlx_lm convert`. Also throws FileError if an expert is missing or differs from the others.
 [[nodiscard]] std::vector<SourceTensor> in_mlx_names(const TensorMap& tensors, const ModelFacts& facts, std::string_view origin);
 
 }  // namespace gqmm::io

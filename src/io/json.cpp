@@ -18,12 +18,14 @@ namespace {
 
 using nlohmann::json;
 
-/// Reads a document without storing it, and throws at the first thing that is over a limit. (json::parse takes a callback that
-/// could do the same, but with one its time grows with the square of the number of objects.)
-class Guard : public nlohmann::json_sax<json> {
+/// Reads a document without storing it, and throws when a limit is exceeded. A callback of json::parse could do the same. But
+/// with a callback, the time of json::parse grows with the square of the number of objects.
+class LimitChecker : public nlohmann::json_sax<json> {
  public:
-  /// `unique`: the keys that may not come twice, with all keys below them; nullopt: all keys of the document.
-  Guard(std::string_view origin, std::optional<std::span<const std::string_view>> unique) : origin_(origin), unique_(unique) {
+  /// `unique` lists the keys that may not appear twice in an object. This holds for all keys below them too. nullopt means all
+  /// keys of the document.
+  LimitChecker(std::string_view origin, std::optional<std::span<const std::string_view>> unique)
+      : origin_(origin), unique_(unique) {
     open_.push_back({.all_unique = !unique, .key_is_unique = false, .keys = {}});
   }
 
@@ -51,21 +53,21 @@ class Guard : public nlohmann::json_sax<json> {
   bool parse_error(std::size_t /*position*/, const std::string& /*last_token*/, const json::exception& error) override {
     std::string_view what = error.what();  // "[json.exception.parse_error.101] parse error at line 1, column 2: …"
     what.remove_prefix(what.find("] ") == std::string_view::npos ? 0 : what.find("] ") + 2);
-    throw FileError(origin_, fmt::format("not valid JSON: {}", printable(what)));
+    throw FileError(origin_, fmt::format("is not valid JSON: {}", printable(what)));
   }
 
  private:
   bool value() {
     if (++values_ > max_json_values) {
       throw FileError(origin_,
-                      fmt::format("more than {} JSON values, the most that are read; split the model into files of fewer tensors",
+                      fmt::format("has more than {} JSON values, which is the limit; split the model into files of fewer tensors",
                                   max_json_values));
     }
     return true;
   }
   bool open() {
     if (open_.size() > max_json_depth) {
-      throw FileError(origin_, fmt::format("JSON nested more than {} deep, the deepest that is read", max_json_depth));
+      throw FileError(origin_, fmt::format("has JSON that is nested more than {} deep, which is the limit", max_json_depth));
     }
     const bool all_unique = open_.back().all_unique || open_.back().key_is_unique;
     open_.push_back({.all_unique = all_unique, .key_is_unique = false, .keys = {}});
@@ -76,10 +78,10 @@ class Guard : public nlohmann::json_sax<json> {
     return true;
   }
 
-  /// An object or array, or the document around them.
+  /// An object or an array that is being read, or the document around it.
   struct Container {
-    bool all_unique;     // none of its keys may come twice
-    bool key_is_unique;  // nor may the key that was read last
+    bool all_unique;     // true if none of its keys may appear twice
+    bool key_is_unique;  // true if the key that was read last may not appear twice
     std::unordered_set<std::string> keys;
   };
 
@@ -91,29 +93,30 @@ class Guard : public nlohmann::json_sax<json> {
 
 void check_size(std::string_view text, std::string_view origin) {
   if (text.size() > max_json_bytes) {
-    throw FileError(origin, fmt::format("{} bytes of JSON, more than the {} allowed", text.size(), max_json_bytes));
+    throw FileError(origin, fmt::format("has {} bytes of JSON, more than the {} that are allowed", text.size(), max_json_bytes));
   }
 }
 
-json parse_guarded(std::string_view text, std::string_view origin, std::optional<std::span<const std::string_view>> unique) {
-  Guard guard(origin, unique);
-  json::sax_parse(text.begin(), text.end(), &guard);
+json parse_within_limits(std::string_view text, std::string_view origin,
+                         std::optional<std::span<const std::string_view>> unique) {
+  LimitChecker checker(origin, unique);
+  json::sax_parse(text.begin(), text.end(), &checker);
   return json::parse(text.begin(), text.end());
 }
 
-/// What a number or a literal such as NaN consists of.
+/// True for the characters of a number or of a literal such as NaN.
 bool is_word_character(char c) {
   return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '-' || c == '.';
 }
 
-/// NaN, Infinity, -Infinity, or a number that a double cannot hold.
+/// True for NaN, Infinity, -Infinity and a number that a double cannot hold.
 bool is_not_finite(std::string_view word) {
   if (word == "NaN" || word == "Infinity" || word == "-Infinity") {
     return true;
   }
   const bool number = word.find_first_not_of("0123456789+-.eE") == std::string_view::npos &&
                       (word.front() == '-' || (word.front() >= '0' && word.front() <= '9'));
-  if (!number || word.size() < 4) {  // 1e99 is finite
+  if (!number || word.size() < 4) {  // such a short number is finite; the shortest that is not is 1e309
     return false;
   }
   const std::string terminated(word);
@@ -122,7 +125,7 @@ bool is_not_finite(std::string_view word) {
   return end == terminated.c_str() + terminated.size() && !std::isfinite(value);
 }
 
-/// The length of the string that begins at the quote text[0], with both quotes.
+/// The length, with both quotes, of the JSON string that begins at the quote text[0].
 std::size_t string_length(std::string_view text) {
   std::size_t at = 1;
   while (at < text.size() && text[at] != '"') {
@@ -131,7 +134,7 @@ std::size_t string_length(std::string_view text) {
   return std::min(at + 1, text.size());
 }
 
-/// `text` with quotes around every value that is no finite number.
+/// Puts quotes around every number in `text` that is not finite.
 std::string with_quoted_infinities(std::string_view text) {
   std::string result;
   result.reserve(text.size());
@@ -156,7 +159,7 @@ std::string with_quoted_infinities(std::string_view text) {
 
 json parse_json(std::string_view text, std::string_view origin) {
   check_size(text, origin);
-  return parse_guarded(text, origin, std::nullopt);
+  return parse_within_limits(text, origin, std::nullopt);
 }
 
 json parse_python_json(std::string_view text, std::string_view origin, std::span<const std::string_view> unique) {
@@ -164,7 +167,7 @@ json parse_python_json(std::string_view text, std::string_view origin, std::span
     throw FileError(origin, kind);
   }
   check_size(text, origin);
-  return parse_guarded(with_quoted_infinities(text), origin, unique);
+  return parse_within_limits(with_quoted_infinities(text), origin, unique);
 }
 
 }  // namespace gqmm::io

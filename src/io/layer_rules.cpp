@@ -14,11 +14,11 @@ constexpr std::string_view weight_suffix = ".weight";
 constexpr int stays = 0;
 constexpr int as_asked = -1;
 
-/// What mlx-lm 0.32.2 decides for some layers of a model, in each model's `quant_predicate`. The first row that fits counts.
+/// What mlx-lm 0.32.2 decides for some layers of a model, in each model's `quant_predicate`. The first rule that fits counts.
 struct ModelRule {
   const char* model_type;
   const char* layers;  // a glob
-  int bits;            // 8: affine in groups of 64; or one of the two above
+  int bits;            // `stays`, `as_asked`, or 8, which means affine in groups of 64
 };
 
 constexpr ModelRule model_rules[] = {
@@ -97,7 +97,8 @@ bool is_number(const std::string& text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
 }
 
-/// `word` begins somewhere in `text` where no letter stands before it: "embed_positions" has "position", "composition" does not.
+/// True if `word` is in `text` and no letter is before it. So "embed_positions" has the word "position", and "composition" does
+/// not.
 bool has_word(std::string_view text, std::string_view word) {
   for (std::size_t at = text.find(word); at != std::string_view::npos; at = text.find(word, at + 1)) {
     if (at == 0 || std::isalpha(static_cast<unsigned char>(text[at - 1])) == 0) {
@@ -107,16 +108,15 @@ bool has_word(std::string_view text, std::string_view word) {
   return false;
 }
 
-/// The module's own name: the last component that is no number.
+/// The module's own name, which is the last component that is not a number.
 const std::string& module_of(const std::vector<std::string>& components) {
   const auto found = std::find_if(components.rbegin(), components.rend(), [](const auto& part) { return !is_number(part); });
   return found == components.rend() ? components.back() : *found;
 }
 
 bool is_position_table(const std::string& module) {
-  return module == "wpe" || module == "pos" || module.starts_with("pos_") || has_word(module, "position") ||
-         has_word(module, "pos_emb") || has_word(module, "rotary") || has_word(module, "rope") ||
-         has_word(module, "relative_attention");
+  return module == "wpe" || module == "pe" || has_word(module + "_", "pos_") || has_word(module, "position") ||
+         has_word(module, "rotary") || has_word(module, "rope") || has_word(module, "relative_attention");
 }
 
 bool is_router(const std::vector<std::string>& components) {
@@ -125,7 +125,7 @@ bool is_router(const std::vector<std::string>& components) {
   });
 }
 
-/// Why the name says that a tensor is no matrix of a layer; empty if it does not say so.
+/// The reason why a tensor is not the matrix of a layer, as far as its name and shape tell. Empty if there is no such reason.
 std::string reason_in_name(const std::vector<std::string>& components, const Shape& shape) {
   const std::string& module = module_of(components);
   if (module.find("norm") != std::string::npos || module == "ln" || module.starts_with("ln_")) {
@@ -161,8 +161,8 @@ ModelFacts facts_of(const nlohmann::json& config) {
     facts.type = type->get<std::string>();
   }
   for (const char* key : {"num_experts", "num_local_experts"}) {
-    if (const auto count = config.find(key); count != config.end() && count->is_number_unsigned()) {
-      facts.experts = count->get<std::int64_t>();
+    if (const auto count = config.find(key); count != config.end() && count->is_number()) {
+      facts.experts = count->get<std::int64_t>();  // the number may be 4.0, which some tools write
     }
   }
   facts.tied_embeddings = is_true(config, "tie_word_embeddings");

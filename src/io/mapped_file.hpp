@@ -1,7 +1,7 @@
-// A file mapped into memory, read-only.
+// A file that is mapped into memory for reading.
 #pragma once
 
-#include <gqmm/export.hpp>
+#include "internal_api.hpp"
 
 #include <cstddef>
 #include <filesystem>
@@ -11,9 +11,9 @@
 
 namespace gqmm::io {
 
-/// The whole of a regular file. Pages are read when they are first touched; nothing is copied. (As with every mapping, a file
-/// that another process truncates meanwhile raises SIGBUS when its lost part is touched.)
-class GQMM_API MappedFile {
+/// The mapping of a whole regular file. Nothing is copied, and a page is read when it is first touched. If another process
+/// truncates the file meanwhile, a touch of the lost part raises SIGBUS, as with every mapping.
+class GQMM_INTERNAL_API MappedFile {
  public:
   /// Throws FileError if the file cannot be opened or is not a regular file.
   [[nodiscard]] static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);

@@ -1,6 +1,8 @@
 #include "io/model_copy.hpp"
 
 #include "io/error.hpp"
+#include "io/file_kind.hpp"
+#include "io/mapped_file.hpp"
 
 #include <fmt/format.h>
 
@@ -14,7 +16,7 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view template_folder = "additional_chat_templates";
 
-/// Walks over one JSON value, which is known to be valid, and returns where it ends.
+/// Returns where the JSON value ends that begins at `at`. The text must be valid JSON.
 std::size_t end_of_value(std::string_view text, std::size_t at) {
   int depth = 0;
   for (bool in_string = false; at < text.size(); ++at) {
@@ -61,6 +63,11 @@ std::vector<std::string> files_beside_weights(const fs::path& folder) {
         throw FileError(entry.path().native(), "is a link that leads to no file; complete the folder, or remove the link");
       }
       if (fs::is_regular_file(status)) {
+        const auto file = MappedFile::open(entry.path());
+        if (is_lfs_pointer(file->text())) {
+          throw FileError(entry.path().native(),
+                          fmt::format("{}; or remove it, if the model does without", describe_other_kind(file->text())));
+        }
         names.push_back(prefix + entry.path().filename().native());
       }
     }

@@ -1,4 +1,4 @@
-// The parts of a model that lie beside its weights, for a copy of the model with other weights.
+// The files of a model beside its weights, which a copy of the model with quantized weights needs too.
 #pragma once
 
 #include <filesystem>
@@ -8,12 +8,13 @@
 
 namespace gqmm::io {
 
-/// The files of a model's folder that a converted model needs too, by name: all but weights, indices, config.json and hidden
-/// files; of folders only additional_chat_templates. Throws FileError for a link that leads nowhere.
+/// The names of the files in a model's folder that a converted model needs too, sorted. They are all files except weights,
+/// indices, config.json and hidden files. Of the folders inside, only additional_chat_templates is included. Throws FileError for
+/// a link that leads nowhere and for a Git LFS pointer.
 [[nodiscard]] std::vector<std::string> files_beside_weights(const std::filesystem::path& folder);
 
-/// The text of a config.json with "quantization" and "quantization_config" set to `quantization`, a JSON object. All other text
-/// stays as it is, so that no number changes. `text` must be a JSON object (as parse_json has found).
+/// The text of a config.json in which "quantization" and "quantization_config" are set to `quantization`, a JSON object. The text
+/// of all other members stays as it is, so that no number changes. `text` must be a valid JSON object.
 [[nodiscard]] std::string with_quantization(std::string_view text, std::string_view quantization);
 
 }  // namespace gqmm::io

@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -21,13 +22,14 @@ constexpr std::string_view index_name = "model.safetensors.index.json";
 constexpr std::string_view single_name = "model.safetensors";
 constexpr std::string_view suffix = ".safetensors";
 
-/// For paths out of a folder: a plain name, nothing that walks.
+/// True for the plain name of a file. A path that leads out of the folder is not one.
 bool is_plain_file_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." &&
          name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
 }
 
-/// Names of what the folder holds, sorted. A link whose target is missing counts: reading it gives the reason.
+/// The sorted names of what the folder holds. A link whose target is missing is included, so that the attempt to read it reports
+/// the reason.
 std::vector<std::string> names_in(const fs::path& folder) {
   std::error_code error;
   std::vector<std::string> names;
@@ -41,7 +43,7 @@ std::vector<std::string> names_in(const fs::path& folder) {
   return names;
 }
 
-/// As mlx-lm's pattern model*.safetensors.
+/// True for the names that mlx-lm's pattern model*.safetensors matches.
 bool is_model_file(std::string_view name) { return name.starts_with("model") && name.ends_with(suffix); }
 
 void add(ModelFiles& model, const fs::path& path, const Metadata& metadata) { model.files.emplace_back(path, metadata); }
@@ -63,13 +65,14 @@ ModelFiles open_indexed(const fs::path& folder) {
     }
     model.tensors.insert(std::move(tensor));
   }
-  for (auto& [file_name, shard] : shards) {  // an index of the float model knows no scales
+  for (auto& [file_name, shard] : shards) {  // an index of the float model does not name the scales
     model.tensors.merge(shard.tensors);
   }
   return model;
 }
 
-/// Reads all of `names`; of a tensor that several hold, the last file's. Appends to `remark` that there is such a tensor.
+/// Reads all the files `names`. If several files hold a tensor, that of the last file is used, and a sentence about it is
+/// appended to `remark`.
 ModelFiles open_all(const fs::path& folder, const std::vector<std::string>& names, std::string& remark) {
   ModelFiles model;
   std::map<std::string, std::string, std::less<>> file_of;
@@ -91,7 +94,31 @@ ModelFiles open_all(const fs::path& folder, const std::vector<std::string>& name
   return model;
 }
 
-/// Why a folder without model*.safetensors is no model.
+/// Adds the tensors of files that the index does not name, because mlx-lm reads them too. A tensor that the index names is not
+/// replaced.
+void add_unlisted(ModelFiles& model, const fs::path& folder, const std::vector<std::string>& names, const Notify& notify) {
+  std::vector<std::string> added;
+  for (const std::string& name : names) {
+    const fs::path path = folder / name;
+    if (std::any_of(model.files.begin(), model.files.end(), [&](const auto& file) { return file.first == path; })) {
+      continue;
+    }
+    SafetensorsFile file = open_safetensors(path);
+    const std::size_t before = model.tensors.size();
+    model.tensors.merge(file.tensors);
+    if (model.tensors.size() != before) {
+      add(model, path, file.metadata);
+      added.push_back(printable(name));
+    }
+  }
+  if (!added.empty()) {
+    notify(fmt::format("[{}] names no tensor of {}; reading what is in there all the same, as mlx-lm does",
+                       printable((folder / index_name).native()), fmt::join(added, ", ")));
+  }
+}
+
+/// What a folder without model*.safetensors holds instead, with the remedy. The text continues the sentence of
+/// fail_without_files.
 std::string what_it_holds(const std::vector<std::string>& names) {
   const auto holds = [&](std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   const auto some_end_with = [&](std::string_view end) {
@@ -171,13 +198,18 @@ ModelFiles open_model_folder(const fs::path& folder, const Notify& notify) {
   std::copy_if(names.begin(), names.end(), std::back_inserter(model_files), is_model_file);
   std::string reason = fmt::format("[{}] there is no {}", printable(folder.native()), index_name);
   if (std::binary_search(names.begin(), names.end(), index_name)) {
+    std::optional<ModelFiles> indexed;
     try {
-      return open_indexed(folder);
+      indexed = open_indexed(folder);
     } catch (const FileError& error) {
       if (model_files.empty()) {
         throw;
       }
       reason = error.what();
+    }
+    if (indexed) {
+      add_unlisted(*indexed, folder, model_files, notify);
+      return std::move(*indexed);
     }
   } else if (model_files == std::vector<std::string>{std::string(single_name)}) {
     return open_model_file(folder / single_name);

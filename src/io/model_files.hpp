@@ -1,4 +1,4 @@
-// The safetensors files of a model's folder: those that its index names, or all that mlx-lm would read.
+// Opens the safetensors files of a model's folder. They are those that its index names, or all that mlx-lm would read.
 #pragma once
 
 #include "io/safetensors.hpp"
@@ -12,26 +12,32 @@
 
 namespace gqmm::io {
 
-/// Told one sentence, fit to print, about what was not as it should be and what was done instead.
+/// A function that is called with one sentence, fit to print. The sentence says what was wrong and what was done instead.
 using Notify = std::function<void(std::string_view)>;
 
-/// Opened files with their paths, in the order in which they were read.
+/// The opened files with their paths and metadata, in the order in which they were read, and the tensors of all of them.
 struct ModelFiles {
   std::vector<std::pair<std::filesystem::path, Metadata>> files;
   TensorMap tensors;
 };
 
-/// The file alone. Throws FileError.
+/// Opens a single file. Throws FileError.
 [[nodiscard]] ModelFiles open_model_file(const std::filesystem::path& path);
 
-/// Every tensor of the files that model.safetensors.index.json names, if each holds what the index says. Without an index, or if
-/// it does not match the folder (left over from another model, a shard that was not downloaded), every tensor of
-/// model*.safetensors, as mlx-lm reads them, and `notify` is told; model.safetensors alone without an index is nothing to tell.
-/// Throws FileError, which says what the folder holds instead, if it has none of these.
+/// Opens the files of a model's folder.
+///
+/// If each file that model.safetensors.index.json names holds what the index says, the result has all tensors of these files. The
+/// tensors of further files model*.safetensors are added, and `notify` is called for them.
+///
+/// The index may be missing, or it may not match the folder: it may be left over from another model, or a shard may not have been
+/// downloaded. Then the result has every tensor of model*.safetensors, because mlx-lm reads them, and `notify` is called.
+/// `notify` is not called for a single model.safetensors without an index.
+///
+/// Throws FileError if the folder has none of these files. The message says what it holds instead.
 [[nodiscard]] ModelFiles open_model_folder(const std::filesystem::path& folder, const Notify& notify);
 
-/// The file of each tensor, from the text of a model.safetensors.index.json. Throws FileError unless every file is named as a
-/// plain name in the same folder ("./" before it is left out).
+/// The name of the file that holds each tensor, from the text of a model.safetensors.index.json. Throws FileError unless every
+/// file is named by its plain name, which may begin with "./".
 [[nodiscard]] std::map<std::string, std::string, std::less<>> parse_weight_map(std::string_view text, std::string_view origin);
 
 }  // namespace gqmm::io

@@ -21,9 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr ::mode_t new_folder_mode = 0777;  // mkdir() takes the process's umask off it
+constexpr ::mode_t new_folder_mode = 0777;  // mkdir() removes the bits of the process's umask
 
-/// The names that the index of a folder says gqmm wrote; empty if it says nothing.
+/// The names of the files that gqmm wrote, according to the index of the folder. Empty if the index does not say.
 std::set<std::string> written_files(const fs::path& folder) {
   std::set<std::string> names;
   const fs::path index = folder / index_name;
@@ -43,14 +43,14 @@ std::set<std::string> written_files(const fs::path& folder) {
   return names;
 }
 
-/// What lies in a folder: files by their path within it, and folders, the inner ones last.
-struct Contents {
+/// What a folder holds: the paths of its files and of its folders, relative to it. An outer folder comes before those in it.
+struct FolderContents {
   std::set<std::string> files;
   std::vector<std::string> folders;
 };
 
-Contents contents_of(const fs::path& folder) {
-  Contents contents;
+FolderContents contents_of(const fs::path& folder) {
+  FolderContents contents;
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
     std::string name = entry.path().lexically_relative(folder).native();
     if (entry.is_directory() && !entry.is_symlink()) {
@@ -62,9 +62,9 @@ Contents contents_of(const fs::path& folder) {
   return contents;
 }
 
-/// The files of a folder. Throws FileError if it holds anything that gqmm did not write.
+/// Returns the files of a folder. Throws FileError if the folder holds anything that gqmm did not write.
 std::set<std::string> check_is_ours(const fs::path& folder) {
-  Contents contents = contents_of(folder);
+  FolderContents contents = contents_of(folder);
   const std::set<std::string> ours = written_files(folder);
   for (const std::string& name : contents.files) {
     if (!ours.contains(name)) {
@@ -85,7 +85,8 @@ std::set<std::string> check_is_ours(const fs::path& folder) {
   return std::move(contents.files);
 }
 
-/// Removes the named files, then the folders, which are empty but for what somebody put there meanwhile. That stays.
+/// Removes the named files, then the folders that held them. A folder stays if another program has put something into it
+/// meanwhile. Returns true if `folder` itself was removed.
 bool remove_files(const fs::path& folder, const std::set<std::string>& names) {
   std::error_code ignored;
   std::set<fs::path> folders;
@@ -105,7 +106,7 @@ bool remove_files(const fs::path& folder, const std::set<std::string>& names) {
 
 NewFolder::NewFolder(fs::path path, bool replace) : path_(std::move(path)), replace_(replace) {
   if (!path_.has_filename()) {
-    path_ = path_.parent_path();  // "out/"
+    path_ = path_.parent_path();  // "out/" becomes "out"
   }
   if (path_.empty() || path_.filename() == "." || path_.filename() == "..") {
     throw FileError(path_.native(), "does not name a new folder");

@@ -18,6 +18,9 @@
 #include <vector>
 
 namespace gqmm {
+
+using namespace detail;
+
 namespace {
 
 using io::FileError;
@@ -27,33 +30,34 @@ constexpr std::string_view version_key = "gqmm.packed_weights";
 constexpr std::string_view version = "1";
 constexpr std::string_view pack_again = "the file is damaged: pack the weights and save them again";
 
-/// The arrays of a file, each of one type among those named.
-struct Part {
+/// An array of the file, its shape and the types that it may have.
+struct PackedArray {
   std::string_view name;
   array Data::* member;
   Shape shape;
   std::vector<Dtype> types;
 };
 
-/// What the settings of `data` say that its arrays are. Throws std::invalid_argument, prefixed with "[origin] ", for settings
-/// that contradict each other.
-std::vector<Part> parts_of(const Data& data, bool has_global_scale, std::string_view origin) {
-  const Format& format = *data.format;
+/// The arrays that a file with the settings of `data` must have. Throws std::invalid_argument for settings that contradict each
+/// other. Its message begins with "[origin] ".
+std::vector<PackedArray> packed_arrays_of(const Data& data, bool has_global_scale, std::string_view origin) {
+  const auto& [format, group_size] = data.settings;
   const std::int64_t rows = data.shape[data.shape.size() - 2];
   const std::int64_t row = data.shape.back();
-  if (row % data.group_size != 0) {
-    fail(origin, "rows of {} do not hold a whole number of groups of {}; {}", row, data.group_size, pack_again);
+  if (row % group_size != 0) {
+    fail(origin, "rows of {} do not hold a whole number of groups of {}; {}", row, group_size, pack_again);
   }
   const auto shaped = [&](std::int64_t cols) {
     return data.transpose ? Shape{data.experts, strips_of(rows), cols, strip_width} : Shape{data.experts, rows, cols};
   };
-  const std::int64_t groups = row / data.group_size;
-  const std::int64_t words = checked_product(origin, "words in a row", groups, data.group_size * format.bits / 32);
+  const std::int64_t groups = row / group_size;
+  const std::int64_t words = checked_product(origin, "words in a row", groups, std::int64_t{group_size} * format->bits / 32);
   const std::vector<Dtype> floats = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
-  std::vector<Part> parts = {{"codes", &Data::codes, shaped(words), {Dtype::uint32}},
-                             {"scales", &Data::scales, shaped(groups),
-                              format.scale_encoding == ScaleEncoding::floating ? floats : std::vector<Dtype>{Dtype::uint8}}};
-  if (format.has_biases) {
+  std::vector<PackedArray> parts = {
+      {"codes", &Data::codes, shaped(words), {Dtype::uint32}},
+      {"scales", &Data::scales, shaped(groups),
+       format->scale_encoding == ScaleEncoding::floating ? floats : std::vector<Dtype>{Dtype::uint8}}};
+  if (format->has_biases) {
     parts.push_back({"biases", &Data::biases, shaped(groups), floats});
   }
   if (has_global_scale) {
@@ -119,25 +123,22 @@ Data read_settings(const io::SafetensorsFile& file, std::string_view origin) {
   const MetadataReader metadata(file.metadata, origin);
   const int bits = metadata.integer("bits");
   const int group_size = metadata.integer("group_size");
-  const QuantizationSettings settings =
-      resolve_settings(origin, mode_from_name(metadata.text("mode"), origin), &bits, &group_size);
   Data data;
-  data.format = settings.format;
-  data.group_size = settings.group_size;
+  data.settings = resolve_settings(origin, mode_from_name(metadata.text("mode"), origin), &bits, &group_size);
   data.transpose = metadata.integer("transpose") != 0;
   data.shape = metadata.shape("shape");
   if (data.shape.size() < 2) {
     throw FileError(origin, fmt::format("shape {} has fewer than two dimensions; {}", to_string(data.shape), pack_again));
   }
   const std::int64_t K = data.transpose ? data.shape.back() : data.shape[data.shape.size() - 2];
-  if (K == 0) {  // what pack refuses; products divide by it
+  if (K == 0) {  // pack refuses this, because products divide by K
     throw FileError(origin, fmt::format("shape {} has K = 0; {}", to_string(data.shape), pack_again));
   }
   data.experts = checked_count(origin, "the part before the matrices", Shape(data.shape.begin(), data.shape.end() - 2));
   return data;
 }
 
-array view_part(const io::SafetensorsFile& file, const Part& part, std::string_view origin) {
+array view_of(const io::SafetensorsFile& file, const PackedArray& part, std::string_view origin) {
   const auto found = file.tensors.find(part.name);
   if (found == file.tensors.end()) {
     throw FileError(origin, fmt::format("there is no tensor {}; {}", part.name, pack_again));
@@ -160,9 +161,9 @@ array view_part(const io::SafetensorsFile& file, const Part& part, std::string_v
 
 void PackedWeights::save(const std::filesystem::path& path) const {
   const Data& data = *data_;
-  const std::vector<Part> parts = parts_of(data, data.global_scale.size() != 0, path.native());
+  const std::vector<PackedArray> parts = packed_arrays_of(data, data.global_scale.size() != 0, path.native());
   std::vector<io::TensorLayout> layouts;
-  for (const Part& part : parts) {
+  for (const PackedArray& part : parts) {
     layouts.push_back({std::string(part.name), std::string(io::type_name_of((data.*part.member).dtype())), part.shape});
   }
   const io::Metadata metadata = {{std::string(version_key), std::string(version)},
@@ -172,9 +173,9 @@ void PackedWeights::save(const std::filesystem::path& path) const {
                                  {"transpose", transpose() ? "1" : "0"},
                                  {"shape", fmt::format("{}", fmt::join(shape(), ","))}};
   io::SafetensorsWriter writer(path, layouts, metadata, true);
-  for (const Part& part : parts) {
+  for (const PackedArray& part : parts) {
     const array& a = data.*part.member;
-    writer.write(part.name, {a.bytes(), static_cast<std::size_t>(a.size()) * size_of(a.dtype())});
+    writer.write(part.name, {a.bytes(), a.nbytes()});
   }
   writer.commit();
 }
@@ -187,14 +188,14 @@ PackedWeights io::packed_weights_of(const SafetensorsFile& file, std::string_vie
   const std::string origin = printable(path);
   try {
     auto data = std::make_shared<Data>(read_settings(file, origin));
-    for (const Part& part : parts_of(*data, file.tensors.contains("global_scale"), origin)) {
-      (*data).*part.member = view_part(file, part, origin);
+    for (const PackedArray& part : packed_arrays_of(*data, file.tensors.contains("global_scale"), origin)) {
+      (*data).*part.member = view_of(file, part, origin);
     }
-    if (data->global_scale.size() != 0 && data->format->mode != Mode::nvfp4) {
-      throw FileError(origin, fmt::format("mode \"{}\" has no global_scale; {}", name_of(data->format->mode), pack_again));
+    if (data->global_scale.size() != 0 && !data->format().has_global_scale) {
+      throw FileError(origin, fmt::format("mode \"{}\" has no global_scale; {}", name_of(data->format().mode), pack_again));
     }
     return PackedWeights(std::move(data));
-  } catch (const std::invalid_argument& error) {  // settings that contradict each other
+  } catch (const std::invalid_argument& error) {  // thrown for settings that contradict each other
     throw FileError(error.what());
   }
 }

@@ -1,5 +1,5 @@
-// PackedWeights::save and load: a safetensors file (docs/formats.md) whose tensors lie as the kernels read them, so that a loaded
-// file is used where it is mapped.
+// PackedWeights::save and PackedWeights::load. The file is a safetensors file (docs/reference/formats.md) whose tensors are in
+// the order in which the kernels read them. So a loaded file is used where it is mapped, without a copy.
 #pragma once
 
 #include "io/safetensors.hpp"
@@ -10,7 +10,8 @@
 
 namespace gqmm::io {
 
-/// The packed weights in a file, whose memory they share. Throws FileError, naming `path`, for any other file.
+/// The packed weights in a file. They share the memory of the file. Throws FileError, which names `path`, if the file holds
+/// something else.
 [[nodiscard]] PackedWeights packed_weights_of(const SafetensorsFile& file, std::string_view path);
 
 }  // namespace gqmm::io

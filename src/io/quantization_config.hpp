@@ -1,4 +1,4 @@
-// Which layers of a checkpoint are quantized and how: the "quantization" object of MLX's config.json.
+// The "quantization" object of MLX's config.json, which says which layers of a checkpoint are quantized and how.
 //
 //     "quantization": {
 //       "group_size": 32, "bits": 4, "mode": "mxfp4",                      what holds for every layer, except those
@@ -19,58 +19,64 @@
 
 namespace gqmm::io {
 
+/// The settings of the layers of a checkpoint.
 class QuantizationConfig {
  public:
   explicit QuantizationConfig(std::optional<QuantizationSettings> defaults) : defaults_(defaults) {}
 
-  /// Settings of the layers that are not named; nullopt if the object says nothing about them.
+  /// The settings of the layers that are not named. nullopt if the object does not say.
   [[nodiscard]] const std::optional<QuantizationSettings>& defaults() const noexcept { return defaults_; }
 
   /// What the object says about one layer.
-  struct Layer {
-    std::optional<QuantizationSettings> settings;  ///< nullopt: the layer is not quantized
-    std::string problem;                           ///< why its value cannot be understood, fit to print; else empty
+  struct LayerEntry {
+    std::optional<QuantizationSettings> settings;  ///< nullopt if the layer is not quantized
+    std::string problem;                           ///< why the value cannot be understood, fit to print; otherwise empty
   };
-  void set(std::string name, Layer layer);
+  void set(std::string name, LayerEntry layer);
 
-  /// The settings of a layer by its own name. Throws FileError, naming the key, if they cannot be understood.
+  /// The settings of a layer under its own name. The outer nullopt means that the object does not name the layer, and the inner
+  /// one that the layer is not quantized. Throws FileError, which names the key, if the settings cannot be understood.
   [[nodiscard]] std::optional<std::optional<QuantizationSettings>> settings_named(std::string_view layer) const;
-  /// settings_named or, failing that, the defaults; nullopt for a layer that is not quantized, or that has neither.
+  /// The result of settings_named, or the defaults if the object does not name the layer. nullopt if the layer is not quantized,
+  /// and if there are no defaults.
   [[nodiscard]] std::optional<QuantizationSettings> settings_of(std::string_view layer) const;
-  /// Settings under a name that differs from the layer's by a prefix: "model.layers.0.mlp.gate" for
-  /// "language_model.model.layers.0.mlp.gate" and the other way round. The longest common part first.
+  /// The settings under names that differ from the layer's name only in the prefix. For example, they are found under
+  /// "model.layers.0.mlp.gate" for "language_model.model.layers.0.mlp.gate", and the other way round. The prefixes "model." and
+  /// "language_model." may also be swapped. The settings with the longest common part come first. Throws FileError, which names
+  /// the key, if such settings cannot be understood.
   [[nodiscard]] std::vector<QuantizationSettings> settings_under_other_prefixes(std::string_view layer) const;
 
  private:
   std::optional<QuantizationSettings> defaults_;
-  std::map<std::string, Layer, std::less<>> layers_;
+  std::map<std::string, LayerEntry, std::less<>> layers_;
   std::map<std::string, std::vector<std::string>, std::less<>> names_by_last_part_;
 };
 
-/// The "quantization" object itself. What a layer's own object leaves out takes MLX's defaults (mode affine), not the values
-/// above it: an 8-bit affine router inside an mxfp4 model says only {"group_size": 64, "bits": 8}. Throws FileError for anything
-/// that is not valid JSON, not of the form above, or not in the table of formats; a layer's value that cannot be understood is
-/// an error when that layer is asked for.
+/// Parses the text of a "quantization" object. A setting that a layer's own object leaves out has MLX's default (mode affine),
+/// not the value of the outer object. So an 8-bit affine router inside an mxfp4 model has only {"group_size": 64, "bits": 8}.
+/// Throws FileError if the text is not valid JSON, does not have the form above, or names a format that does not exist. A layer's
+/// value that cannot be understood is an error only when that layer is asked for.
 [[nodiscard]] QuantizationConfig parse_quantization(std::string_view text, std::string_view origin);
 
-/// What a file says about quantization.
+/// What config.json or the metadata of a file say about quantization.
 struct FoundQuantization {
-  std::optional<QuantizationConfig> config;  ///< nullopt: no settings of MLX's
-  std::string foreign;  ///< the first value that is not MLX's though its key says so, with the key, fit to print: `… is "int4"`
+  std::optional<QuantizationConfig> config;  ///< nullopt if there are no settings in MLX's form
+  std::string foreign;  ///< the first value under MLX's keys that is not in MLX's form, with its key: `… is "int4"`; fit to print
 };
 
-/// The document of a config.json. Throws FileError unless it is a JSON object.
+/// Parses the text of a config.json. Throws FileError unless it is a JSON object.
 [[nodiscard]] nlohmann::json parse_model_config(std::string_view text, std::string_view origin);
 
-/// The settings in a config.json: "quantization" or "quantization_config", or those of "text_config" and the like. Values that
-/// are not MLX's (another library's "quant_method", a string, a list) are passed over. Throws FileError for MLX's settings that
-/// cannot be understood.
+/// The settings in a config.json. They are under "quantization" or "quantization_config", or inside "text_config" and similar
+/// keys. A value that is not in MLX's form, such as another library's "quant_method", a string or a list, is ignored. Throws
+/// FileError for settings in MLX's form that cannot be understood.
 [[nodiscard]] FoundQuantization find_quantization(const nlohmann::json& model_config, std::string_view origin);
 
-/// The settings in a safetensors file's metadata "quantization". Throws FileError for MLX's settings that cannot be understood.
+/// The settings in the metadata "quantization" of a safetensors file. Throws FileError for settings in MLX's form that cannot be
+/// understood.
 [[nodiscard]] FoundQuantization find_quantization_in_metadata(std::string_view text, std::string_view origin);
 
-/// The JSON text that parse_quantization reads: the settings of every layer.
+/// The JSON text for parse_quantization that gives every layer these settings.
 [[nodiscard]] std::string quantization_json(const QuantizationSettings& settings);
 
 }  // namespace gqmm::io

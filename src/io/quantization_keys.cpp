@@ -10,24 +10,24 @@ namespace {
 
 using nlohmann::json;
 
-struct Key {
+struct QuantizationKey {
   const char* name;
   bool shared_with_others;
 };
 
-constexpr Key keys[] = {{"quantization", false}, {"quantization_config", true}, {"compression_config", true}};
+constexpr QuantizationKey keys[] = {{"quantization", false}, {"quantization_config", true}, {"compression_config", true}};
 
 constexpr const char* parts[] = {
     "", "/text_config", "/language_config", "/llm_config", "/thinker_config", "/thinker_config/text_config"};
 
-/// "text_config.quantization" for "/text_config/quantization".
+/// The name of a key for messages, for example "text_config.quantization" for the JSON pointer "/text_config/quantization".
 std::string dotted(std::string_view pointer) {
   std::string name(pointer.substr(1));
   std::replace(name.begin(), name.end(), '/', '.');
   return name;
 }
 
-/// A method as methods are compared: in lower case, with hyphens.
+/// A method in the form in which methods are compared: in lower case and with hyphens.
 std::string normalised(std::string method) {
   std::transform(method.begin(), method.end(), method.begin(),
                  [](unsigned char c) { return c == '_' ? '-' : static_cast<char>(std::tolower(c)); });
@@ -46,7 +46,7 @@ std::span<const char* const> language_model_pointers() { return parts; }
 std::vector<QuantizationValue> quantization_values(const json& model_config) {
   std::vector<QuantizationValue> values;
   for (const char* part : language_model_pointers()) {
-    for (const Key& key : keys) {
+    for (const QuantizationKey& key : keys) {
       const std::string pointer = fmt::format("{}/{}", part, key.name);
       const json::json_pointer where(pointer);
       if (model_config.contains(where) && !model_config.at(where).is_null()) {

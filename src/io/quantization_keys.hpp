@@ -1,4 +1,4 @@
-// Where config.json speaks of quantization, and whose scheme a value there names.
+// The keys of config.json that describe quantization, and the scheme that a value there names.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -9,23 +9,22 @@
 
 namespace gqmm::io {
 
-/// JSON pointers to the objects of a config.json that can describe the language model: the document itself ("") and, in a model
-/// of several parts, an object of its own such as "/text_config". In the order in which they count.
+/// JSON pointers to the objects of a config.json that can describe the language model. They are the document itself ("") and, for
+/// a model of several parts, objects such as "/text_config". Earlier pointers count first.
 [[nodiscard]] std::span<const char* const> language_model_pointers();
 
 struct QuantizationValue {
-  std::string key;              ///< for people: "text_config.quantization"
-  const nlohmann::json* value;  ///< never null itself
-  bool shared_with_others;      ///< other libraries use this key as well, so that a "quant_method" of theirs decides
+  std::string key;              ///< the key for messages: "text_config.quantization"
+  const nlohmann::json* value;  ///< the pointer is never nullptr, and the value is never null
+  bool shared_with_others;      ///< true if other libraries use this key too, so that their "quant_method" decides
 };
 
-/// The values of "quantization", "quantization_config" and "compression_config" in the document of a config.json, in the order
-/// in which they count, from each of language_model_pointers(). null is left out. The values are those of `model_config`, which
-/// must outlive them.
+/// The values of "quantization", "quantization_config" and "compression_config" in each of language_model_pointers(). Earlier
+/// values count first. Values that are null are left out. The result points into `model_config`, which must outlive it.
 [[nodiscard]] std::vector<QuantizationValue> quantization_values(const nlohmann::json& model_config);
 
-/// The "quant_method" of such a value, or what stands for it in other tools' files ("quant_algo", "load_in_4bit"), in lower case
-/// with hyphens; empty if it names none.
+/// The "quant_method" of such a value, in lower case and with hyphens. Some tools write other keys in its place, such as
+/// "quant_algo" and "load_in_4bit". Empty if the value names no method.
 [[nodiscard]] std::string quantization_method(const nlohmann::json& settings);
 
 }  // namespace gqmm::io

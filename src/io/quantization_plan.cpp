@@ -18,7 +18,7 @@ bool matches(const std::string& glob, const std::string& name) {
   return ::fnmatch(glob.c_str(), name.c_str(), 0) == 0 || ::fnmatch(glob.c_str(), layer_of(name).c_str(), 0) == 0;
 }
 
-/// Why the numbers of a tensor cannot be quantized in groups of `group_size`; empty if they can.
+/// The reason why the numbers of a tensor cannot be quantized in groups of `group_size`. Empty if they can.
 std::string reason_in_numbers(const SourceTensor& source, int group_size) {
   const std::optional<Dtype> dtype = source.parts.front().tensor->dtype();
   if (!dtype || !is_compute_float(*dtype)) {
@@ -41,9 +41,11 @@ bool any_match(const std::vector<std::string>& globs, const std::string& name) {
   return std::any_of(globs.begin(), globs.end(), [&](const std::string& glob) { return matches(glob, name); });
 }
 
-class Planner {
+/// Decides for each tensor whether it is quantized, and with which settings.
+class QuantizationPlanner {
  public:
-  Planner(std::vector<SourceTensor> sources, const ModelFacts& facts, const PlanOptions& options, std::string_view origin)
+  QuantizationPlanner(std::vector<SourceTensor> sources, const ModelFacts& facts, const PlanOptions& options,
+                      std::string_view origin)
       : sources_(std::move(sources)), options_(options), origin_(origin) {
     for (const SourceTensor& source : sources_) {
       refuse_integers(source);
@@ -90,16 +92,29 @@ class Planner {
   }
 
  private:
-  /// Weights of a layer that are integers, in a scheme that nobody has recognised.
+  /// Refuses weights of a layer that are integers. They are quantized in a scheme that was not recognised. Their name or scales
+  /// beside them tell that they are weights.
   void refuse_integers(const SourceTensor& source) const {
     const bool integers =
         !source.type.starts_with("F") && !source.type.starts_with("BF") && source.type != "BOOL" && source.type != "C64";
-    if (integers && source.shape.size() >= 2 && layer_of(source.name) != source.name) {
+    const bool words = source.type != "I64" && source.type != "U64";  // integers of 64 bits are positions and other indices
+    if (integers && source.shape.size() >= 2 &&
+        (layer_of(source.name) != source.name || (words && has_scales_beside(source.name)))) {
       throw FileError(origin_,
                       fmt::format("holds weights that are quantized already in an unknown scheme (tensor {}, {} {}); give "
                                   "the float checkpoint that it was made from",
                                   in_quotes(source.name), source.type, to_string(source.shape)));
     }
+  }
+
+  /// True if another tensor of the same module has a name such as "scales", "weight_scale" or "qzeros".
+  [[nodiscard]] bool has_scales_beside(const std::string& name) const {
+    const std::string module = name.substr(0, name.rfind('.') + 1);  // with the dot; empty if there is none
+    return std::any_of(sources_.begin(), sources_.end(), [&](const SourceTensor& other) {
+      const std::string_view part = std::string_view(other.name).substr(std::min(module.size(), other.name.size()));
+      return other.name != name && other.name.starts_with(module) && part.find('.') == std::string_view::npos &&
+             (part.find("scale") != std::string_view::npos || part.find("zeros") != std::string_view::npos);
+    });
   }
 
   std::vector<std::size_t> matches_of(std::string_view option, const std::string& glob) const {
@@ -116,7 +131,8 @@ class Planner {
     return found;
   }
 
-  /// A glob selects matrices of layers. If it matches none, the user means the tensors that the rules leave.
+  /// Applies the glob of an option. It selects among the matrices of layers. If it matches none of them, the user means the
+  /// tensors that the rules would not quantize.
   void take_what_is_named(std::string_view option, const std::string& glob) {
     const std::vector<std::size_t> found = matches_of(option, glob);
     if (std::any_of(found.begin(), found.end(), [&](std::size_t i) { return decisions_[i].quantized; })) {
@@ -144,7 +160,7 @@ class Planner {
     if (!decisions_[i].quantized && !named_.contains(i)) {
       return decisions_[i].reason;
     }
-    // mlx-lm asks this of every layer, also of those that have settings of their own.
+    // mlx-lm checks the group size of the command for every layer, even if the layer has settings of its own.
     return decisions_[i].bits != 0 && last_match(options_.per_tensor, sources_[i].name) == nullptr
                ? reason_in_numbers(sources_[i], options_.settings.group_size)
                : "";
@@ -154,7 +170,7 @@ class Planner {
     if (const TensorSettings* own = last_match(options_.per_tensor, sources_[i].name); own != nullptr) {
       return own->settings;
     }
-    constexpr int group_size = 64;  // mlx-lm's, whatever the command's
+    constexpr int group_size = 64;  // mlx-lm uses this for such a layer, whatever the command asks for
     return decisions_[i].bits == 0 ? options_.settings
                                    : QuantizationSettings{find_format(Mode::affine, decisions_[i].bits), group_size};
   }
@@ -241,9 +257,9 @@ std::uint64_t PlannedTensor::bytes_after() const {
   return total;
 }
 
-std::vector<PlannedTensor> make_plan(std::vector<SourceTensor> sources, const ModelFacts& facts, const PlanOptions& options,
-                                     std::string_view origin) {
-  std::vector<PlannedTensor> plan = Planner(std::move(sources), facts, options, origin).run();
+std::vector<PlannedTensor> plan_quantization(std::vector<SourceTensor> sources, const ModelFacts& facts,
+                                             const PlanOptions& options, std::string_view origin) {
+  std::vector<PlannedTensor> plan = QuantizationPlanner(std::move(sources), facts, options, origin).run();
   std::set<std::string> names;
   for (const PlannedTensor& item : plan) {
     for (const TensorLayout& layout : item.layouts()) {

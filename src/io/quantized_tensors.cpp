@@ -1,4 +1,5 @@
-// Finds the quantized tensors of a checkpoint and holds their shapes against their settings.
+// Finds the quantized tensors of a checkpoint and compares their shapes with their settings.
+#include "formats/texts.hpp"
 #include "io/checkpoint.hpp"
 #include "io/error.hpp"
 #include "io/foreign_scheme.hpp"
@@ -19,7 +20,7 @@ const Tensor* find(const Checkpoint& checkpoint, const std::string& name) {
   return found == checkpoint.tensors.end() ? nullptr : &found->second;
 }
 
-struct Parts {
+struct LayerTensors {
   const Tensor* w;
   const Tensor* scales;
   const Tensor* biases;
@@ -31,14 +32,14 @@ struct Parts {
 
 std::string text(const Tensor& tensor) { return fmt::format("{} {}", tensor.type, printable(to_string(tensor.shape))); }
 
-/// Two shapes of the same leading dimensions and N.
+/// True if two shapes differ at most in the last dimension.
 bool same_but_last(const Shape& a, const Shape& b) {
   return a.size() == b.size() && std::equal(a.begin(), a.end() - 1, b.begin());
 }
 
-/// K = K·bits/32 words · 32 / bits = K/group_size scales · group_size. (The shape of a tensor that is in memory is far from
-/// overflowing; that of an empty one need not be.)
-bool fits(const QuantizationSettings& settings, const Parts& parts) {
+/// True if the types and shapes fit the settings. The words hold words · 32 / bits codes, and the scales belong to scales ·
+/// group_size codes. Both must be K. The products are checked for overflow, because an empty tensor can have any shape.
+bool fits(const QuantizationSettings& settings, const LayerTensors& parts) {
   const ScaleEncoding encoding = settings.format->scale_encoding;
   const bool scale_type_fits = encoding == ScaleEncoding::floating
                                    ? parts.scales->dtype() && is_compute_float(*parts.scales->dtype())
@@ -52,10 +53,23 @@ bool fits(const QuantizationSettings& settings, const Parts& parts) {
          word_bits == code_bits;
 }
 
-/// Settings in the table of formats that the shapes and `assumed` allow.
-std::vector<QuantizationSettings> fitting_settings(const Parts& parts, const AssumedSettings& assumed) {
+/// True if an earlier format of the registry looks the same in a file. Then the earlier one is meant unless the mode is stated,
+/// because MLX's own formats come first.
+bool has_earlier_twin(const Format& format) {
+  const auto all = formats();
+  return std::any_of(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(index_of(format)), [&](const Format& other) {
+    return other.bits == format.bits && other.has_biases == format.has_biases &&
+           std::equal(other.group_sizes.begin(), other.group_sizes.end(), format.group_sizes.begin(), format.group_sizes.end());
+  });
+}
+
+/// All settings that the shapes and `assumed` allow.
+std::vector<QuantizationSettings> fitting_settings(const LayerTensors& parts, const AssumedSettings& assumed) {
   std::vector<QuantizationSettings> fitting;
   for (const Format& format : formats()) {
+    if (!assumed.mode && has_earlier_twin(format)) {
+      continue;
+    }
     for (const int group_size : format.group_sizes) {
       const QuantizationSettings settings = {&format, group_size};
       if (assumed.mode.value_or(format.mode) == format.mode && assumed.bits.value_or(format.bits) == format.bits &&
@@ -75,24 +89,25 @@ std::string names_of(const std::vector<QuantizationSettings>& list) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-std::string text_of_biases(const Parts& parts) {
+std::string text_of_biases(const LayerTensors& parts) {
   return parts.biases == nullptr ? std::string("no biases") : "biases " + text(*parts.biases);
 }
 
-[[noreturn]] void fail_to_fit(const Checkpoint& checkpoint, const std::string& name, const Parts& parts) {
+[[noreturn]] void fail_to_fit(const Checkpoint& checkpoint, const std::string& name, const LayerTensors& parts) {
   fail(checkpoint, name,
        fmt::format("no format fits weight {}, scales {} and {}", text(*parts.w), text(*parts.scales), text_of_biases(parts)));
 }
 
-/// Settings and which of them the checkpoint does not state.
-struct Resolved {
+/// The settings of a layer, and the names of those that the checkpoint does not state.
+struct ResolvedSettings {
   QuantizationSettings settings;
   std::string inferred;
 };
 
-/// The only settings that the shapes and `assumed` allow, for a checkpoint that says nothing.
-Resolved settings_of_shapes(const Checkpoint& checkpoint, const std::string& name, const Parts& parts,
-                            const AssumedSettings& assumed) {
+/// The only settings that the shapes and `assumed` allow, for a checkpoint without settings. Throws FileError if there are none
+/// or several.
+ResolvedSettings settings_of_shapes(const Checkpoint& checkpoint, const std::string& name, const LayerTensors& parts,
+                                    const AssumedSettings& assumed) {
   const std::vector<QuantizationSettings> fitting = fitting_settings(parts, assumed);
   if (fitting.empty()) {
     fail_to_fit(checkpoint, name, parts);
@@ -117,7 +132,7 @@ Resolved settings_of_shapes(const Checkpoint& checkpoint, const std::string& nam
   return {fitting.front(), fmt::format("{}", fmt::join(inferred, ", "))};
 }
 
-/// What differs from the defaults, for people.
+/// The names of the settings that differ from the defaults.
 std::string differences(const QuantizationSettings& settings, const QuantizationSettings& defaults) {
   std::vector<std::string_view> names;
   if (settings.format->bits != defaults.format->bits) {
@@ -132,10 +147,11 @@ std::string differences(const QuantizationSettings& settings, const Quantization
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-/// The settings of a layer that the defaults do not fit. Recipes of mixed bits keep one group size, that of the defaults, or that
-/// of MLX for another mode; failing that, the bits of the defaults with another group size.
+/// The settings of a layer that the defaults do not fit. Models of mixed bits usually have one group size. So the group size of
+/// the defaults is tried first, or MLX's group size if the mode differs. Next, the format of the defaults is tried with another
+/// group size.
 QuantizationSettings settings_beside(const QuantizationSettings& defaults, const Checkpoint& checkpoint, const std::string& name,
-                                     const Parts& parts, const AssumedSettings& assumed) {
+                                     const LayerTensors& parts, const AssumedSettings& assumed) {
   std::vector<QuantizationSettings> fitting = fitting_settings(parts, assumed);
   if (fitting.empty()) {
     fail_to_fit(checkpoint, name, parts);
@@ -163,9 +179,9 @@ QuantizationSettings settings_beside(const QuantizationSettings& defaults, const
   return fitting.front();
 }
 
-/// The settings of layer `name`; nullopt if it is not quantized.
-std::optional<Resolved> resolve(const Checkpoint& checkpoint, const std::string& name, const Parts& parts,
-                                const AssumedSettings& assumed) {
+/// The settings of layer `name`, or nullopt if it is not quantized.
+std::optional<ResolvedSettings> resolve(const Checkpoint& checkpoint, const std::string& name, const LayerTensors& parts,
+                                        const AssumedSettings& assumed) {
   if (!checkpoint.quantization) {
     return settings_of_shapes(checkpoint, name, parts, assumed);
   }
@@ -180,34 +196,33 @@ std::optional<Resolved> resolve(const Checkpoint& checkpoint, const std::string&
                "weight {}, scales {} and {} contradict the layer's own settings {}, group_size {} (config.json or metadata)",
                text(*parts.w), text(*parts.scales), text_of_biases(parts), describe(*(*own)->format), (*own)->group_size));
     }
-    return Resolved{**own, ""};
+    return ResolvedSettings{**own, ""};
   }
   const auto& defaults = config.defaults();
   for (const QuantizationSettings& settings : config.settings_under_other_prefixes(name)) {
     if (fits(settings, parts)) {
-      return Resolved{settings, defaults ? differences(settings, *defaults) : ""};
+      return ResolvedSettings{settings, defaults ? differences(settings, *defaults) : ""};
     }
   }
   if (!defaults) {
     return settings_of_shapes(checkpoint, name, parts, assumed);
   }
   if (fits(*defaults, parts)) {
-    return Resolved{*defaults, ""};
+    return ResolvedSettings{*defaults, ""};
   }
   const QuantizationSettings settings = settings_beside(*defaults, checkpoint, name, parts, assumed);
-  return Resolved{settings, differences(settings, *defaults)};
+  return ResolvedSettings{settings, differences(settings, *defaults)};
 }
 
-/// NAME.global_scale, checked; nullopt if there is none.
-std::optional<array> global_scale_of(const Checkpoint& checkpoint, const std::string& name, const Parts& parts, Mode mode) {
+/// The checked NAME.global_scale, or nullopt if there is none.
+std::optional<array> global_scale_of(const Checkpoint& checkpoint, const std::string& name, const LayerTensors& parts,
+                                     Mode mode) {
   const Tensor* scale = find(checkpoint, name + ".global_scale");
   if (scale == nullptr) {
     return std::nullopt;
   }
-  if (mode != Mode::nvfp4) {
-    fail(checkpoint, name,
-         fmt::format("there is a global_scale {}, but mode \"{}\" has none; only \"nvfp4\" takes it", text(*scale),
-                     name_of(mode)));
+  if (!default_format(mode).has_global_scale) {
+    fail(checkpoint, name, fmt::format("there is a global_scale {}, but {}", text(*scale), text_without_global_scale(mode)));
   }
   const Shape& w = parts.w->shape;
   const bool one_value = std::all_of(scale->shape.begin(), scale->shape.end(), [](std::int64_t extent) { return extent == 1; });
@@ -219,28 +234,31 @@ std::optional<array> global_scale_of(const Checkpoint& checkpoint, const std::st
   return scale->view();
 }
 
-QuantizedTensor make_tensor(const Checkpoint& checkpoint, const std::string& name, const Parts& parts, const Resolved& resolved) {
+QuantizedTensor make_tensor(const Checkpoint& checkpoint, const std::string& name, const LayerTensors& parts,
+                            const ResolvedSettings& resolved) {
   const QuantizationSettings& settings = resolved.settings;
   QuantizedTensor tensor;
   tensor.name = name;
-  tensor.format = settings.format;
-  tensor.group_size = settings.group_size;
-  tensor.w = parts.w->view();
-  tensor.scales = parts.scales->view();
+  tensor.weights = {.w = parts.w->view(),
+                    .scales = parts.scales->view(),
+                    .global_scale = global_scale_of(checkpoint, name, parts, settings.format->mode),
+                    .mode = settings.format->mode,
+                    .bits = settings.format->bits,
+                    .group_size = settings.group_size};
   if (parts.biases != nullptr) {
-    tensor.biases = parts.biases->view();
+    tensor.weights.biases = parts.biases->view();
   }
-  tensor.global_scale = global_scale_of(checkpoint, name, parts, settings.format->mode);
   tensor.inferred = resolved.inferred;
-  tensor.experts = element_count({tensor.w.shape().begin(), tensor.w.shape().end() - 2});
-  tensor.N = tensor.w.dim(-2);
-  tensor.K = tensor.scales.dim(-1) * settings.group_size;
+  const Shape& shape = parts.w->shape;
+  tensor.experts = element_count({shape.begin(), shape.end() - 2});
+  tensor.N = tensor.weights.w.dim(-2);
+  tensor.K = tensor.weights.scales.dim(-1) * settings.group_size;
   return tensor;
 }
 
-/// The parts of layer `name` if it is quantized as MLX stores it: uint32 weights with scales.
-std::optional<Parts> find_parts(const Checkpoint& checkpoint, const std::string& name, const Tensor& weight) {
-  const Parts parts = {&weight, find(checkpoint, name + ".scales"), find(checkpoint, name + ".biases")};
+/// The tensors of layer `name` if it is quantized in MLX's format, which has uint32 weights and scales. Otherwise nullopt.
+std::optional<LayerTensors> find_parts(const Checkpoint& checkpoint, const std::string& name, const Tensor& weight) {
+  const LayerTensors parts = {&weight, find(checkpoint, name + ".scales"), find(checkpoint, name + ".biases")};
   if (weight.dtype() != Dtype::uint32 || parts.scales == nullptr) {
     return std::nullopt;
   }
@@ -259,10 +277,9 @@ std::optional<Parts> find_parts(const Checkpoint& checkpoint, const std::string&
 
 }  // namespace
 
-std::int64_t QuantizedTensor::nbytes() const noexcept {
-  const auto bytes = [](const array& a) { return a.size() * static_cast<std::int64_t>(size_of(a.dtype())); };
-  return bytes(w) + bytes(scales) + (biases ? bytes(*biases) : 0) + (global_scale ? bytes(*global_scale) : 0);
-}
+const Format& QuantizedTensor::format() const { return *find_format(weights.mode, *weights.bits); }
+
+std::int64_t QuantizedTensor::nbytes() const noexcept { return static_cast<std::int64_t>(weights.nbytes()); }
 
 std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, const AssumedSettings& assumed,
                                                const Notify& notify) {
@@ -273,7 +290,7 @@ std::vector<QuantizedTensor> quantized_tensors(const Checkpoint& checkpoint, con
       continue;
     }
     const std::string name = full_name.substr(0, full_name.size() - weight_suffix.size());
-    const std::optional<Parts> parts = find_parts(checkpoint, name, weight);
+    const std::optional<LayerTensors> parts = find_parts(checkpoint, name, weight);
     if (!parts) {
       if (weight.dtype() == Dtype::uint32 && weight.shape.size() >= 2) {
         without_scales.push_back(full_name);

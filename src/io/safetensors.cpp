@@ -18,15 +18,15 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t length_bytes = 8;
+constexpr std::size_t header_length_bytes = 8;
 
-struct Type {
+struct ElementType {
   std::string_view name;
   int bits;
   std::optional<Dtype> dtype = {};
 };
 
-constexpr Type types[] = {
+constexpr ElementType types[] = {
     {"BOOL", 8, Dtype::bool_},
     {"U8", 8, Dtype::uint8},
     {"U16", 16, Dtype::uint16},
@@ -49,21 +49,23 @@ constexpr Type types[] = {
     {"C64", 64},
 };
 
-const Type* find_type(std::string_view name) {
-  const auto* found = std::find_if(std::begin(types), std::end(types), [&](const Type& type) { return type.name == name; });
+const ElementType* find_type(std::string_view name) {
+  const auto* found =
+      std::find_if(std::begin(types), std::end(types), [&](const ElementType& type) { return type.name == name; });
   return found == std::end(types) ? nullptr : found;
 }
 
-/// "BOOL, U8, …".
+/// The names of all types, for messages: "BOOL, U8, …".
 std::string known_types() {
   std::string names;
-  for (const Type& type : types) {
+  for (const ElementType& type : types) {
     names += fmt::format("{}{}", names.empty() ? "" : ", ", type.name);
   }
   return names;
 }
 
-/// What is wrong with a file without a safetensors header: the kind of file that it is, if that can be told, or else `problem`.
+/// Throws the FileError for a file without a safetensors header. The message describes the kind of the file if its beginning
+/// tells it, and is `problem` otherwise.
 [[noreturn]] void fail_as_other_kind(std::string_view text, std::string_view origin, const std::string& problem) {
   const std::string_view kind = text.empty() ? std::string_view() : describe_other_kind(text);
   if (kind.empty() && text.starts_with('{')) {
@@ -72,20 +74,20 @@ std::string known_types() {
   throw FileError(origin, kind.empty() ? problem : std::string(kind));
 }
 
-/// The header, once its length has been checked against the file's.
+/// Returns the header after a check of its length against the size of the file.
 std::string_view header_of(std::span<const std::byte> bytes, std::string_view origin) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (bytes.size() < length_bytes) {
+  if (bytes.size() < header_length_bytes) {
     fail_as_other_kind(
         text, origin,
         fmt::format("{} bytes are too few for a safetensors file, which begins with the 8-byte length of its header",
                     bytes.size()));
   }
   std::uint64_t length = 0;
-  for (std::size_t i = length_bytes; i-- > 0;) {
+  for (std::size_t i = header_length_bytes; i-- > 0;) {
     length = length << 8 | static_cast<std::uint64_t>(bytes[i]);
   }
-  const std::size_t available = bytes.size() - length_bytes;
+  const std::size_t available = bytes.size() - header_length_bytes;
   if (length > available) {
     fail_as_other_kind(text, origin,
                        fmt::format("the header should take {} bytes but {} follow its length; the file is truncated or not a "
@@ -93,16 +95,16 @@ std::string_view header_of(std::span<const std::byte> bytes, std::string_view or
                                    length, available));
   }
   if (length > max_json_bytes) {
-    throw FileError(origin, fmt::format("a header of {} bytes, more than the {} allowed", length, max_json_bytes));
+    throw FileError(origin, fmt::format("has a header of {} bytes, more than the {} that are allowed", length, max_json_bytes));
   }
-  const std::string_view header = text.substr(length_bytes, static_cast<std::size_t>(length));
+  const std::string_view header = text.substr(header_length_bytes, static_cast<std::size_t>(length));
   if (!header.starts_with('{')) {
     fail_as_other_kind(text, origin, "the header does not begin with \"{\"; this is not a safetensors file");
   }
   return header;
 }
 
-/// Turns the header's entries into tensors over `data`.
+/// Makes tensors from the entries of the header. They are views of `data`.
 class EntryReader {
  public:
   EntryReader(std::span<const std::byte> data, std::shared_ptr<const void> owner, std::string_view origin)
@@ -187,7 +189,7 @@ class EntryReader {
 };
 
 Metadata read_metadata(const json& value, std::string_view origin) {
-  if (value.is_null()) {  // as some tools write for "none"
+  if (value.is_null()) {  // some tools write null if there are no metadata
     return {};
   }
   if (!value.is_object()) {
@@ -203,8 +205,8 @@ Metadata read_metadata(const json& value, std::string_view origin) {
   return metadata;
 }
 
-/// The specification wants the data covered exactly once: bytes that two tensors share, or that none owns, are where files that
-/// two readers see differently come from.
+/// Throws FileError unless the tensors cover the data exactly once. The specification demands this. Otherwise two readers could
+/// read the same file differently.
 void check_tiling(const TensorMap& tensors, std::span<const std::byte> data, std::string_view origin) {
   std::vector<const TensorMap::value_type*> by_address;
   by_address.reserve(tensors.size());
@@ -234,19 +236,19 @@ void check_tiling(const TensorMap& tensors, std::span<const std::byte> data, std
 }  // namespace
 
 std::optional<Dtype> Tensor::dtype() const {
-  const Type* found = find_type(type);
+  const ElementType* found = find_type(type);
   return found == nullptr ? std::nullopt : found->dtype;
 }
 
 array Tensor::view() const { return array::borrow(bytes.data(), shape, dtype().value(), {}, owner); }
 
 std::optional<int> bits_of_type(std::string_view type) {
-  const Type* found = find_type(type);
+  const ElementType* found = find_type(type);
   return found == nullptr ? std::nullopt : std::optional(found->bits);
 }
 
 std::string_view type_name_of(Dtype dtype) {
-  return std::find_if(std::begin(types), std::end(types), [&](const Type& type) { return type.dtype == dtype; })->name;
+  return std::find_if(std::begin(types), std::end(types), [&](const ElementType& type) { return type.dtype == dtype; })->name;
 }
 
 std::optional<std::int64_t> byte_count(std::string_view type, const Shape& shape) {
@@ -254,7 +256,7 @@ std::optional<std::int64_t> byte_count(std::string_view type, const Shape& shape
   if (!bits) {
     return std::nullopt;
   }
-  // Extents of zero count as one until the end, so that (0, 2^40, 2^40) is refused too: its strides would overflow.
+  // An extent of zero counts as one in the product. So (0, 2^40, 2^40) is refused too, because its strides would overflow.
   std::int64_t total = *bits;
   bool empty = false;
   for (const std::int64_t extent : shape) {
@@ -272,7 +274,7 @@ std::optional<std::int64_t> byte_count(std::string_view type, const Shape& shape
 SafetensorsFile parse_safetensors(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, std::string_view origin) {
   const std::string_view header_text = header_of(bytes, origin);
   const json header = parse_json(header_text, origin);
-  const std::span<const std::byte> data = bytes.subspan(length_bytes + header_text.size());
+  const std::span<const std::byte> data = bytes.subspan(header_length_bytes + header_text.size());
   const EntryReader reader(data, std::move(owner), origin);
   SafetensorsFile file;
   for (const auto& [name, entry] : header.items()) {

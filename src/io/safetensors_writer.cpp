@@ -12,9 +12,10 @@
 namespace gqmm::io {
 namespace {
 
-/// The data begin at a multiple of this, a cache line, and wide types come first: every tensor is aligned to its own elements.
+/// The data begin at a multiple of this, which is the size of a cache line. Tensors of wide types come first, so that every
+/// tensor is aligned to its elements.
 constexpr std::size_t data_alignment = 64;
-constexpr std::size_t length_bytes = 8;  // of the header's length
+constexpr std::size_t header_length_bytes = 8;  // the length of the header is stored in so many bytes
 
 OutputPath checked_output(const std::filesystem::path& path, bool overwrite) {
   OutputPath target = inspect_output(path);
@@ -45,7 +46,7 @@ SafetensorsWriter::SafetensorsWriter(PendingFile file, const std::vector<TensorL
   file_.write_at(0, std::as_bytes(std::span(start)));
 }
 
-/// Fills slots_ and file_size_, and returns what stands before the data.
+/// Fills slots_ and file_size_, and returns the bytes before the data.
 std::string SafetensorsWriter::lay_out(const std::vector<TensorLayout>& tensors, const Metadata& metadata) {
   std::vector<const TensorLayout*> order;
   for (const TensorLayout& tensor : tensors) {
@@ -79,10 +80,10 @@ std::string SafetensorsWriter::lay_out(const std::vector<TensorLayout>& tensors,
     header[tensor->name] = {{"dtype", tensor->type}, {"shape", tensor->shape}, {"data_offsets", {slot.offset, offset}}};
   }
   std::string text = header.dump();
-  const std::size_t header_end = length_bytes + text.size();
-  text.resize((header_end + data_alignment - 1) / data_alignment * data_alignment - length_bytes, ' ');
+  const std::size_t header_end = header_length_bytes + text.size();
+  text.resize((header_end + data_alignment - 1) / data_alignment * data_alignment - header_length_bytes, ' ');
   std::string length;
-  for (std::size_t i = 0; i < length_bytes; ++i) {
+  for (std::size_t i = 0; i < header_length_bytes; ++i) {
     length += static_cast<char>(text.size() >> (8 * i) & 0xffU);
   }
   for (auto& [name, slot] : slots_) {

@@ -1,10 +1,9 @@
-// Writes a safetensors file that is either whole or absent.
+// Writes a safetensors file that is either complete or absent.
 #pragma once
 
+#include "internal_api.hpp"
 #include "io/pending_file.hpp"
 #include "io/safetensors.hpp"
-
-#include <gqmm/export.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -17,33 +16,35 @@
 
 namespace gqmm::io {
 
+/// The entry of a tensor in the header.
 struct TensorLayout {
   std::string name;
   std::string type;  ///< as safetensors spells it
   Shape shape;
 };
 
-/// All tensors are declared first, then written one at a time in any order, so that memory need hold only one. The file has no
-/// name before commit (io/pending_file.hpp), and is gone without it.
-class GQMM_API SafetensorsWriter {
+/// Writes a file. All tensors are declared first. Then they are written one at a time in any order, so that memory has to hold
+/// only one. The file has no name before commit (io/pending_file.hpp), and is deleted if commit is not called.
+class GQMM_INTERNAL_API SafetensorsWriter {
  public:
-  /// Throws FileError if the file exists and `overwrite` is false, if the path names anything but a regular file, if the file
-  /// cannot be created, for a name that comes twice, and for a type or shape that the format does not have.
+  /// Creates the file. Throws FileError if the file exists and `overwrite` is false, or if the file cannot be created. The path
+  /// must not name anything else than a regular file. Also throws FileError if two tensors have the same name, and for a type or
+  /// shape that the format does not have.
   SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorLayout>& tensors, const Metadata& metadata,
                     bool overwrite);
-  /// For a file whose place is not there yet: commit_as names it.
+  /// Writes to a file whose name is not known yet. commit_as gives it the name.
   SafetensorsWriter(PendingFile file, const std::vector<TensorLayout>& tensors, const Metadata& metadata);
 
-  /// Row-major bytes of a declared tensor, all of them. Throws FileError (disk full, …).
+  /// Writes all bytes of a declared tensor, in row-major order. Throws FileError, for example if the disk is full.
   void write(std::string_view name, std::span<const std::byte> bytes) { write_part(name, 0, bytes); }
-  /// Some of them, from byte `first` of the tensor on.
+  /// Writes some bytes of a declared tensor, from its byte `first` on.
   void write_part(std::string_view name, std::uint64_t first, std::span<const std::byte> bytes);
-  /// Writes what there is to the disk, so that commit takes no time.
+  /// Writes everything to the disk, so that commit is quick.
   void flush() { file_.flush(); }
-  /// Puts the file in place once every tensor has been written. Throws FileError; without `overwrite` also if a file of that name
-  /// has appeared meanwhile.
+  /// Puts the file in place. Every tensor must have been written. Throws FileError. If `overwrite` is false, this includes the
+  /// case that a file of that name has appeared meanwhile.
   void commit();
-  /// The same under a name that nothing may have.
+  /// Puts the file in place under the name `path`. Throws FileError if `path` exists.
   void commit_as(const std::filesystem::path& path);
 
   [[nodiscard]] std::uint64_t file_size() const noexcept { return file_size_; }
@@ -52,7 +53,7 @@ class GQMM_API SafetensorsWriter {
   struct Slot {
     std::uint64_t offset;
     std::uint64_t size;
-    std::uint64_t missing;  // bytes that have not been written
+    std::uint64_t missing;  // the number of bytes that have not been written
   };
   SafetensorsWriter(const std::filesystem::path& path, OutputPath target, const std::vector<TensorLayout>& tensors,
                     const Metadata& metadata);

@@ -1,15 +1,15 @@
-// One product, validated and resolved: what the API hands to a backend. Nothing below the API checks input again.
+// One product after validation, in the form that the API gives to a backend. Nothing below the API checks input again.
 #pragma once
 
-#include "formats/format.hpp"
-#include "plan/matrix_batch.hpp"
+#include "arrays/matrix_batch.hpp"
+#include "plan/weight_matrices.hpp"
 
-#include <gqmm/packed_weights.hpp>
+#include <gqmm/types.hpp>
 
 #include <cstdint>
 #include <span>
 
-namespace gqmm {
+namespace gqmm::detail {
 
 /// y[i, m, n] = Σ_k x[lhs[i], m, k] · ŵ[rhs[i], n, k]   (transpose; else ŵ[rhs[i], k, n])
 struct Problem {
@@ -18,32 +18,29 @@ struct Problem {
   std::int64_t K = 0;
 
   MatrixBatch x;  // (lhs count, M, K), a compute float
+  WeightMatrices weights;
 
-  // Weights: exactly one of three. Quantized in place: format, w, scales (biases, global_scale). Quantized and packed: format,
-  // packed. Dense (gather_mm): no format; w is (experts, K, N) of a compute float.
-  const Format* format = nullptr;
-  int group_size = 0;
-  bool transpose = true;
-  MatrixBatch w;  // uint32 words
-  MatrixBatch scales;
-  MatrixBatch biases;        // empty without biases
-  MatrixBatch global_scale;  // float32 (experts, 1, 1); empty without one
-  const PackedWeights::Data* packed = nullptr;
-
-  // The pairs: as many as the result has matrices.
+  // The pairs. The result has one matrix for each pair. A pair without an expert has no_expert (plan/routing.hpp) in both.
   std::span<const std::int64_t> lhs;
   std::span<const std::int64_t> rhs;
-  bool sorted = false;  // rhs ascends
+  bool sorted = false;  // true if rhs is known to ascend
 
-  // (pairs, M, N), row-major, a compute float.
+  // The result: (pairs, M, N), row-major, of a compute float type.
   std::byte* y = nullptr;
   Dtype y_dtype = Dtype::float32;
 
-  int slices = 3;   // 8-bit slices per activation: 1, 2 or 3
-  int threads = 0;  // 0: as many as available
+  int slices = 3;   // 8-bit slices of an activation, 1, 2 or 3; used if the weights multiply as integers
+  int threads = 0;  // 0 means as many as available
 };
 
-/// nvfp4's global scale turned into the factor of its E4M3 scales, as mlx.core.dequantize computes it.
-inline float nvfp4_scale_factor(float global_scale) { return global_scale / (448.0F * 6.0F); }
+/// The number of 8-bit slices of an activation, for a result of type `result`.
+constexpr int slices_for(Precision precision, Dtype result) {
+  switch (precision) {
+    case Precision::fast: return 1;
+    case Precision::float32: return 3;
+    case Precision::standard: break;
+  }
+  return result == Dtype::float32 ? 3 : 2;
+}
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-namespace gqmm {
+namespace gqmm::detail {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -22,7 +22,8 @@ FloatRange range_of(Dtype dtype) {
   }
 }
 
-/// Precision of the activations, p of the bound: 22, 13, 6 for 3, 2, 1 slices. The float path is float32 throughout.
+/// 2^(−p), where p is the precision of the activations in bits. p is 22, 13 and 6 for 3, 2 and 1 slices. On the float path it is
+/// that of 3 slices.
 double activation_ulp(const Problem& problem, bool float_path) {
   constexpr double by_slices[] = {0x1p-6, 0x1p-13, 0x1p-22};
   return float_path ? by_slices[2] : by_slices[problem.slices - 1];
@@ -35,11 +36,11 @@ double error_bound(const Problem& problem, const ReferenceValue& reference) {
   if (!std::isfinite(reference.y) || std::fabs(reference.y) > range.largest || !(reference.magnitude < 0x1.fffffep127)) {
     return infinity;
   }
-  const bool float_path = problem.format == nullptr || !problem.format->integer.exists || !problem.transpose;
-  const double additions = static_cast<double>(float_path ? problem.K : 2 * problem.K / problem.group_size);
+  const bool float_path = !multiplies_integers(problem.weights);
+  const double additions = static_cast<double>(float_path ? problem.K : 2 * problem.K / quantized(problem.weights)->group_size());
   const double c = 6.0 + std::sqrt(additions);
-  // The last terms: below the normal range, the result and up to K products and sums (subnormal groups of x take the float path)
-  // are rounded to a multiple of the smallest subnormal.
+  // The last two terms are for values below the normal range. There the result and up to K products and sums are rounded to a
+  // multiple of the smallest subnormal. These products occur because subnormal groups of x take the float path.
   return range.unit_roundoff * std::fabs(reference.y) + c * activation_ulp(problem, float_path) * reference.magnitude +
          range.smallest_subnormal + (additions + static_cast<double>(problem.K)) * 0x1p-149;
 }
@@ -53,4 +54,4 @@ double error_fraction(const Problem& problem, const ReferenceValue& reference, f
   return std::isfinite(y) ? std::fabs(static_cast<double>(y) - reference.y) / bound : infinity;
 }
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

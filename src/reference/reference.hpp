@@ -1,33 +1,38 @@
-// The specification: the product in double precision from the packed bits, one output at a time, and the error bound that every
-// backend must keep (docs/numerics.md).
+// The specification of the product. It computes one output at a time, in double precision and from the packed bits. Beside it is
+// the error bound that every backend must keep (docs/reference/numerics.md).
 #pragma once
 
 #include "plan/problem.hpp"
 
-#include <gqmm/export.hpp>
-
 #include <vector>
 
-namespace gqmm {
+namespace gqmm::detail {
 
-/// What one output should be and how far from it a result may lie.
+/// The exact value of one output, and the sums from which its error bound follows.
 struct ReferenceValue {
   double y = 0;          ///< Σ_k x_k · ŵ_k
   double magnitude = 0;  ///< Σ_g G_g · Σ_{k∈g} |x_k|, with G_g = max(|scale| · max|value|, |bias|)
   double plain = 0;      ///< Σ_k |x_k| · |ŵ_k|
 };
 
-/// Output [pair, m, n] of the problem.
-GQMM_API ReferenceValue reference_value(const Problem& problem, std::int64_t pair, std::int64_t m, std::int64_t n);
+/// A weight of a product in double precision.
+struct ReferenceWeight {
+  double value;            ///< ŵ before it is rounded
+  double group_magnitude;  ///< G_g = max(|scale| · max|value|, |bias|)
+};
+/// Decodes the weight [expert, n, k] of matrices (experts, N, K).
+ReferenceWeight reference_weight(const WeightMatrices& weights, std::int64_t N, std::int64_t K, std::int64_t expert,
+                                 std::int64_t n, std::int64_t k);
 
-/// The dequantized weight ŵ[expert, n, k] (or [expert, k, n] without transpose) in double.
-double reference_weight(const Problem& problem, std::int64_t expert, std::int64_t n, std::int64_t k);
+/// The reference value of output [pair, m, n] of the problem.
+ReferenceValue reference_value(const Problem& problem, std::int64_t pair, std::int64_t m, std::int64_t n);
 
-/// û|ref| + c · 2^(−p) · magnitude: docs/numerics.md derives it. Infinite where the reference is not finite or beyond the range
-/// of the result type.
-GQMM_API double error_bound(const Problem& problem, const ReferenceValue& reference);
+/// How far a result may be from the reference: û|ref| + c · 2^(−p) · magnitude, which docs/reference/numerics.md derives. The
+/// bound is infinite if the reference is not finite or is beyond the range of the result type.
+double error_bound(const Problem& problem, const ReferenceValue& reference);
 
-/// |y − ref| / error_bound; 0 where both are the same infinity or both NaN, Inf where only one of them is finite.
-GQMM_API double error_fraction(const Problem& problem, const ReferenceValue& reference, float y);
+/// The error as a fraction of its bound: |y − ref| / error_bound. It is 0 if both are the same infinity or both are NaN. It is
+/// infinite if only one of them is finite.
+double error_fraction(const Problem& problem, const ReferenceValue& reference, float y);
 
-}  // namespace gqmm
+}  // namespace gqmm::detail

@@ -10,7 +10,7 @@
 namespace gqmm::threads {
 namespace {
 
-/// Takes a whole number off the front of `text`, with the blanks before it.
+/// Removes a whole number and the blanks before it from the front of `text`. Returns the number, or nothing if there is none.
 std::optional<std::int64_t> take_number(std::string_view& text) {
   constexpr std::string_view blanks = " \t\n";
   text.remove_prefix(std::min(text.find_first_not_of(blanks), text.size()));
@@ -27,7 +27,8 @@ std::optional<std::int64_t> read_number(const std::string& path) {
   return take_number(rest);
 }
 
-/// Microseconds of processor time in each period of so many microseconds; −1 (version 1) is no limit.
+/// The number of processors that a quota grants: `quota` microseconds of processor time in each `period` microseconds. A quota of
+/// −1 means no limit in version 1.
 std::optional<double> processors(std::optional<std::int64_t> quota, std::optional<std::int64_t> period) {
   if (!quota || !period || *quota <= 0 || *period <= 0) {
     return std::nullopt;
@@ -35,8 +36,8 @@ std::optional<double> processors(std::optional<std::int64_t> quota, std::optiona
   return static_cast<double>(*quota) / static_cast<double>(*period);
 }
 
-/// The quota that one group states: "150000 100000" in version 2, where "max" in place of the first number is no limit; a file
-/// for each number in version 1.
+/// The quota that one group states, in processors. Version 2 has one file with both numbers, for example "150000 100000". The
+/// word "max" in place of the first number means no limit. Version 1 has a file for each number.
 std::optional<double> quota_of(const std::string& group) {
   if (const std::optional<std::string> text = read_file(group + "/cpu.max")) {
     std::string_view rest = *text;
@@ -54,7 +55,7 @@ void tighten(std::optional<double>& limit, std::optional<double> other) {
   }
 }
 
-/// The list of controllers has the controller "cpu": "cpu,cpuacct", but not "cpuset".
+/// True if the list contains the controller "cpu". "cpu,cpuacct" contains it, and "cpuset" does not.
 bool names_cpu(std::string_view controllers) { return ("," + std::string(controllers) + ",").find(",cpu,") != std::string::npos; }
 
 }  // namespace
@@ -62,10 +63,10 @@ bool names_cpu(std::string_view controllers) { return ("," + std::string(control
 std::optional<double> cgroup_quota(const std::string& root) {
   const std::string version2 = root + "/sys/fs/cgroup";
   const std::string version1 = version2 + "/cpu";
-  // In a container, its own group is the root of what it sees, whatever path the lines below have.
+  // A process in a container sees its own group as the root, whatever path the lines below state.
   std::optional<double> limit = quota_of(version2);
   tighten(limit, quota_of(version1));
-  // Lines "id:controllers:path"; the controllers are empty in version 2.
+  // Each line has the form "id:controllers:path". The list of controllers is empty in version 2.
   const std::optional<std::string> lines = read_file(root + "/proc/self/cgroup");
   std::string_view rest = lines ? std::string_view(*lines) : std::string_view();
   while (!rest.empty()) {

@@ -6,8 +6,9 @@
 
 namespace gqmm::threads {
 
-/// The tightest quota of this process's group and of the groups above it, in processors: 1.5 means 150 ms of processor time in
-/// each 100 ms. Nothing if there is no quota. Reads version 1 and version 2 of control groups. `root` goes before /proc and /sys.
+/// The tightest quota of this process's group and of the groups above it, in processors. 1.5 means 150 ms of processor time in
+/// each 100 ms. Returns nothing if there is no quota. The function reads version 1 and version 2 of control groups. It puts
+/// `root` before /proc and /sys, so that tests can give it other files.
 [[nodiscard]] std::optional<double> cgroup_quota(const std::string& root = {});
 
 }  // namespace gqmm::threads

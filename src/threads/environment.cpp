@@ -18,23 +18,23 @@ std::string_view trimmed(std::string_view text) {
   return first == std::string_view::npos ? std::string_view() : text.substr(first, text.find_last_not_of(blanks) + 1 - first);
 }
 
-struct Number {
+struct WholeNumber {
   std::int64_t value = 0;
   enum class Kind : std::uint8_t { none, whole, too_large } kind = Kind::none;
 };
 
-/// "12", "+12" and "-12" are whole numbers; "12x", "1.5" and "" are none.
-Number parse_whole_number(std::string_view text) {
+/// Reads a whole number such as "12", "+12" or "-12". "12x", "1.5" and "" are not whole numbers.
+WholeNumber parse_whole_number(std::string_view text) {
   if (text.starts_with('+') && !text.substr(1).starts_with('-')) {
     text.remove_prefix(1);
   }
-  Number number;
+  WholeNumber number;
   const char* const end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number.value);
   if (rest == end && error == std::errc()) {
-    number.kind = Number::Kind::whole;
+    number.kind = WholeNumber::Kind::whole;
   } else if (rest == end && error == std::errc::result_out_of_range) {
-    number.kind = text.starts_with('-') ? Number::Kind::whole : Number::Kind::too_large;
+    number.kind = text.starts_with('-') ? WholeNumber::Kind::whole : WholeNumber::Kind::too_large;
     number.value = -1;
   }
   return number;
@@ -48,15 +48,15 @@ OmpNumThreads parse_omp_num_threads(const char* text) {
   }
   const std::string_view all(text);
   const std::string_view first = trimmed(all.substr(0, all.find(',')));
-  const Number number = parse_whole_number(first);
+  const WholeNumber number = parse_whole_number(first);
   const auto ignored = [](std::string reason) { return OmpNumThreads{.threads = std::nullopt, .ignored = std::move(reason)}; };
   if (first.empty()) {
     return ignored(fmt::format("\"{}\" has no number", all));
   }
-  if (number.kind == Number::Kind::none) {
+  if (number.kind == WholeNumber::Kind::none) {
     return ignored(fmt::format("\"{}\" is not a whole number", all));
   }
-  if (number.kind == Number::Kind::too_large || number.value > Stream::max_threads) {
+  if (number.kind == WholeNumber::Kind::too_large || number.value > Stream::max_threads) {
     return ignored(fmt::format("\"{}\" is more than {} threads", all, Stream::max_threads));
   }
   if (number.value < 1) {
@@ -69,8 +69,8 @@ std::optional<int> parse_gqmm_num_threads(const char* text) {
   if (text == nullptr || *text == '\0') {
     return std::nullopt;
   }
-  const Number number = parse_whole_number(trimmed(text));
-  if (number.kind != Number::Kind::whole || number.value < 1 || number.value > Stream::max_threads) {
+  const WholeNumber number = parse_whole_number(trimmed(text));
+  if (number.kind != WholeNumber::Kind::whole || number.value < 1 || number.value > Stream::max_threads) {
     throw std::invalid_argument(
         fmt::format("[gqmm] GQMM_NUM_THREADS = \"{}\" is not a number of threads; set a whole number from 1 to {}, or unset it "
                     "to use as many as "

@@ -1,4 +1,4 @@
-// Global values that their first use makes.
+// Global values that are made at their first use.
 #pragma once
 
 #include <atomic>
@@ -9,7 +9,7 @@ namespace gqmm::threads {
 ///
 /// It is used in place of a static local variable for two reasons. A process may fork while another thread initialises such a
 /// variable, and the child would then wait for that thread for ever. And threads may still compute while the process destroys its
-/// static objects. Here several threads may each make a value at the same time; the first one is kept.
+/// static objects. Several threads may each make a value at the same time. Then the first value is kept.
 template <class T>
 class FirstUse {
  public:
@@ -17,7 +17,7 @@ class FirstUse {
   FirstUse(const FirstUse&) = delete;
   FirstUse& operator=(const FirstUse&) = delete;
 
-  /// The value; `make()` returns a new one.
+  /// Returns the value. If there is none yet, `make()` returns a new one.
   template <class Make>
   T& get(Make make) {
     T* value = value_.load(std::memory_order_acquire);
@@ -30,6 +30,9 @@ class FirstUse {
     }
     return *value;
   }
+
+  /// True if a value has been made.
+  [[nodiscard]] bool exists() const { return value_.load(std::memory_order_acquire) != nullptr; }
 
  private:
   std::atomic<T*> value_{nullptr};

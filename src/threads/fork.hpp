@@ -1,14 +1,15 @@
-// Locks that a child process finds free.
+// Mutexes that are free in a child process after a fork.
 #pragma once
 
 #include <mutex>
 
 namespace gqmm::threads {
 
-/// A mutex for a global object. A process that forks takes all of these first, so no other thread holds one at that moment, and
-/// the child finds each of them free and what they guard whole.
+/// A mutex for a global object. A process that forks locks all of these mutexes first. So no other thread holds one at that
+/// moment. In the child each mutex is free, and the object that it guards is complete.
 ///
-/// A thread holds at most one of them at a time. Otherwise a fork, which takes them in an order of its own, could wait for ever.
+/// A thread holds at most one of these mutexes at a time. Otherwise the fork could wait for ever, because it locks them in an
+/// order of its own.
 class ForkSafeMutex {
  public:
   constexpr ForkSafeMutex() noexcept = default;
@@ -29,7 +30,7 @@ class ForkSafeMutex {
 
  private:
   std::mutex mutex_;
-  ForkSafeMutex* next_ = nullptr;  // of the registered ones
+  ForkSafeMutex* next_ = nullptr;  // in the list of registered mutexes
 };
 
 }  // namespace gqmm::threads

@@ -23,22 +23,25 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// The quota and the loaded OpenMP runtimes are read from files of the system, which takes too long for each call.
-constexpr std::chrono::seconds looked_up_for{1};
+// The quota and the loaded OpenMP runtimes are read from files of the system. That takes too long for each call, so they are kept
+// for a while.
+constexpr std::chrono::seconds lookup_lifetime{1};
 
-// What was looked up last.
-struct Known {
+// The result of the last lookup.
+struct Lookup {
   bool valid = false;
-  Clock::time_point looked_up;
+  Clock::time_point time;
   std::optional<double> quota;
   ProcessorSet thread;  // the affinity mask of the thread that asked last
   ProcessorSet before_binding;
 };
-constinit Known known;
-constinit ForkSafeMutex known_mutex;
-const ForkSafeMutex::Registration known_registration(known_mutex);
+constinit Lookup last_lookup;
+// The affinity mask that the calling thread had when it asked last. It is empty before the first time.
+constinit thread_local ProcessorSet mask_of_last_call;
+constinit ForkSafeMutex lookup_mutex;
+const ForkSafeMutex::Registration lookup_mutex_registration(lookup_mutex);
 
-// set_num_threads; 0: nobody has called it.
+// The number that set_num_threads was called with, or 0 if there was no call.
 constinit std::atomic<int> chosen{0};
 
 constexpr int no_limit = Stream::max_threads;
@@ -47,12 +50,13 @@ int rounded_up(const std::optional<double>& quota) {
   return quota ? static_cast<int>(std::clamp(std::ceil(*quota), 1.0, static_cast<double>(no_limit))) : no_limit;
 }
 
-/// The variables are read at the first call alone: a program may change its environment later, on any thread.
-struct Environment {
+/// The environment variables for threads. Operators read them once, at the first call, because a program may change its
+/// environment later on any thread.
+struct ThreadVariables {
   std::optional<int> gqmm_num_threads;
   OmpNumThreads omp_num_threads;
 
-  static Environment read() {
+  static ThreadVariables read() {
     return {parse_gqmm_num_threads(std::getenv("GQMM_NUM_THREADS")), parse_omp_num_threads(std::getenv("OMP_NUM_THREADS"))};
   }
   [[nodiscard]] int limit() const { return gqmm_num_threads.value_or(omp_num_threads.threads.value_or(no_limit)); }
@@ -62,7 +66,7 @@ int environment_limit() {
   constinit static std::atomic<int> limit{0};
   int found = limit.load(std::memory_order_relaxed);
   if (found == 0) {
-    found = Environment::read().limit();  // every thread that comes here finds the same
+    found = ThreadVariables::read().limit();  // all threads that get here read the same values
     limit.store(found, std::memory_order_relaxed);
   }
   return found;
@@ -75,23 +79,28 @@ int Processors::count() const { return std::max(1, std::min(set.count(), rounded
 Processors usable_processors() {
   const ProcessorSet thread = ProcessorSet::of_thread();
   const Clock::time_point now = Clock::now();
-  std::unique_lock lock(known_mutex);
-  const bool fresh = known.valid && now - known.looked_up < looked_up_for;
-  Known found = known;
+  std::unique_lock lock(lookup_mutex);
+  const bool fresh = last_lookup.valid && now - last_lookup.time < lookup_lifetime;
+  Lookup found = last_lookup;
   lock.unlock();
+  // If the mask differs from the last one of this thread, an OpenMP runtime that has just been loaded may have set it.
+  const bool same_mask = (mask_of_last_call.count() == 0 ? found.thread : mask_of_last_call) == thread;
+  mask_of_last_call = thread;
   if (fresh && found.thread == thread) {
     return {found.before_binding, found.quota};
   }
-  if (!fresh) {
+  if (!fresh || !same_mask) {
     find_openmp_runtimes();
+  }
+  if (!fresh) {
     found.quota = cgroup_quota();
-    found.looked_up = now;
+    found.time = now;
     found.valid = true;
   }
   found.thread = thread;
   found.before_binding = processors_before_binding(thread).value_or(thread);
   lock.lock();
-  known = found;
+  last_lookup = found;
   return {found.before_binding, found.quota};
 }
 
@@ -103,7 +112,7 @@ int ThreadLimits::threads() const {
 }
 
 ThreadLimits thread_limits() {
-  const Environment environment = Environment::read();
+  const ThreadVariables environment = ThreadVariables::read();
   const Processors processors = usable_processors();
   return {.affinity = processors.set.count(),
           .cgroup_quota = threads::cgroup_quota(),
@@ -141,7 +150,7 @@ extern "C" {
 int gqmm_get_num_threads(void) {
   try {
     return gqmm::get_num_threads();
-  } catch (...) {  // GQMM_NUM_THREADS has a wrong value, which the first call of an operator reports
+  } catch (...) {  // GQMM_NUM_THREADS has a wrong value, and the first call of an operator reports it
     return 1;
   }
 }

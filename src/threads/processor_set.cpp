@@ -9,18 +9,15 @@
 
 namespace gqmm::threads {
 
-ProcessorSet ProcessorSet::of_thread([[maybe_unused]] pid_t thread) {
+ProcessorSet ProcessorSet::of_thread() {
   ProcessorSet set;
 #if defined(__linux__)
-  if (sched_getaffinity(thread, sizeof set.words_, reinterpret_cast<cpu_set_t*>(set.words_.data())) == 0) {
+  if (sched_getaffinity(0, sizeof set.words_, reinterpret_cast<cpu_set_t*>(set.words_.data())) == 0) {
     return set;
   }
   set = {};
-  if (thread != 0) {
-    return set;  // a thread that has just ended
-  }
 #endif
-  const unsigned machine = std::clamp(std::thread::hardware_concurrency(), 1U, static_cast<unsigned>(most));
+  const unsigned machine = std::clamp(std::thread::hardware_concurrency(), 1U, static_cast<unsigned>(max_processors));
   for (unsigned processor = 0; processor < machine; ++processor) {
     set.add(static_cast<int>(processor));
   }
@@ -35,18 +32,9 @@ int ProcessorSet::count() const {
   return processors;
 }
 
-bool ProcessorSet::contains(const ProcessorSet& other) const {
-  for (std::size_t i = 0; i < words_.size(); ++i) {
-    if ((other.words_[i] & ~words_[i]) != 0) {
-      return false;
-    }
-  }
-  return true;
-}
-
 void ProcessorSet::add(int processor) {
   const auto position = static_cast<std::size_t>(processor);
-  if (processor >= 0 && position < most) {
+  if (processor >= 0 && position < max_processors) {
     words_[position / word_bits] |= std::uint64_t{1} << (position % word_bits);
   }
 }

@@ -15,8 +15,8 @@ std::optional<std::string> read_file(const std::string& path) {
   }
   std::string text;
   std::array<char, 16384> buffer;
-  constexpr std::size_t most = std::size_t{64} << 20;
-  while (text.size() < most) {
+  constexpr std::size_t max_size = std::size_t{64} << 20;
+  while (text.size() < max_size) {
     const ssize_t bytes = read(file, buffer.data(), buffer.size());
     if (bytes > 0) {
       text.append(buffer.data(), static_cast<std::size_t>(bytes));

@@ -1,4 +1,4 @@
-// How long a thread that waits keeps its processor busy.
+// How long a waiting thread spins, which means that it keeps its processor busy, before it sleeps.
 #pragma once
 
 #include <algorithm>
@@ -13,20 +13,23 @@ using Clock = std::chrono::steady_clock;
 
 /// Decides how long idle threads spin before they sleep.
 ///
-/// A spinning thread starts on its work within a microsecond, a sleeping one within 30 to 100. But spinning takes time from
-/// others where processors are scarce: from the quota of the control group, or from another program's threads. A thread sees the
-/// second case when the kernel takes its processor: more time has passed than it has computed. Scarce processors are better left
-/// at once: a thread that has slept gets one quickly when it wakes, one that has spun has used up its turn.
+/// A spinning thread starts its work within a microsecond, and a sleeping one within 30 to 100. But spinning takes time from
+/// others if processors are scarce. The time comes from the quota of the control group, or from the threads of another program.
+///
+/// A thread notices the second case when the kernel takes its processor away: more time has passed than the thread has computed.
+/// Then it is better to sleep at once. A thread that has slept gets a processor quickly when it wakes. A thread that has spun has
+/// used up its turn.
 class SpinPolicy {
  public:
-  /// For a worker between two calls: callers that do other work for a millisecond or two between their calls find it awake.
+  /// How long a worker spins between two calls. A caller that does other work for a millisecond or two between its calls finds
+  /// the worker awake.
   static constexpr std::chrono::microseconds between_calls{4000};
-  /// For a thread that waits for others of the same call, which are about to finish.
+  /// How long a thread spins while it waits for other threads of the same call, which are about to finish.
   static constexpr std::chrono::microseconds within_call{200};
-  /// The same where processors are scarce.
+  /// The same time if processors are scarce.
   static constexpr std::chrono::microseconds within_call_scarce{10};
 
-  /// Says whether the group's quota is too small for all threads of the team to run all the time.
+  /// Sets whether the quota of the control group is too small for all threads of the team to run all the time.
   void set_quota_is_tight(bool tight) { quota_is_tight_.store(tight, std::memory_order_relaxed); }
 
   [[nodiscard]] std::chrono::microseconds idle_time(Clock::time_point now) const {
@@ -36,8 +39,9 @@ class SpinPolicy {
     return scarce(now) ? within_call_scarce : within_call;
   }
 
-  /// Notes that a thread did not compute for `lost` although it wanted to; true if that was so long that another program must
-  /// have had the processor. Threads then do not spin for a while, for a longer one each time.
+  /// Notes that a thread had no processor for the time `lost`, although it did not sleep. Returns true if that was so long that
+  /// another program must have had the processor. Then threads do not spin for a while, and each such pause is longer than the
+  /// one before.
   bool was_preempted(Clock::duration lost, Clock::time_point now) {
     if (lost < preempted_from) {
       return false;
@@ -48,7 +52,7 @@ class SpinPolicy {
     undisturbed_.store(0, std::memory_order_relaxed);
     return true;
   }
-  /// Notes that a thread has spun until there was work. After many times the next pause is short again.
+  /// Notes that a thread has spun until there was work. After many such successes the next pause is short again.
   void found_work() {
     if (undisturbed_.fetch_add(1, std::memory_order_relaxed) == enough_undisturbed) {
       pause_ms_.store(shortest_pause.count(), std::memory_order_relaxed);
@@ -56,7 +60,7 @@ class SpinPolicy {
   }
 
  private:
-  // Interrupts and the hypervisor take some tens of microseconds, another program's turn at least some hundred.
+  // Interrupts and the hypervisor take the processor for some tens of microseconds, and another program for some hundreds.
   static constexpr std::chrono::microseconds preempted_from{300};
   static constexpr std::chrono::milliseconds shortest_pause{25};
   static constexpr std::chrono::milliseconds longest_pause{1600};
@@ -76,12 +80,12 @@ class SpinPolicy {
 /// Measures how long the calling thread has had no processor although it did not sleep.
 class LostTime {
  public:
-  /// Starts, when the thread has woken up.
+  /// Starts the measurement. A thread calls this when it has woken up.
   void restart() {
     wall_ = Clock::now();
     computed_ = computed();
   }
-  /// Since the start or the last call of this.
+  /// The time lost since restart() or since the last call of this function.
   Clock::duration take() {
     const Clock::time_point wall = wall_;
     const std::chrono::nanoseconds before = computed_;
@@ -100,7 +104,7 @@ class LostTime {
   std::chrono::nanoseconds computed_{0};
 };
 
-/// A hint for the processor that a thread spins.
+/// Tells the processor that the thread spins, so that it saves power and leaves resources to the core's other thread.
 inline void pause_processor() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -109,28 +113,29 @@ inline void pause_processor() {
 #endif
 }
 
-enum class Spun : std::uint8_t { done, timed_out, preempted };
+enum class SpinResult : std::uint8_t { done, timed_out, preempted };
 
-/// Spins until `done()` or for `limit`.
+/// Spins until `done()` is true, until `limit` has passed, or until the thread loses its processor. Returns which of these came
+/// first.
 template <class Done>
-Spun spin(std::chrono::microseconds limit, SpinPolicy& policy, Done done) {
-  constexpr int looks_between_times = 64;
+SpinResult spin(std::chrono::microseconds limit, SpinPolicy& policy, Done done) {
+  constexpr int checks_between_clock_reads = 64;
   Clock::time_point last = Clock::now();
   const Clock::time_point end = last + limit;
   while (last < end) {
-    for (int look = 0; look < looks_between_times; ++look) {
+    for (int check = 0; check < checks_between_clock_reads; ++check) {
       if (done()) {
-        return Spun::done;
+        return SpinResult::done;
       }
       pause_processor();
     }
     const Clock::time_point now = Clock::now();
     if (policy.was_preempted(now - last, now)) {
-      return done() ? Spun::done : Spun::preempted;
+      return done() ? SpinResult::done : SpinResult::preempted;
     }
     last = now;
   }
-  return done() ? Spun::done : Spun::timed_out;
+  return done() ? SpinResult::done : SpinResult::timed_out;
 }
 
 }  // namespace gqmm::threads

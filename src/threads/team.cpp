@@ -1,44 +1,39 @@
 #include "threads/team.hpp"
 
-#include "cpu/float_environment.hpp"
-#include "threads/fork.hpp"
+#include "threads/float_environment.hpp"
 #include "threads/interrupt.hpp"
 #include "threads/limits.hpp"
 #include "threads/openmp_runtimes.hpp"
 #include "threads/spin_policy.hpp"
+#include "threads/start_thread.hpp"
 
 #include <pthread.h>
 
 #include <array>
 #include <condition_variable>
-#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
-#include <thread>
 
 namespace gqmm::threads {
 namespace {
 
-// How often a caller that waits looks at its InterruptCheck, which then asks at its own pace.
+// A caller that waits for workers considers its InterruptCheck this often. The check itself is asked less often (interrupt.hpp).
 constexpr std::chrono::milliseconds interrupt_period{20};
-// The system may refuse to start a thread. It is not asked again for a while.
+// When the system has refused to start a thread, it is not asked again for this time.
 constexpr std::chrono::seconds pause_after_refusal{1};
 
-// Held while a thread is created: the C library's own locks for that are not free in a child that is forked meanwhile.
-constinit ForkSafeMutex creation;
-const ForkSafeMutex::Registration creation_registration(creation);
-
-// Counts the forks that led to this process, so that a call sees that it goes on in a child.
+// The number of forks that led to this process. A call compares it to notice that it now runs in a forked child.
 constinit std::atomic<unsigned> forks{0};
 
-/// What the team's threads see of a call, in one word, so that a worker joins just the call that it saw.
+/// The state of a call that the team's threads see. It is a single 64-bit word, so that a worker joins exactly the call that it
+/// has seen.
 struct Gate {
-  static constexpr std::uint64_t one_worker = 1;  // bits 0 … 15: workers that have joined and not left
+  static constexpr std::uint64_t one_worker = 1;  // bits 0 … 15: the number of workers that have joined and not left
   static constexpr std::uint64_t open = 1ULL << 16;
-  static constexpr int size_shift = 17;    // bits 17 … 31: threads that the call is planned for
+  static constexpr int size_shift = 17;    // bits 17 … 31: the number of threads that the call is planned for
   static constexpr int number_shift = 32;  // bits 32 … 63: the call's number
 
   static std::uint64_t of_call(std::uint32_t number, int threads) {
@@ -50,31 +45,11 @@ struct Gate {
   static std::uint32_t number(std::uint64_t gate) { return static_cast<std::uint32_t>(gate >> number_shift); }
 };
 
-/// Blocks signals that are for the process, so that the threads created meanwhile never run its handlers. Faults and the
-/// profiler's timer stay.
-class BlockedSignals {
- public:
-  BlockedSignals() {
-    sigset_t blocked;
-    sigfillset(&blocked);
-    for (const int allowed : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF}) {
-      sigdelset(&blocked, allowed);
-    }
-    pthread_sigmask(SIG_SETMASK, &blocked, &saved_);
-  }
-  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
-  BlockedSignals(const BlockedSignals&) = delete;
-  BlockedSignals& operator=(const BlockedSignals&) = delete;
-
- private:
-  sigset_t saved_;
-};
-
 /// What the threads of one call share.
 struct SharedCall {
-  std::span<Step* const> steps;
+  std::span<Phase* const> phases;
   std::atomic<bool> stopped = false;
-  std::exception_ptr error = nullptr;  // written by the thread that sets `stopped`, read when all have left
+  std::exception_ptr error = nullptr;  // the thread that sets `stopped` writes it; it is read when all threads have left
   const unsigned forks_before = forks.load(std::memory_order_relaxed);
 
   void stop_with(std::exception_ptr thrown) {
@@ -82,26 +57,27 @@ struct SharedCall {
       error = std::move(thrown);
     }
   }
-  /// True in a child process that was forked by the caller's InterruptCheck. It has none of the workers.
+  /// True in a child process that the caller's InterruptCheck forked. The child has none of the workers.
   [[nodiscard]] bool forked() const { return forks.load(std::memory_order_relaxed) != forks_before; }
 };
 
 }  // namespace
 
-/// Never destroyed: workers may still compute while the process ends.
+/// The team of threads of the process. It is never destroyed, because workers may still compute while the process ends.
 class Team {
  public:
   static Team& instance();
 
-  /// Counts a caller whose call is worth several threads.
+  /// Counts a caller whose call is worth several threads. leave() ends this.
   void enter() { callers_.fetch_add(1); }
   void leave();
-  /// False if another call has the team.
-  bool take() { return !taken_.exchange(true, std::memory_order_acquire); }
-  void give_back() { taken_.store(false, std::memory_order_release); }
+  /// Leases the team to the calling thread. Returns false if another call has it.
+  bool lease() { return !leased_.exchange(true, std::memory_order_acquire); }
+  void give_back() { leased_.store(false, std::memory_order_release); }
 
-  /// Makes the team as large as `wanted` threads if the system permits, and lets it run on the processors of the calling thread.
-  /// Returns its size, the caller included. Only whoever took the team calls this, and run().
+  /// Enlarges the team to `wanted` threads, the caller included, if the system permits it. Lets the team run on the processors of
+  /// the calling thread. Returns the number of threads that the call can have. Only the thread that leased the team calls this
+  /// function and run().
   int prepare(int wanted, const Processors& processors);
   void run(SharedCall& call, int threads);
 
@@ -112,7 +88,7 @@ class Team {
     pthread_t thread = {};
     std::atomic<Worker*> next{nullptr};
     std::atomic<bool> asleep{false};
-    LostTime lost_time;  // of the worker's own thread
+    LostTime lost_time;  // only the worker's own thread uses it
     std::mutex mutex;
     std::condition_variable wake;
   };
@@ -121,7 +97,8 @@ class Team {
   void serve(Worker& worker);
   void wait_for_call(Worker& worker, std::uint32_t last);
   [[nodiscard]] bool may_join(const Worker& worker, std::uint32_t last) const;
-  /// The number of the call that the worker has joined, or nothing.
+  /// Joins the open call. Returns its number, or nothing if there is no call to join. `last` is the number of the last call that
+  /// the worker has finished.
   std::optional<std::uint32_t> join(const Worker& worker, std::uint32_t last);
   void leave_call();
   [[nodiscard]] bool crowded() const;
@@ -133,33 +110,34 @@ class Team {
   void announce_progress(const SharedCall& call);
   void wake_waiting();
 
-  std::atomic<bool> taken_{false};
+  std::atomic<bool> leased_{false};
   std::atomic<int> callers_{0};
   std::atomic<int> processors_{1};
   SpinPolicy policy_;
 
   alignas(64) std::atomic<std::uint64_t> gate_{0};
-  SharedCall* call_ = nullptr;  // written before the gate opens
+  SharedCall* call_ = nullptr;  // it is written before the gate opens
 
-  // Threads of a call that wait for each other.
+  // The number of threads of a call that sleep until others make progress, and what wakes them.
   alignas(64) std::atomic<int> waiting_{0};
   std::mutex progress_mutex_;
   std::condition_variable progress_;
 
-  // Workers are only ever added, by whoever took the team.
+  // A list of the workers. The thread that leased the team adds workers, and nobody removes one.
   std::atomic<Worker*> first_{nullptr};
   Worker* last_ = nullptr;
   int workers_ = 0;
   std::uint32_t calls_ = 0;
-  ProcessorSet set_;
-  Clock::time_point refused_ = {};
+  ProcessorSet processor_set_;
+  Clock::time_point refused_at_ = {};
 };
 
 namespace {
 
 constinit std::atomic<Team*> the_team{nullptr};
 
-/// A child has none of its parent's workers. It makes a team of its own; the parent's stays in its memory, unused.
+/// Runs in a child after a fork. The child has none of its parent's workers, so it makes a team of its own. The parent's team
+/// stays in the child's memory and is not used.
 void forget_team() {
   the_team.store(nullptr, std::memory_order_relaxed);
   forks.fetch_add(1, std::memory_order_relaxed);
@@ -186,10 +164,10 @@ Team& Team::instance() {
 int Team::prepare(int wanted, const Processors& processors) {
   processors_.store(processors.count(), std::memory_order_relaxed);
   policy_.set_quota_is_tight(processors.quota && *processors.quota < static_cast<double>(wanted));
-  if (set_ != processors.set) {
-    set_ = processors.set;
+  if (processor_set_ != processors.set) {
+    processor_set_ = processors.set;
     for (Worker* worker = first_.load(std::memory_order_relaxed); worker != nullptr; worker = worker->next) {
-      set_.apply_to(worker->thread);
+      processor_set_.apply_to(worker->thread);
     }
   }
   while (workers_ + 1 < wanted && create_worker()) {
@@ -198,26 +176,22 @@ int Team::prepare(int wanted, const Processors& processors) {
 }
 
 bool Team::create_worker() {
-  if (refused_ != Clock::time_point{} && Clock::now() - refused_ < pause_after_refusal) {
+  if (refused_at_ != Clock::time_point{} && Clock::now() - refused_at_ < pause_after_refusal) {
     return false;
   }
   try {
     auto worker = std::make_unique<Worker>(workers_ + 1);
-    {
-      const std::lock_guard lock(creation);
-      const BlockedSignals blocked;
-      std::thread thread([this, made = worker.get()] { serve(*made); });
-      worker->thread = thread.native_handle();
-      thread.detach();
-    }
-    set_.apply_to(worker->thread);
+    std::thread thread = start_thread([this, made = worker.get()] { serve(*made); });
+    worker->thread = thread.native_handle();
+    thread.detach();
+    processor_set_.apply_to(worker->thread);
     std::atomic<Worker*>& end = last_ == nullptr ? first_ : last_->next;
     last_ = worker.release();
     end.store(last_, std::memory_order_release);
     ++workers_;
     return true;
-  } catch (const std::exception&) {  // std::system_error or std::bad_alloc: the call runs on the threads that exist
-    refused_ = Clock::now();
+  } catch (const std::exception&) {  // after std::system_error or std::bad_alloc the call runs on the threads that exist
+    refused_at_ = Clock::now();
     return false;
   }
 }
@@ -240,7 +214,8 @@ void Team::serve(Worker& worker) {
   }
 }
 
-/// Is there a call that this worker is planned for, has not been through, and a processor for one thread more?
+/// True if this worker may join the open call. The call must be planned for this worker, which must not have finished it already.
+/// And there must be a processor for one more thread.
 bool Team::may_join(const Worker& worker, std::uint32_t last) const {
   const std::uint64_t gate = gate_.load();
   if (!Gate::is_open(gate) || worker.id >= Gate::size(gate) || Gate::number(gate) == last) {
@@ -256,9 +231,9 @@ void Team::wait_for_call(Worker& worker, std::uint32_t last) {
   const auto is_needed_elsewhere = [&] { return callers_.load() >= processors_.load(std::memory_order_relaxed); };
   const Clock::duration lost = worker.lost_time.take();
   policy_.was_preempted(lost, Clock::now());
-  const Spun spun = spin(policy_.idle_time(Clock::now()), policy_, [&] { return has_come() || is_needed_elsewhere(); });
+  const SpinResult result = spin(policy_.idle_time(Clock::now()), policy_, [&] { return has_come() || is_needed_elsewhere(); });
   if (has_come()) {
-    if (spun == Spun::done) {
+    if (result == SpinResult::done) {
       policy_.found_work();
     }
     return;
@@ -283,18 +258,19 @@ std::optional<std::uint32_t> Team::join(const Worker& worker, std::uint32_t last
 void Team::leave_call() {
   const std::uint64_t before = gate_.fetch_sub(Gate::one_worker);
   if (!Gate::is_open(before) && Gate::workers(before) == 1) {
-    wake_waiting();  // the call may be gone already
+    wake_waiting();  // the call may have returned already, so its SharedCall must not be used
   }
 }
 
-/// Are the threads of the call and the other callers more than there are processors?
+/// True if the threads of the call and the other callers together are more than the processors.
 bool Team::crowded() const {
   const int callers = callers_.load(std::memory_order_relaxed);
   return callers > 1 &&
          callers + Gate::workers(gate_.load(std::memory_order_relaxed)) > processors_.load(std::memory_order_relaxed);
 }
 
-/// Wakes as many workers as the open call is planned for and processors are left for. Whoever leaves later looks again.
+/// Wakes workers for the open call: as many as it is planned for, but not more than the processors that are left. A caller that
+/// leaves later calls this again.
 void Team::wake_workers() {
   const std::uint64_t gate = gate_.load();
   if (!Gate::is_open(gate)) {
@@ -314,7 +290,7 @@ void Team::wake_workers() {
   }
 }
 
-/// A caller that ends leaves a processor to the call that has the team.
+/// Counts a caller less. Its processor becomes free for the call that has the team.
 void Team::leave() {
   if (callers_.fetch_sub(1) > 1) {
     wake_workers();
@@ -333,9 +309,10 @@ void Team::run(SharedCall& call, int threads) {
   }
 }
 
-/// The part of a worker in a call, or of the caller (nullptr). False: a worker left before the end because processors are scarce.
+/// Computes the part of a worker in a call, or of the caller if `worker` is nullptr. Returns false if a worker left before the
+/// end because processors are scarce.
 bool Team::compute(SharedCall& call, Worker* worker) {
-  const cpu::FloatEnvironment environment;
+  const FloatEnvironment environment;
   const int thread = worker == nullptr ? 0 : worker->id;
   bool leaves = false;
   const auto may_go_on = [&] {
@@ -346,19 +323,22 @@ bool Team::compute(SharedCall& call, Worker* worker) {
     }
     return !leaves && !call.stopped.load(std::memory_order_relaxed);
   };
-  for (Step* const step : call.steps) {
+  for (Phase* const phase : call.phases) {
     try {
-      if (step->finish(step->drain(thread, may_go_on))) {
+      if (phase->finish(phase->drain(thread, may_go_on))) {
         announce_progress(call);
       }
     } catch (...) {
       call.stop_with(std::current_exception());
       announce_progress(call);
     }
-    if (leaves || step == call.steps.back()) {
+    if (call.forked()) {  // an item asked the check, and the check forked
+      call.stopped = true;
+    }
+    if (leaves || phase == call.phases.back()) {
       break;
     }
-    wait_for_others(call, worker, [&] { return step->finished() || call.stopped.load(); });
+    wait_for_others(call, worker, [&] { return phase->finished() || call.stopped.load(); });
     if (call.stopped.load()) {
       break;
     }
@@ -366,7 +346,7 @@ bool Team::compute(SharedCall& call, Worker* worker) {
   return !leaves;
 }
 
-/// Lets the caller's InterruptCheck stop the call.
+/// Asks the caller's InterruptCheck, which may stop the call.
 void Team::ask_caller(SharedCall& call) {
   try {
     throw_if_interrupted();
@@ -379,10 +359,11 @@ void Team::ask_caller(SharedCall& call) {
   }
 }
 
-/// Spins for a while, then sleeps, until `done()`. The caller goes on asking its InterruptCheck.
+/// Waits until `done()` is true: the thread spins for a while and then sleeps. The caller (`worker` is nullptr) asks its
+/// InterruptCheck meanwhile.
 template <class Done>
 void Team::wait_for_others(SharedCall& call, Worker* worker, Done done) {
-  if (spin(policy_.waiting_time(Clock::now()), policy_, done) == Spun::done) {
+  if (spin(policy_.waiting_time(Clock::now()), policy_, done) == SpinResult::done) {
     return;
   }
   waiting_.fetch_add(1);
@@ -404,7 +385,8 @@ void Team::wait_for_others(SharedCall& call, Worker* worker, Done done) {
   waiting_.fetch_sub(1);
 }
 
-/// In a child that was forked within the call nobody waits, and locks may be taken for ever.
+/// Wakes the threads that wait for progress. A child that was forked within the call wakes nobody, because no thread waits there
+/// and mutexes may stay locked for ever.
 void Team::announce_progress(const SharedCall& call) {
   if (!call.forked()) {
     wake_waiting();
@@ -431,7 +413,7 @@ TeamCall::TeamCall(int wanted, bool worth_several) : forks_(forks.load(std::memo
   Team& team = Team::instance();
   team.enter();
   team_ = &team;
-  if (may_have_the_team && team.take()) {
+  if (may_have_the_team && team.lease()) {
     leads_ = true;
     threads_ = team.prepare(wanted, processors);
   }
@@ -439,7 +421,7 @@ TeamCall::TeamCall(int wanted, bool worth_several) : forks_(forks.load(std::memo
 
 TeamCall::~TeamCall() {
   if (team_ == nullptr || forks.load(std::memory_order_relaxed) != forks_) {
-    return;  // in a child that was forked within the call, the team is the parent's
+    return;  // in a child that was forked within the call, the team belongs to the parent
   }
   if (leads_) {
     team_->give_back();
@@ -447,23 +429,23 @@ TeamCall::~TeamCall() {
   team_->leave();
 }
 
-void TeamCall::run(std::span<Step* const> steps) {
+void TeamCall::run(std::span<Phase* const> phases) {
   if (threads_ == 1) {
-    const cpu::FloatEnvironment environment;
-    for (Step* const step : steps) {
-      step->drain(0, [] {
+    const FloatEnvironment environment;
+    for (Phase* const phase : phases) {
+      phase->drain(0, [] {
         throw_if_interrupted();
         return true;
       });
     }
     return;
   }
-  SharedCall call{.steps = steps};
+  SharedCall call{.phases = phases};
   team_->run(call, threads_);
   if (call.forked()) {
     throw std::runtime_error(
-        "[gqmm] this process was forked by a check whether the call should stop, a signal handler perhaps; the result is in the "
-        "parent process alone");
+        "[gqmm] this process was forked within a call, by an InterruptCheck or a signal handler that it ran; only the parent "
+        "process has the result");
   }
   if (call.error) {
     std::rethrow_exception(call.error);

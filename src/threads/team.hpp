@@ -1,14 +1,15 @@
-// The process's team of threads, and how a call computes on it.
+// The team of threads of the process, and how a call computes on it.
 //
-//     caller:   lease ── publish the call ── work ── close ── wait for those who joined
+//     caller:   lease ── publish the call ── work ── close ── wait for the workers that joined
 //     worker:   ……… spin, then sleep ……… join ── work ── leave ……… spin, then sleep ………
 //
-// A call's work is a list of steps, and each step a list of items that are cut into shares (work_shares.hpp). Whoever is there
-// takes items, so a call never waits for a worker that did not come: asleep, without a processor, or never created. It waits only
-// for items that somebody has begun.
+// The work of a call is a list of phases. Each phase is a list of items that are divided into shares (work_shares.hpp). Every
+// thread that is present takes items. So a call never waits for a worker that is asleep, has no processor or could not be
+// created. It waits only for items that another thread has begun.
 //
-// There is one team. A call that finds it taken computes alone, and so does a call inside a parallel region of another library.
-// Where more callers come than processors are left, workers leave a call between two items; the caller does what they leave.
+// There is one team. A call that finds the team leased computes alone. A call inside a parallel region of another library
+// computes alone too. If there are more callers than processors, workers leave a call between two items, and the caller computes
+// the items that they leave.
 #pragma once
 
 #include "threads/work_shares.hpp"
@@ -24,16 +25,17 @@ namespace gqmm::threads {
 
 class Team;
 
-/// A step of a call: the items 0 … count − 1, in any order and on any thread.
-class Step {
+/// A phase of a call. It has the items 0 … count − 1, which may run in any order and on any thread.
+class Phase {
  public:
-  /// `threads`: of the call, each of which gets a share of about equal cost. `work(item, next)`: `next` is where this thread is
-  /// likely to go on, or WorkShares::none. Throws std::length_error from 2^31 items on.
+  /// Divides the items into a share of about equal cost for each of the call's `threads`. `work(item, next)` computes an item.
+  /// `next` is the item that this thread probably takes next, or WorkShares::none. Throws std::length_error if there are 2^31
+  /// items or more.
   template <class Cost>
-  Step(std::int64_t count, int threads, Cost cost, std::function<void(std::int64_t item, std::int64_t next)> work)
+  Phase(std::int64_t count, int threads, Cost cost, std::function<void(std::int64_t item, std::int64_t next)> work)
       : shares_(count, threads, cost), count_(count), work_(std::move(work)) {}
 
-  /// Takes items, the thread's own first, while `may_go_on()`. Returns how many it has finished.
+  /// Computes items, those of the thread's own share first, while `may_go_on()` is true. Returns how many items it has finished.
   template <class MayGoOn>
   std::int64_t drain(int thread, MayGoOn may_go_on) {
     std::int64_t done = 0;
@@ -46,7 +48,7 @@ class Step {
         may_go_on);
     return done;
   }
-  /// Counts finished items; true if these were the last.
+  /// Counts finished items. Returns true if these were the last of the phase.
   bool finish(std::int64_t items) { return items != 0 && finished_.fetch_add(items) + items == count_; }
   [[nodiscard]] bool finished() const { return finished_.load() == count_; }
 
@@ -60,30 +62,30 @@ class Step {
 /// The threads of one call, from its planning to its end.
 class TeamCall {
  public:
-  /// Takes the team for up to `wanted` threads, the caller's included. `worth_several`: the call is large enough to count as one
-  /// of those among which the processors are divided, also if it wants one thread.
+  /// Leases the team for up to `wanted` threads, the caller's included. `worth_several` says that the work of the call is worth
+  /// several threads. Such a call counts when the processors are divided among callers, even if it wants a single thread.
   explicit TeamCall(int wanted, bool worth_several = false);
   ~TeamCall();
   TeamCall(const TeamCall&) = delete;
   TeamCall& operator=(const TeamCall&) = delete;
 
-  /// Threads that the call is planned for, at least 1. Fewer may come.
+  /// The number of threads that the call is planned for, at least 1. Fewer may take part.
   [[nodiscard]] int threads() const { return threads_; }
-  /// Plans for fewer threads where there are fewer items.
+  /// Plans the call for fewer threads if there are fewer items.
   void use_at_most(std::int64_t items) { threads_ = static_cast<int>(std::clamp<std::int64_t>(items, 1, threads_)); }
 
-  /// Runs each step, which has a share for each of threads(), to its end before the next. Every thread computes in the default
-  /// floating-point environment.
+  /// Runs the phases one after another. A phase begins when the one before has ended. Each phase must have a share for each of
+  /// threads(). Every thread computes in the default floating-point environment.
   ///
-  /// When an item throws, no further item begins, and the first exception is thrown again here. Throws Interrupted if this
-  /// thread's InterruptCheck asked to stop. Nothing runs any more when this returns or throws.
-  void run(std::span<Step* const> steps);
+  /// When an item throws, no further item begins, and this function throws the first exception again. It throws Interrupted if
+  /// this thread's InterruptCheck asked to stop. When it returns or throws, no item runs any more.
+  void run(std::span<Phase* const> phases);
 
  private:
-  Team* team_ = nullptr;  // nullptr: a call that does not count
-  bool leads_ = false;    // it has the team
+  Team* team_ = nullptr;  // nullptr if the call does not count among the callers
+  bool leads_ = false;    // true if the call has leased the team
   int threads_ = 1;
-  unsigned forks_;  // before the call, so that a forked child is told apart
+  unsigned forks_;  // the number of forks before the call, by which a forked child is recognized
 };
 
 }  // namespace gqmm::threads

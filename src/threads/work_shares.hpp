@@ -1,4 +1,5 @@
-// A call's work, shared out among the threads of a team: contiguous shares, then stealing.
+// Divides the items of a phase among the threads of a call. Each thread has a contiguous share, and steals from others when its
+// own share is empty.
 #pragma once
 
 #include <fmt/format.h>
@@ -13,25 +14,25 @@
 
 namespace gqmm::threads {
 
-/// Positions 0 … count − 1, cut into one share for each thread of a team. A thread takes its own from the front, in order, so
-/// that it knows which weights it will want next and what it has read stays in its cache; with none left, it takes from the back
-/// of the share that has the most.
+/// The items 0 … count − 1, divided into one share for each thread of a call. A thread takes the items of its own share from the
+/// front, in order. So it knows which weights it needs next, and what it has read stays in its cache. When its share is empty,
+/// the thread takes items from the back of the share that has most items left.
 class WorkShares {
  public:
-  /// Shares of about equal cost; cost(position) > 0. Throws std::length_error from 2^31 positions on.
+  /// Makes shares of about equal cost. cost(item) must be positive. Throws std::length_error if there are 2^31 items or more.
   template <class Cost>
   WorkShares(std::int64_t count, int shares, Cost cost);
   WorkShares(const WorkShares&) = delete;
   WorkShares& operator=(const WorkShares&) = delete;
-  /// Calls work(position, next) until nothing is left anywhere, or until may_go_on(), asked before each position, is false.
-  /// `next` is where this thread is likely to go on, or none.
+  /// Calls work(item, next) until no share has an item left, or until may_go_on() is false. may_go_on() is asked before each
+  /// item. `next` is the item that this thread probably takes next, or none.
   template <class Work, class MayGoOn>
   void drain(int own, Work work, MayGoOn may_go_on);
 
   static constexpr std::int64_t none = -1;
 
  private:
-  /// [first, last), in one word: both ends may move at once.
+  /// The items [first, last) of a share. Both ends are in a single word, because two threads may move them at the same time.
   class alignas(64) Share {
    public:
     void reset(std::int64_t first, std::int64_t last) { ends_ = first << 32 | last; }
@@ -61,7 +62,7 @@ class WorkShares {
     std::atomic<std::int64_t> ends_{0};
   };
 
-  Share only_;  // a small call does not allocate
+  Share only_;  // the share of a call on one thread, so that a small call does not allocate
   std::vector<Share> several_;
   std::span<Share> shares_;
 };
@@ -70,10 +71,10 @@ template <class Cost>
 WorkShares::WorkShares(std::int64_t count, int shares, Cost cost)
     : several_(shares > 1 ? static_cast<std::size_t>(shares) : 0),
       shares_(shares > 1 ? std::span<Share>(several_) : std::span<Share>(&only_, 1)) {
-  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
-  if (count > most) {
-    throw std::length_error(
-        fmt::format("[gqmm] a call of {} pieces of work, and {} are the most; split it into calls of fewer rows", count, most));
+  constexpr std::int64_t max_items = std::numeric_limits<std::int32_t>::max();
+  if (count > max_items) {
+    throw std::length_error(fmt::format(
+        "[gqmm] the call has {} items of work, and {} is the limit; split it into calls with fewer rows", count, max_items));
   }
   std::int64_t total = 0;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -83,7 +84,7 @@ WorkShares::WorkShares(std::int64_t count, int shares, Cost cost)
   std::int64_t spent = 0;
   for (int share = 0; share < shares; ++share) {
     std::int64_t last = first;
-    // An item belongs where its middle lies.
+    // An item belongs to the share in which its middle lies.
     for (; last < count && (share == shares - 1 || (2 * spent + cost(last)) * shares < 2 * total * (share + 1)); ++last) {
       spent += cost(last);
     }

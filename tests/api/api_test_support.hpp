@@ -20,6 +20,8 @@
 
 namespace gqmm::test {
 
+using namespace detail;
+
 /// Values row by row, rounded to `dtype`.
 inline array floats(const Shape& shape, const std::vector<float>& values, Dtype dtype = Dtype::float32) {
   array a = array::empty(shape, dtype);
@@ -44,7 +46,7 @@ inline array int64s(const Shape& shape, const std::vector<std::int64_t>& values)
 inline std::vector<float> values_of(const array& a) {
   std::vector<float> values;
   for (std::int64_t i = 0; i < a.size(); ++i) {
-    values.push_back(load_float(a.bytes() + i * static_cast<std::int64_t>(size_of(a.dtype())), a.dtype()));
+    values.push_back(load_float(a.bytes() + i * a.itemsize(), a.dtype()));
   }
   return values;
 }
@@ -52,8 +54,7 @@ inline std::vector<float> values_of(const array& a) {
 /// The memory of a row-major array.
 inline std::string memory_of(const array& a) {
   EXPECT_TRUE(a.is_row_major());
-  const std::size_t size = static_cast<std::size_t>(a.size()) * size_of(a.dtype());
-  return size == 0 ? std::string() : std::string(a.data<char>(), size);
+  return a.size() == 0 ? std::string() : std::string(reinterpret_cast<const char*>(a.bytes()), a.nbytes());
 }
 
 class Generator {
@@ -72,7 +73,7 @@ class Generator {
   array bits(const Shape& shape, Dtype dtype, unsigned low = 0, unsigned high = 255) {
     std::uniform_int_distribution<unsigned> distribution(low, high);
     array a = array::empty(shape, dtype);
-    for (std::size_t i = 0; i < static_cast<std::size_t>(a.size()) * size_of(dtype); ++i) {
+    for (std::size_t i = 0; i < a.nbytes(); ++i) {
       a.mutable_bytes()[i] = static_cast<std::byte>(distribution(engine_));
     }
     return a;
@@ -82,9 +83,8 @@ class Generator {
   std::mt19937 engine_;
 };
 
-/// Random quantized weights with the options that pass them.
-struct Weights {
-  array w;
+/// Random quantized weights, and options of a product with them.
+struct Weights : QuantizedWeights {
   GatherQmmOptions options;
 };
 
@@ -94,21 +94,22 @@ inline Weights random_weights(Generator& random, const Format& format, int group
   shape.push_back(transpose ? N : K);
   const std::int64_t along = transpose ? K : N;
   shape.push_back(along * format.bits / 32);
-  Weights weights{.w = random.bits(shape, Dtype::uint32), .options = {}};
+  Weights weights;
+  weights.w = random.bits(shape, Dtype::uint32);
   shape.back() = along / group_size;
   // Moderate scales: E8M0 2^-7 … 2^4, E4M3 2^-6 … 30.
   switch (format.scale_encoding) {
-    case ScaleEncoding::floating: weights.options.scales = random.normal(shape, scale_dtype); break;
-    case ScaleEncoding::e8m0: weights.options.scales = random.bits(shape, Dtype::uint8, 120, 131); break;
-    case ScaleEncoding::e4m3: weights.options.scales = random.bits(shape, Dtype::uint8, 8, 95); break;
+    case ScaleEncoding::floating: weights.scales = random.normal(shape, scale_dtype); break;
+    case ScaleEncoding::e8m0: weights.scales = random.bits(shape, Dtype::uint8, 120, 131); break;
+    case ScaleEncoding::e4m3: weights.scales = random.bits(shape, Dtype::uint8, 8, 95); break;
   }
   if (format.has_biases) {
-    weights.options.biases = random.normal(shape, scale_dtype);
+    weights.biases = random.normal(shape, scale_dtype);
   }
-  weights.options.mode = format.mode;
-  weights.options.bits = format.bits;
-  weights.options.group_size = group_size;
-  weights.options.transpose = transpose;
+  weights.mode = format.mode;
+  weights.bits = format.bits;
+  weights.group_size = group_size;
+  weights.transpose = transpose;
   return weights;
 }
 
@@ -121,7 +122,7 @@ inline Weights affine_weights(unsigned seed, const Shape& leading, std::int64_t 
 /// Runs the problem into poisoned memory and compares every output with the reference, within the bound.
 inline void expect_within_bound(Lowered& lowered) {
   const Problem& problem = lowered.problem;
-  const std::int64_t itemsize = static_cast<std::int64_t>(size_of(problem.y_dtype));
+  const std::int64_t itemsize = lowered.result.itemsize();
   for (std::int64_t i = 0; i < lowered.result.size(); ++i) {
     store_float(problem.y + i * itemsize, problem.y_dtype, std::numeric_limits<float>::quiet_NaN());
   }

@@ -5,6 +5,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <string>
+#include <vector>
 
 namespace gqmm::test {
 namespace {
@@ -73,6 +76,76 @@ TEST(Array, BorrowedMemoryIsReadOnlyUnlessAskedFor) {
   expect_error("[array] the memory is read-only; borrow it with array::borrow_mut", [&] { (void)view.mutable_bytes(); });
   EXPECT_EQ(array::borrow_mut(memory, {2}, Dtype::float32).mutable_data<float>(), memory);
 }
+
+TEST(Array, KnowsItsBytes) {
+  const array a = array::empty({2, 3, 4}, Dtype::float16);
+  EXPECT_EQ(a.itemsize(), 2);
+  EXPECT_EQ(a.nbytes(), 48U);
+  EXPECT_EQ(array::empty({0, 3}, Dtype::float64).nbytes(), 0U);
+  EXPECT_EQ(array::empty({}, Dtype::int64).nbytes(), 8U);
+  const float value = 0;
+  EXPECT_EQ(array::borrow(&value, {8}, Dtype::float32, {0}).nbytes(), 32U) << "of its elements, not of its memory";
+}
+
+TEST(Array, BorrowsTypedValues) {
+  std::vector<float> values = {1, 2, 3, 4, 5, 6};
+  const array a = array::borrow(values, {2, 3});
+  EXPECT_EQ(a.dtype(), Dtype::float32);
+  EXPECT_EQ(a.data<float>(), values.data());
+  EXPECT_FALSE(a.is_writable());
+  EXPECT_EQ(array::borrow(std::span(values).subspan(2, 2), {2}).data<float>(), values.data() + 2);
+  EXPECT_EQ(array::borrow_mut(values, {6}).mutable_data<float>(), values.data());
+  const std::uint8_t bytes[] = {1, 2};
+  EXPECT_EQ(array::borrow(bytes, {2}).dtype(), Dtype::uint8);
+  EXPECT_EQ(array::borrow(std::span<const double>(), {0}).dtype(), Dtype::float64);
+  expect_error("[array] 6 values for the 4 elements of shape (2, 2); give one for each element",
+               [&] { return array::borrow(values, {2, 2}); });
+  expect_error("[array] shape (-6,) has a negative extent; extents are 0 or more", [&] { return array::borrow(values, {-6}); });
+}
+
+TEST(Array, ValuesThatWouldBeGoneCannotBeBorrowed) {
+  EXPECT_TRUE(BorrowableValues<std::vector<float>&>);
+  EXPECT_TRUE(BorrowableValues<const std::vector<float>&>);
+  EXPECT_TRUE(BorrowableValues<std::span<const int>>);
+  EXPECT_FALSE(BorrowableValues<std::vector<float>>) << "a temporary";
+  EXPECT_FALSE(BorrowableValues<std::string&>) << "characters are no numbers";
+}
+
+TEST(Array, EveryCppTypeOfANumberHasItsDtype) {
+  EXPECT_EQ(dtype_of<bool>(), Dtype::bool_);
+  EXPECT_EQ(dtype_of<std::uint8_t>(), Dtype::uint8);
+  EXPECT_EQ(dtype_of<std::uint16_t>(), Dtype::uint16);
+  EXPECT_EQ(dtype_of<std::uint32_t>(), Dtype::uint32);
+  EXPECT_EQ(dtype_of<std::uint64_t>(), Dtype::uint64);
+  EXPECT_EQ(dtype_of<std::int8_t>(), Dtype::int8);
+  EXPECT_EQ(dtype_of<std::int16_t>(), Dtype::int16);
+  EXPECT_EQ(dtype_of<std::int32_t>(), Dtype::int32);
+  EXPECT_EQ(dtype_of<long>(), Dtype::int64);
+  EXPECT_EQ(dtype_of<long long>(), Dtype::int64);
+  EXPECT_EQ(dtype_of<float>(), Dtype::float32);
+  EXPECT_EQ(dtype_of<double>(), Dtype::float64);
+  EXPECT_EQ(dtype_of<std::byte>(), std::nullopt);
+  EXPECT_EQ(dtype_of<char>(), std::nullopt);
+}
+
+TEST(Array, HoldsOneTypeOfElement) {
+  const array a = array::empty({2}, Dtype::float32);
+  EXPECT_TRUE(a.holds<float>());
+  EXPECT_TRUE(a.holds<const float>());
+  EXPECT_FALSE(a.holds<std::uint32_t>());
+  EXPECT_FALSE(a.holds<std::byte>());
+  EXPECT_TRUE(array::empty({2}, Dtype::bfloat16).holds<std::uint16_t>()) << "its bits";
+  EXPECT_FALSE(array::empty({2}, Dtype::bfloat16).holds<float>());
+  EXPECT_FALSE(array::empty({2}, Dtype::uint16).holds<std::int16_t>());
+}
+
+#ifndef NDEBUG
+TEST(ArrayDeathTest, DataOfAnotherTypeIsAnAssertion) {
+  const array a = array::empty({2}, Dtype::float32);
+  EXPECT_DEATH((void)a.data<std::int32_t>(), "T is not the type of the elements; use bytes\\(\\)");
+  EXPECT_DEATH((void)a.mutable_data<std::int32_t>(), "T is not the type of the elements; use mutable_bytes\\(\\)");
+}
+#endif
 
 /// A tensor of the test's own, which counts the calls of its deleter.
 struct Tensor {

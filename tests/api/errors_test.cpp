@@ -2,13 +2,16 @@
 #include "api_test_support.hpp"
 
 namespace gqmm::test {
+
+using namespace detail;
+
 namespace {
 
 /// A valid call that each test breaks in one place: x (3, 2, 64), w (4, 5, 64) in 4 bits, groups of 32.
 class GatherQmmErrors : public testing::Test {
  protected:
   void expect(const std::string& message) {
-    expect_error(message, [&] { gather_qmm(x, w, options); });
+    expect_error(message, [&] { gather_qmm(x, weights, options); });
   }
 
   array x = Generator(1).normal({3, 2, 64});
@@ -22,7 +25,7 @@ class GatherQmmErrors : public testing::Test {
   }
 };
 
-TEST_F(GatherQmmErrors, TheUnbrokenCallWorks) { EXPECT_EQ(gather_qmm(x, w, options).shape(), (Shape{2, 2, 5})); }
+TEST_F(GatherQmmErrors, TheUnbrokenCallWorks) { EXPECT_EQ(gather_qmm(x, weights, options).shape(), (Shape{2, 2, 5})); }
 
 TEST_F(GatherQmmErrors, XOfTheWrongType) {
   x = array::empty({3, 2, 64}, Dtype::int32);
@@ -40,7 +43,7 @@ TEST_F(GatherQmmErrors, XOfOneDimension) {
 }
 
 TEST_F(GatherQmmErrors, KThatIsNoMultipleOfTheGroupSize) {
-  options.group_size.reset();  // 64
+  weights.group_size.reset();  // 64
   x = Generator(1).normal({3, 2, 100});
   expect("[gather_qmm] K = 100 is not a multiple of group_size = 64; pad x and w to K = 128");
   x = Generator(1).normal({3, 2, 96});
@@ -64,7 +67,7 @@ TEST_F(GatherQmmErrors, KThatFitsTheOtherTranspose) {
       "[gather_qmm] x has K = 96 but w of shape (4, 96, 8) with bits = 4 and transpose = true has K = 64; transpose = false "
       "would fit");
   x = Generator(1).normal({3, 2, 64});
-  options.transpose = false;
+  weights.transpose = false;
   expect(
       "[gather_qmm] x has K = 64 but w of shape (4, 96, 8) with bits = 4 and transpose = false has K = 96; transpose = true "
       "would fit");
@@ -76,7 +79,7 @@ TEST_F(GatherQmmErrors, KOfZero) {
   x = Generator(1).normal({3, 2, 64});
   w = array::empty({4, 5, 0}, Dtype::uint32);
   expect("[gather_qmm] K = 0: w has shape (4, 5, 0); K must be positive");
-  options.transpose = false;
+  weights.transpose = false;
   w = array::empty({4, 0, 8}, Dtype::uint32);
   expect("[gather_qmm] K = 0: w has shape (4, 0, 8); K must be positive");
 }
@@ -93,7 +96,7 @@ TEST_F(GatherQmmErrors, RowsOfWThatAreNoWholeGroups) {
   expect(
       "[gather_qmm] w of shape (4, 5, 7) has 7 words per row, which do not hold a whole number of groups of group_size = 32 "
       "codes with bits = 4; check bits and group_size");
-  options.bits = 3;
+  weights.bits = 3;
   w = array::empty({4, 5, 8}, Dtype::uint32);
   expect(
       "[gather_qmm] w of shape (4, 5, 8) has 8 words per row, which do not hold a whole number of groups of group_size = 32 "
@@ -101,30 +104,30 @@ TEST_F(GatherQmmErrors, RowsOfWThatAreNoWholeGroups) {
 }
 
 TEST_F(GatherQmmErrors, MissingArrays) {
-  const array biases = *options.biases;
-  options.biases.reset();
+  const array biases = *weights.biases;
+  weights.biases.reset();
   expect("[gather_qmm] biases is missing; mode \"affine\" needs it: pass the third array that quantize returns");
-  options.biases = biases;
-  options.scales.reset();
+  weights.biases = biases;
+  weights.scales = array();
   expect("[gather_qmm] scales is missing; pass the second array that quantize returns");
 }
 
 TEST_F(GatherQmmErrors, SuperfluousBiases) {
-  options.mode = Mode::mxfp4;
-  options.scales = array::empty({4, 5, 2}, Dtype::uint8);
+  weights.mode = Mode::mxfp4;
+  weights.scales = array::empty({4, 5, 2}, Dtype::uint8);
   expect("[gather_qmm] biases is given but mode \"mxfp4\" has none; leave it out");
 }
 
 TEST_F(GatherQmmErrors, ScalesAndBiasesOfTheWrongType) {
-  options.biases = array::empty({4, 5, 2}, Dtype::float64);
+  weights.biases = array::empty({4, 5, 2}, Dtype::float64);
   expect("[gather_qmm] biases has type float64; mode \"affine\" takes float32, float16 or bfloat16");
-  options.scales = array::empty({4, 5, 2}, Dtype::uint8);
+  weights.scales = array::empty({4, 5, 2}, Dtype::uint8);
   expect("[gather_qmm] scales has type uint8; mode \"affine\" takes float32, float16 or bfloat16");
-  options.mode = Mode::mxfp4;
-  options.biases.reset();
-  options.scales = floats({4, 5, 2}, std::vector<float>(40, 1.0F));
+  weights.mode = Mode::mxfp4;
+  weights.biases.reset();
+  weights.scales = floats({4, 5, 2}, std::vector<float>(40, 1.0F));
   expect("[gather_qmm] scales has type float32; mode \"mxfp4\" takes uint8, the bytes that quantize returns");
-  options.scales = array::empty({4, 5, 2}, Dtype::int8);
+  weights.scales = array::empty({4, 5, 2}, Dtype::int8);
   expect(
       "[gather_qmm] scales has type int8; mode \"mxfp4\" takes uint8, the bytes that quantize returns; if these are such bytes, "
       "view "
@@ -133,60 +136,63 @@ TEST_F(GatherQmmErrors, ScalesAndBiasesOfTheWrongType) {
 
 TEST_F(GatherQmmErrors, ShapesThatContradictW) {
   Generator random(3);
-  const array scales = *options.scales;
-  options.scales = random.normal({4, 5, 1});
+  const array scales = weights.scales;
+  weights.scales = random.normal({4, 5, 1});
   expect(
       "[gather_qmm] scales has shape (4, 5, 1) but w of shape (4, 5, 8) with bits = 4 and group_size = 32 needs (4, 5, 2); "
       "group_size = 64 would fit");
-  options.scales = random.normal({4, 6, 1});
+  weights.scales = random.normal({4, 6, 1});
   expect(
       "[gather_qmm] scales has shape (4, 6, 1) but w of shape (4, 5, 8) with bits = 4 and group_size = 32 needs (4, 5, 2); "
       "pass the arrays of one quantize call");
-  options.scales = random.normal({5, 2});
+  weights.scales = random.normal({5, 2});
   expect(
       "[gather_qmm] scales has shape (5, 2) but w of shape (4, 5, 8) with bits = 4 and group_size = 32 needs (4, 5, 2); pass "
       "the arrays of one quantize call");
-  options.scales = scales;
-  options.biases = random.normal({1, 5, 2});
+  weights.scales = scales;
+  weights.biases = random.normal({1, 5, 2});
   expect(
       "[gather_qmm] biases has shape (1, 5, 2) but w of shape (4, 5, 8) with bits = 4 and group_size = 32 needs (4, 5, 2); "
       "pass the arrays of one quantize call");
 }
 
 TEST_F(GatherQmmErrors, SettingsOutOfTheTable) {
-  options.bits = 7;
+  weights.bits = 7;
   expect("[gather_qmm] bits = 7 is not available in mode \"affine\"; use one of 1, 2, 3, 4, 5, 6, 8");
-  options.bits = -4;
+  weights.bits = -4;
   expect("[gather_qmm] bits = -4 is not available in mode \"affine\"; use one of 1, 2, 3, 4, 5, 6, 8");
-  options.bits = 4;
-  options.group_size = 16;
+  weights.bits = 4;
+  weights.group_size = 16;
   expect("[gather_qmm] group_size = 16 is not available in mode \"affine\"; use one of 32, 64, 128");
-  options.mode = Mode::nvfp4;
-  options.group_size = 32;
+  weights.mode = Mode::nvfp4;
+  weights.group_size = 32;
   expect("[gather_qmm] group_size = 32 is not available in mode \"nvfp4\"; use one of 16");
-  options.mode = Mode::mxfp8;
+  weights.mode = Mode::mxfp8;
   expect("[gather_qmm] bits = 4 is not available in mode \"mxfp8\"; use one of 8");
 }
 
 TEST_F(GatherQmmErrors, UnknownNames) {
-  expect_error("[gather_qmm] unknown mode \"q4_0\"; use one of \"affine\", \"mxfp4\", \"mxfp8\", \"nvfp4\"",
-               [] { (void)mode_from_name("q4_0", "gather_qmm"); });
+  std::string names;
+  for (const Mode mode : modes()) {
+    names += std::string(names.empty() ? "\"" : ", \"") + std::string(name_of(mode)) + "\"";
+  }
+  expect_error("[gather_qmm] unknown mode \"q4_0\"; use one of " + names, [] { (void)mode_from_name("q4_0", "gather_qmm"); });
   expect_error("[gather_qmm] unknown precision \"exact\"; use one of \"default\", \"fast\", \"float32\"",
                [] { (void)precision_from_name("exact", "gather_qmm"); });
 }
 
 TEST_F(GatherQmmErrors, GlobalScales) {
-  options.global_scale = floats({}, {1});
+  weights.global_scale = floats({}, {1});
   expect("[gather_qmm] global_scale is given but mode \"affine\" has none; only \"nvfp4\" takes it");
 
   Generator random(3);
   weights = random_weights(random, *find_format(Mode::nvfp4, 4), 16, true, {4}, 5, 64);
   SetUp();
-  options.global_scale = floats({4}, {1, 1, 1, 1}, Dtype::float16);
+  weights.global_scale = floats({4}, {1, 1, 1, 1}, Dtype::float16);
   expect("[gather_qmm] global_scale has type float16; convert it to float32");
-  options.global_scale = floats({3}, {1, 1, 1});
+  weights.global_scale = floats({3}, {1, 1, 1});
   expect("[gather_qmm] global_scale has shape (3,) but the leading shape of w is (4,); pass one value, or one per matrix");
-  options.global_scale = floats({1, 4}, {1, 1, 1, 1});
+  weights.global_scale = floats({1, 4}, {1, 1, 1, 1});
   expect("[gather_qmm] global_scale has shape (1, 4) but the leading shape of w is (4,); pass one value, or one per matrix");
 }
 
@@ -204,7 +210,7 @@ TEST_F(GatherQmmErrors, ResultsBeyond64Bits) {
   const std::int64_t huge = std::int64_t{1} << 40;
   x = array::borrow(&zero, {3, huge, 64}, Dtype::float32, {0, 0, 4});
   weights.w = array::borrow(&zero, {4, huge, 8}, Dtype::uint32, {0, 0, 4});
-  options.scales = options.biases = array::borrow(&zero, {4, huge, 2}, Dtype::float32, {0, 0, 4});
+  weights.biases = weights.scales = array::borrow(&zero, {4, huge, 2}, Dtype::float32, {0, 0, 4});
   expect(
       "[gather_qmm] the result of shape (2, 1099511627776, 1099511627776) has more elements than 64 bits can count; split "
       "the call");
@@ -217,7 +223,7 @@ TEST_F(GatherQmmErrors, HugeExtentsAreComparedWithoutOverflow) {
       "[gather_qmm] x has K = 1152921504606846976 but w of shape (4, 5, 8) with bits = 4 and transpose = true has K = 64; the "
       "last dimension of x must be K");
   x = Generator(1).normal({3, 2, 64});
-  options.biases = array::borrow(&zero, {1, 1, std::int64_t{1} << 61}, Dtype::float16, {0, 0, 0});
+  weights.biases = array::borrow(&zero, {1, 1, std::int64_t{1} << 61}, Dtype::float16, {0, 0, 0});
   expect(
       "[gather_qmm] biases has shape (1, 1, 2305843009213693952) but w of shape (4, 5, 8) with bits = 4 and group_size = 32 "
       "needs (4, 5, 2); pass the arrays of one quantize call");
@@ -226,7 +232,7 @@ TEST_F(GatherQmmErrors, HugeExtentsAreComparedWithoutOverflow) {
 class QuantizedMatmulErrors : public testing::Test {
  protected:
   void expect(const std::string& message) {
-    expect_error(message, [&] { quantized_matmul(x, weights.w, weights.options); });
+    expect_error(message, [&] { quantized_matmul(x, weights, {}); });
   }
   array x = Generator(1).normal({2, 64});
   Weights weights = affine_weights(2, {}, 5, 64);
@@ -240,20 +246,6 @@ TEST_F(QuantizedMatmulErrors, NameTheOperation) {
 TEST_F(QuantizedMatmulErrors, Scalars) {
   x = floats({}, {1});
   expect("[quantized_matmul] x is a scalar; it needs at least one dimension, (K,)");
-}
-
-TEST_F(QuantizedMatmulErrors, OptionsOfGatherQmmOnly) {
-  weights.options.lhs_indices = int64s({1}, {0});
-  expect("[quantized_matmul] lhs_indices is given; only gather_qmm selects matrices by index");
-  weights.options.lhs_indices.reset();
-  weights.options.rhs_indices = int64s({1}, {0});
-  expect("[quantized_matmul] rhs_indices is given; only gather_qmm selects matrices by index");
-  weights.options.rhs_indices.reset();
-  weights.options.sorted_indices = true;
-  expect("[quantized_matmul] sorted_indices is given; only gather_qmm selects matrices by index");
-  weights.options.sorted_indices = false;
-  weights.options.global_scale = floats({}, {1});
-  expect("[quantized_matmul] global_scale is given; only gather_qmm, quantize, dequantize and pack take it");
 }
 
 TEST_F(QuantizedMatmulErrors, LeadingDimensionsThatDoNotBroadcast) {
@@ -322,23 +314,18 @@ TEST(QuantizeErrors, GlobalScaleIsOneFloat32OfNvfp4) {
 }
 
 TEST(DequantizeErrors, Inputs) {
-  const Weights weights = affine_weights(1, {}, 5, 64);
-  const array& scales = *weights.options.scales;
-  DequantizeOptions options = {.biases = weights.options.biases, .group_size = 32};
-  options.dtype = Dtype::int32;
+  Weights weights = affine_weights(1, {}, 5, 64);
+  const auto expect = [&](const std::string& message) { expect_error(message, [&] { return dequantize(weights); }); };
   expect_error("[dequantize] dtype = int32 is not available; use float32, float16 or bfloat16",
-               [&] { dequantize(weights.w, scales, options); });
-  options.dtype.reset();
-  options.group_size.reset();
-  expect_error(
+               [&] { return dequantize(weights, {.dtype = Dtype::int32}); });
+  weights.group_size.reset();
+  expect(
       "[dequantize] scales has shape (5, 2) but w of shape (5, 8) with bits = 4 and group_size = 64 needs (5, 1); "
-      "group_size = 32 would fit",
-      [&] { dequantize(weights.w, scales, options); });
-  options.biases.reset();
-  expect_error("[dequantize] biases is missing; mode \"affine\" needs it: pass the third array that quantize returns",
-               [&] { dequantize(weights.w, scales, options); });
-  expect_error("[dequantize] w has type float32; quantized weights are uint32 words, as quantize returns them",
-               [&] { dequantize(scales, scales, options); });
+      "group_size = 32 would fit");
+  weights.biases.reset();
+  expect("[dequantize] biases is missing; mode \"affine\" needs it: pass the third array that quantize returns");
+  weights.w = weights.scales;
+  expect("[dequantize] w has type float32; quantized weights are uint32 words, as quantize returns them");
 }
 
 }  // namespace

@@ -2,6 +2,9 @@
 #include "api_test_support.hpp"
 
 namespace gqmm::test {
+
+using namespace detail;
+
 namespace {
 
 using Positions = std::vector<std::int64_t>;
@@ -12,7 +15,7 @@ class Indices : public testing::Test {
     weights_.options.lhs_indices = std::move(lhs);
     weights_.options.rhs_indices = std::move(rhs);
     weights_.options.sorted_indices = sorted;
-    return lower_gather_qmm(x_, weights_.w, weights_.options);
+    return lower_gather_qmm(x_, weights_, weights_.options);
   }
 
   array x_ = Generator(1).normal({2, 3, 1, 32});
@@ -152,6 +155,65 @@ TEST_F(Indices, UnsortedWithoutAPromiseAreFine) {
 TEST_F(Indices, ResultsFollowTheIndices) {
   Lowered lowered = lower(int64s({2, 1}, {5, 0}), int64s({3}, {7, 7, 2}));
   expect_within_bound(lowered);
+}
+
+// --- Negative indices: rows without an expert -----------------------------------------------------------------------------
+
+TEST_F(Indices, NegativeOnesAreErrorsUnlessRowsMayBeMissing) {
+  weights_.options.lhs_indices = int64s({2, 2}, {0, 1, 2, 3});
+  weights_.options.rhs_indices = integers<std::int32_t>({2, 2}, {3, -2, 0, 1}, Dtype::int32);
+  expect_error("[gather_qmm] rhs_indices[0, 1] = -2 is out of range: w has 8 matrices, so indices must lie in 0 ... 7",
+               [&] { return gather_qmm(x_, weights_, weights_.options); });
+  weights_.options.missing = Missing::zero;
+  weights_.options.rhs_indices = integers<std::int32_t>({2, 2}, {3, -2, 8, 1}, Dtype::int32);
+  expect_error(
+      "[gather_qmm] rhs_indices[1, 0] = 8 is out of range: w has 8 matrices, so indices must lie in 0 ... 7, or be "
+      "negative for a row without an expert",
+      [&] { return gather_qmm(x_, weights_, weights_.options); });
+}
+
+TEST_F(Indices, MissingRowsAreZeroAndNotRead) {
+  const array lhs = int64s({5}, {0, 1, 2, 1, 3});
+  const array rhs = int64s({5}, {-1, 7, -9, 0, 7});
+  array x = Generator(3).normal({4, 1, 32});
+  std::fill_n(x.mutable_data<float>() + 2 * 32, 32, std::numeric_limits<float>::quiet_NaN());
+  const array y = gather_qmm(x, weights_, {.lhs_indices = lhs, .rhs_indices = rhs, .missing = Missing::zero});
+  const array some = gather_qmm(x, weights_, {.lhs_indices = int64s({3}, {1, 1, 3}), .rhs_indices = int64s({3}, {7, 0, 7})});
+  const std::string all = memory_of(y);
+  const std::string found = memory_of(some);
+  const std::size_t row = 5 * sizeof(float);
+  EXPECT_EQ(all.substr(0, row), std::string(row, '\0'));
+  EXPECT_EQ(all.substr(row, row), found.substr(0, row));
+  EXPECT_EQ(all.substr(2 * row, row), std::string(row, '\0'));
+  EXPECT_EQ(all.substr(3 * row), found.substr(row));
+  for (const int threads : {2, 7}) {
+    EXPECT_EQ(
+        memory_of(gather_qmm(x, pack(weights_),
+                             {.lhs_indices = lhs, .rhs_indices = rhs, .missing = Missing::zero, .stream = {.threads = threads}})),
+        all);
+  }
+}
+
+TEST_F(Indices, OfMissingRowsSortFirst) {
+  x_ = Generator(4).normal({4, 1, 32});
+  GatherQmmOptions options = {.lhs_indices = int64s({4}, {0, 1, 2, 3}),
+                              .rhs_indices = int64s({4}, {-1, -5, 2, 6}),
+                              .sorted_indices = true,
+                              .missing = Missing::zero};
+  const std::string sorted = memory_of(gather_qmm(x_, weights_, options));
+  options.sorted_indices = false;
+  EXPECT_EQ(memory_of(gather_qmm(x_, weights_, options)), sorted);
+  options.rhs_indices = int64s({4}, {2, -5, 2, 6});
+  options.sorted_indices = true;
+  expect_error(
+      "[gather_qmm] sorted_indices is set but rhs_indices[1] = a negative value follows 2; sort the pairs by rhs_indices "
+      "or leave sorted_indices unset",
+      [&] { return gather_qmm(x_, weights_, options); });
+  // All of them, and no matrices at all.
+  options.rhs_indices = int64s({4}, {-1, -1, -1, -1});
+  EXPECT_EQ(memory_of(gather_qmm(x_, weights_, options)), std::string(4 * 5 * sizeof(float), '\0'));
+  const Weights none = affine_weights(2, {0}, 5, 32);
+  EXPECT_EQ(memory_of(gather_qmm(x_, none, options)), std::string(4 * 5 * sizeof(float), '\0'));
 }
 
 }  // namespace

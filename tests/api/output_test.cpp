@@ -7,7 +7,7 @@ namespace {
 class Output : public testing::Test {
  protected:
   void expect(const std::string& message) {
-    expect_error(message, [&] { gather_qmm(x, weights.w, weights.options); });
+    expect_error(message, [&] { gather_qmm(x, weights, weights.options); });
   }
   array x = Generator(1).normal({3, 64});
   Weights weights = affine_weights(2, {2}, 5, 64);
@@ -15,18 +15,18 @@ class Output : public testing::Test {
 };
 
 TEST_F(Output, ReceivesTheResult) {
-  const array expected = gather_qmm(x, weights.w, weights.options);
+  const array expected = gather_qmm(x, weights, weights.options);
   out = array::empty({2, 3, 5}, Dtype::float32);
-  const array result = gather_qmm(x, weights.w, weights.options);
+  const array result = gather_qmm(x, weights, weights.options);
   EXPECT_EQ(result.bytes(), out->bytes());
   EXPECT_EQ(memory_of(*out), memory_of(expected));
 }
 
 TEST_F(Output, MayLieAtAnOddAddress) {
-  const array expected = gather_qmm(x, weights.w, weights.options);
+  const array expected = gather_qmm(x, weights, weights.options);
   std::vector<std::byte> memory(1 + 30 * 4);
   out = array::borrow_mut(memory.data() + 1, {2, 3, 5}, Dtype::float32);
-  EXPECT_EQ(memory_of(gather_qmm(x, weights.w, weights.options)), memory_of(expected));
+  EXPECT_EQ(memory_of(gather_qmm(x, weights, weights.options)), memory_of(expected));
 }
 
 TEST_F(Output, MustHaveTheShapeAndTypeOfTheResult) {
@@ -49,15 +49,15 @@ TEST_F(Output, MayTouchButNotOverlapAnOperand) {
   weights.options.rhs_indices = int64s({2}, {1, 0});
   const std::pair<std::string, array*> operands[] = {{"x", &x},
                                                      {"w", &weights.w},
-                                                     {"scales", &*weights.options.scales},
-                                                     {"biases", &*weights.options.biases},
+                                                     {"scales", &weights.scales},
+                                                     {"biases", &*weights.biases},
                                                      {"lhs_indices", &*weights.options.lhs_indices},
                                                      {"rhs_indices", &*weights.options.rhs_indices}};
   const std::int64_t result_bytes = 2 * 3 * 5 * 4;
   for (const auto& [name, operand] : operands) {
     // | room for a result | operand | room for a result |
     const array original = *operand;
-    const std::int64_t bytes = original.size() * static_cast<std::int64_t>(size_of(original.dtype()));
+    const std::int64_t bytes = original.size() * original.itemsize();
     const array memory = array::empty({bytes + 2 * result_bytes}, Dtype::uint8);
     std::memcpy(memory.mutable_bytes() + result_bytes, original.bytes(), static_cast<std::size_t>(bytes));
     *operand = array::borrow(memory.bytes() + result_bytes, original.shape(), original.dtype());
@@ -65,9 +65,9 @@ TEST_F(Output, MayTouchButNotOverlapAnOperand) {
       out = array::borrow_mut(room.mutable_bytes() + offset, {2, 3, 5}, Dtype::float32);
     };
     put_out_at(0);
-    EXPECT_NO_THROW(gather_qmm(x, weights.w, weights.options)) << name;
+    EXPECT_NO_THROW(gather_qmm(x, weights, weights.options)) << name;
     put_out_at(result_bytes + bytes);
-    EXPECT_NO_THROW(gather_qmm(x, weights.w, weights.options)) << name;
+    EXPECT_NO_THROW(gather_qmm(x, weights, weights.options)) << name;
     const std::string message = "[gather_qmm] out overlaps the memory of " + name + "; pass memory of its own";
     put_out_at(1);
     expect(message);
@@ -88,7 +88,7 @@ TEST_F(Output, MustNotOverlapAnOperandThatRunsBackwards) {
 TEST_F(Output, IsLeftAloneByACallThatFails) {
   out = floats({2, 3, 5}, std::vector<float>(30, 7.0F));
   weights.options.lhs_indices = int64s({2}, {0, 1});
-  EXPECT_THROW(gather_qmm(x, weights.w, weights.options), std::invalid_argument);
+  EXPECT_THROW(gather_qmm(x, weights, weights.options), std::invalid_argument);
   EXPECT_EQ(values_of(*out), std::vector<float>(30, 7.0F));
 }
 

@@ -9,6 +9,9 @@
 #include <string>
 
 namespace gqmm::test {
+
+using namespace detail;
+
 namespace {
 
 class Pack : public testing::TestWithParam<PackCase> {};
@@ -19,16 +22,16 @@ TEST_P(Pack, ResultsAreThoseOfTheOriginalArrays) {
   const std::int64_t N = transpose ? 21 : 2 * group_size;
   const std::int64_t K = transpose ? 2 * group_size : 21;
   Weights weights = random_weights(random, *format, group_size, transpose, {3}, N, K, Dtype::float16);
-  if (format->mode == Mode::nvfp4) {
-    weights.options.global_scale = floats({3}, {1000, 2000, 3000});
+  if (format->has_global_scale) {
+    weights.global_scale = floats({3}, {1000, 2000, 3000});
   }
-  const PackedWeights packed = pack_all(weights);
+  const PackedWeights packed = pack(weights);
   for (const Dtype dtype : {Dtype::float32, Dtype::float16}) {
     const array x = random.normal({4, 2, K}, dtype);
     GatherQmmOptions indices = {.lhs_indices = int64s({3}, {3, 0, 1}), .rhs_indices = int64s({3}, {2, 0, 2})};
     weights.options.lhs_indices = indices.lhs_indices;
     weights.options.rhs_indices = indices.rhs_indices;
-    const array in_place = gather_qmm(x, weights.w, weights.options);
+    const array in_place = gather_qmm(x, weights, weights.options);
     const array from_packed = gather_qmm(x, packed, indices);
     EXPECT_EQ(from_packed.shape(), in_place.shape());
     EXPECT_EQ(from_packed.dtype(), in_place.dtype());
@@ -39,7 +42,7 @@ TEST_P(Pack, ResultsAreThoseOfTheOriginalArrays) {
 INSTANTIATE_TEST_SUITE_P(EveryFormat, Pack, testing::ValuesIn(all_pack_cases()), name_of_pack_case);
 
 TEST(PackedWeights, KnowsItsSettings) {
-  const PackedWeights packed = pack_all(affine_weights(1, {3}, 17, 64));
+  const PackedWeights packed = pack(affine_weights(1, {3}, 17, 64));
   EXPECT_EQ(packed.mode(), Mode::affine);
   EXPECT_EQ(packed.bits(), 4);
   EXPECT_EQ(packed.group_size(), 32);
@@ -49,29 +52,18 @@ TEST(PackedWeights, KnowsItsSettings) {
   EXPECT_EQ(packed.nbytes(), 3U * 32 * (8 * 4 + 2 * 2 * 4));
 }
 
-std::size_t bytes_of(const array& a) { return static_cast<std::size_t>(a.size()) * size_of(a.dtype()); }
-
-std::size_t bytes_of(const Weights& weights) {
-  const GatherQmmOptions& options = weights.options;
-  return bytes_of(weights.w) + bytes_of(*options.scales) + (options.biases ? bytes_of(*options.biases) : 0);
-}
-
 /// Weights that are never looked at: their size counts, and that of one expert is every expert's.
-Weights unwritten_weights(const Format& format, bool transpose, std::int64_t N, std::int64_t K) {
+QuantizedWeights unwritten_weights(const Format& format, bool transpose, std::int64_t N, std::int64_t K) {
   const std::int64_t along = transpose ? K : N;
-  const int group_size = format.default_group_size;
   const bool floats = format.scale_encoding == ScaleEncoding::floating;
   Shape shape = {1, transpose ? N : K, along * format.bits / 32};
-  Weights weights{.w = array::empty(shape, Dtype::uint32), .options = {}};
-  std::memset(weights.w.mutable_bytes(), 0, bytes_of(weights.w));
-  shape.back() = along / group_size;
-  weights.options = {.scales = array::empty(shape, floats ? Dtype::bfloat16 : Dtype::uint8),
-                     .transpose = transpose,
-                     .group_size = group_size,
-                     .bits = format.bits,
-                     .mode = format.mode};
+  QuantizedWeights weights = {
+      .w = array::empty(shape, Dtype::uint32), .mode = format.mode, .bits = format.bits, .transpose = transpose};
+  std::memset(weights.w.mutable_bytes(), 0, weights.w.nbytes());
+  shape.back() = along / format.default_group_size;
+  weights.scales = array::empty(shape, floats ? Dtype::bfloat16 : Dtype::uint8);
   if (format.has_biases) {
-    weights.options.biases = weights.options.scales;
+    weights.biases = weights.scales;
   }
   return weights;
 }
@@ -79,8 +71,8 @@ Weights unwritten_weights(const Format& format, bool transpose, std::int64_t N, 
 TEST(PackedWeights, TakeHardlyMoreMemoryThanTheOriginals) {
   for (const Format& format : formats()) {
     for (const auto& [N, K] : {std::pair{768, 2048}, {2048, 768}, {2880, 2880}, {14336, 4096}, {2048, 7168}}) {
-      const Weights weights = unwritten_weights(format, true, N, K);
-      EXPECT_LE(static_cast<double>(pack_all(weights).nbytes()), 1.03 * static_cast<double>(bytes_of(weights)))
+      const QuantizedWeights weights = unwritten_weights(format, true, N, K);
+      EXPECT_LE(static_cast<double>(pack(weights).nbytes()), 1.03 * static_cast<double>(weights.nbytes()))
           << describe(format) << ", N = " << N << ", K = " << K;
     }
   }
@@ -88,10 +80,10 @@ TEST(PackedWeights, TakeHardlyMoreMemoryThanTheOriginals) {
 
 TEST(PackedWeights, PayForNOnlyUpToAMultipleOf16) {
   for (const Format& format : formats()) {
-    const Weights weights = unwritten_weights(format, true, 17, 256);
-    EXPECT_EQ(pack_all(weights).nbytes(), bytes_of(weights) / 17 * 32) << describe(format);
-    const Weights rows_as_they_are = unwritten_weights(format, false, 256, 17);
-    EXPECT_EQ(pack_all(rows_as_they_are).nbytes(), bytes_of(rows_as_they_are)) << describe(format);
+    const QuantizedWeights weights = unwritten_weights(format, true, 17, 256);
+    EXPECT_EQ(pack(weights).nbytes(), weights.nbytes() / 17 * 32) << describe(format);
+    const QuantizedWeights rows_as_they_are = unwritten_weights(format, false, 256, 17);
+    EXPECT_EQ(pack(rows_as_they_are).nbytes(), rows_as_they_are.nbytes()) << describe(format);
   }
 }
 
@@ -100,14 +92,14 @@ std::size_t beyond_multiple(const array& a, std::size_t of) { return reinterpret
 TEST(PackedWeights, BeginAtAHugePageWhereTheyAreLargeAndAtACacheLineElsewhere) {
   constexpr std::size_t huge_page = std::size_t{2} << 20;
   for (const bool transpose : {true, false}) {
-    const PackedWeights large = pack_all(unwritten_weights(*find_format(Mode::affine, 4), transpose, 16384, 2048));
-    ASSERT_EQ(bytes_of(large.data().codes), 8 * huge_page);
+    const PackedWeights large = pack(unwritten_weights(*find_format(Mode::affine, 4), transpose, 16384, 2048));
+    ASSERT_EQ(large.data().codes.nbytes(), 8 * huge_page);
     EXPECT_EQ(beyond_multiple(large.data().codes, huge_page), 0U);
     EXPECT_EQ(beyond_multiple(large.data().scales, 64), 0U);
     EXPECT_EQ(beyond_multiple(large.data().biases, 64), 0U);
   }
   for (int i = 0; i < 5; ++i) {
-    const PackedWeights small = pack_all(affine_weights(1, {3}, 17, 64));
+    const PackedWeights small = pack(affine_weights(1, {3}, 17, 64));
     EXPECT_EQ(beyond_multiple(small.data().codes, 64), 0U);
     EXPECT_EQ(beyond_multiple(small.data().scales, 64), 0U);
   }
@@ -115,8 +107,8 @@ TEST(PackedWeights, BeginAtAHugePageWhereTheyAreLargeAndAtACacheLineElsewhere) {
 
 TEST(PackedWeights, StridedArraysPackAsTheirCopies) {
   Weights weights = affine_weights(1, {4}, 17, 64);
-  const PackedWeights expected = pack_all(weights);
-  for (array* a : {&weights.w, &*weights.options.scales, &*weights.options.biases}) {
+  const PackedWeights expected = pack(weights);
+  for (array* a : {&weights.w, &weights.scales, &*weights.biases}) {
     // The same values, rows interleaved with other memory and an odd address.
     const std::int64_t step = a->stride(1) + 5;
     const array memory = array::empty({1 + 4 * 17 * step}, Dtype::uint8);
@@ -126,7 +118,7 @@ TEST(PackedWeights, StridedArraysPackAsTheirCopies) {
     }
     *a = array::borrow(memory.bytes() + 1, a->shape(), a->dtype(), {17 * step, step, 4}, memory.owner());
   }
-  const PackedWeights packed = pack_all(weights);
+  const PackedWeights packed = pack(weights);
   EXPECT_EQ(memory_of(packed.data().codes), memory_of(expected.data().codes));
   EXPECT_EQ(memory_of(packed.data().scales), memory_of(expected.data().scales));
   EXPECT_EQ(memory_of(packed.data().biases), memory_of(expected.data().biases));
@@ -134,7 +126,7 @@ TEST(PackedWeights, StridedArraysPackAsTheirCopies) {
 
 TEST(PackedWeights, MayBeEmpty) {
   for (const auto& [leading, N] : {std::pair<Shape, std::int64_t>{{0}, 5}, {{2}, 0}}) {
-    const PackedWeights packed = pack_all(affine_weights(1, leading, N, 32));
+    const PackedWeights packed = pack(affine_weights(1, leading, N, 32));
     EXPECT_EQ(packed.nbytes(), 0U);
     EXPECT_EQ(gather_qmm(array::empty({1, 32}, Dtype::float32), packed).shape(), (Shape{leading[0], 1, N}));
   }
@@ -146,45 +138,43 @@ class PackedErrors : public testing::Test {
     expect_error(message, [&] { gather_qmm(x, packed, options); });
   }
   array x = Generator(1).normal({2, 64});
-  PackedWeights packed = pack_all(affine_weights(2, {3}, 5, 64));
+  PackedWeights packed = pack(affine_weights(2, {3}, 5, 64));
   GatherQmmOptions options;
 };
 
-TEST_F(PackedErrors, RepeatedSettingsMustAgree) {
-  options = {.transpose = true, .group_size = 32, .bits = 4, .mode = Mode::affine};
-  EXPECT_NO_THROW(gather_qmm(x, packed, options));
-  options.bits = 8;
-  expect("[gather_qmm] bits = 8 but w was packed with bits = 4; leave it out or pack again");
-  options.bits.reset();
-  options.group_size = 64;
-  expect("[gather_qmm] group_size = 64 but w was packed with group_size = 32; leave it out or pack again");
-  options.group_size.reset();
-  options.transpose = false;
-  expect("[gather_qmm] transpose = false but w was packed with transpose = true; leave it out or pack again");
-  options.transpose.reset();
-  options.mode = Mode::mxfp4;
-  expect("[gather_qmm] mode = mxfp4 but w was packed with mode = affine; leave it out or pack again");
-}
-
-TEST_F(PackedErrors, ArraysMustNotBeRepeated) {
-  options.scales = floats({1}, {1});
-  expect("[gather_qmm] scales is given but w is packed and holds its own; leave it out");
-  options = {.biases = floats({1}, {1})};
-  expect("[gather_qmm] biases is given but w is packed and holds its own; leave it out");
-}
-
-TEST(PackedGlobalScale, MayComeWithTheCallUnlessTheWeightsHoldOne) {
+TEST(PackedGlobalScale, IsGivenToWeightsThatHoldNone) {
   Generator random(3);
   Weights weights = random_weights(random, *find_format(Mode::nvfp4, 4), 16, true, {3}, 5, 64);
   const array x = random.normal({3, 2, 64});
-  const GatherQmmOptions options = {.global_scale = random.normal({3})};
-  const PackedWeights without = pack_all(weights);
-  weights.options.global_scale = options.global_scale;
-  const PackedWeights with = pack_all(weights);
-  EXPECT_EQ(memory_of(gather_qmm(x, without, options)), memory_of(gather_qmm(x, with)));
-  EXPECT_EQ(memory_of(gather_qmm(x, without, options)), memory_of(gather_qmm(x, weights.w, weights.options)));
+  const PackedWeights without = pack(weights);
+  weights.global_scale = random.normal({3});
+  const PackedWeights with = without.with_global_scale(*weights.global_scale);
+  EXPECT_EQ(with.data().codes.bytes(), without.data().codes.bytes()) << "the memory is shared";
+  EXPECT_EQ(memory_of(gather_qmm(x, with)), memory_of(gather_qmm(x, pack(weights))));
+  EXPECT_EQ(memory_of(gather_qmm(x, with)), memory_of(gather_qmm(x, weights)));
+  EXPECT_NE(memory_of(gather_qmm(x, with)), memory_of(gather_qmm(x, without))) << "the others are as they were";
+}
+
+TEST(PackedGlobalScale, OfOneValueHoldsForEveryMatrix) {
+  Generator random(3);
+  Weights weights = random_weights(random, *find_format(Mode::nvfp4, 4), 16, true, {2, 3}, 5, 64);
+  const PackedWeights packed = pack(weights).with_global_scale(floats({1, 1}, {2.5F}));
+  weights.global_scale = floats({2, 3}, std::vector<float>(6, 2.5F));
+  const array x = random.normal({2, 64});
+  EXPECT_EQ(memory_of(gather_qmm(x, packed)), memory_of(gather_qmm(x, weights)));
+}
+
+TEST(PackedGlobalScale, ThatDoesNotFitIsAnError) {
+  Generator random(3);
+  const PackedWeights packed = pack(random_weights(random, *find_format(Mode::nvfp4, 4), 16, true, {3}, 5, 64));
+  const PackedWeights with = packed.with_global_scale(floats({}, {1}));
   expect_error("[gather_qmm] global_scale is given but w is packed and holds its own; leave it out",
-               [&] { gather_qmm(x, with, options); });
+               [&] { return with.with_global_scale(floats({}, {1}), "gather_qmm"); });
+  expect_error(
+      "[with_global_scale] global_scale has shape (2,) but the leading shape of w is (3,); pass one value, or one per matrix",
+      [&] { return packed.with_global_scale(floats({2}, {1, 2})); });
+  expect_error("[with_global_scale] global_scale is given but mode \"affine\" has none; only \"nvfp4\" takes it",
+               [&] { return pack(affine_weights(1, {3}, 5, 64)).with_global_scale(floats({}, {1})); });
 }
 
 TEST_F(PackedErrors, EverythingElseIsCheckedAsWithoutPacking) {
@@ -192,18 +182,21 @@ TEST_F(PackedErrors, EverythingElseIsCheckedAsWithoutPacking) {
   expect("[gather_qmm] rhs_indices[0] = 3 is out of range: w has 3 matrices, so indices must lie in 0 ... 2");
   x = Generator(1).normal({2, 32});
   expect("[gather_qmm] x has K = 32 but the packed w of shape (3, 5, 64) has K = 64; the last dimension of x must be K");
-  expect_error("[quantized_matmul] rhs_indices is given; only gather_qmm selects matrices by index",
-               [&] { quantized_matmul(x, packed, options); });
+  expect_error(
+      "[quantized_matmul] x has K = 32 but the packed w of shape (3, 5, 64) has K = 64; the last dimension of x must be K",
+      [&] { quantized_matmul(x, packed); });
 }
 
 TEST_F(PackedErrors, PackChecksItsArrays) {
-  const Weights weights = affine_weights(2, {3}, 5, 64);
-  expect_error("[pack] biases is missing; mode \"affine\" needs it: pass the third array that quantize returns",
-               [&] { (void)pack(weights.w, *weights.options.scales, {.group_size = 32}); });
+  Weights weights = affine_weights(2, {3}, 5, 64);
+  weights.group_size.reset();
   expect_error(
       "[pack] scales has shape (3, 5, 2) but w of shape (3, 5, 8) with bits = 4 and group_size = 64 needs (3, 5, 1); group_size "
       "= 32 would fit",
-      [&] { (void)pack(weights.w, *weights.options.scales, {.biases = weights.options.biases}); });
+      [&] { return pack(weights); });
+  weights.biases.reset();
+  expect_error("[pack] biases is missing; mode \"affine\" needs it: pass the third array that quantize returns",
+               [&] { return pack(weights); });
 }
 
 std::string error_of_loading(const std::filesystem::path& path) {
@@ -222,10 +215,10 @@ TEST_P(Pack, ASavedFileIsMappedAndGivesTheSameBits) {
   const std::int64_t along = 3 * group_size;
   Weights weights = random_weights(random, *format, group_size, transpose, {2, 2}, transpose ? 50 : along, transpose ? along : 50,
                                    Dtype::float16);
-  if (format->mode == Mode::nvfp4) {
-    weights.options.global_scale = random.normal({2, 2});
+  if (format->has_global_scale) {
+    weights.global_scale = random.normal({2, 2});
   }
-  const PackedWeights packed = pack_all(weights);
+  const PackedWeights packed = pack(weights);
   packed.save(folder.file("w"));
   packed.save(folder.file("w"));  // replaces it
   const PackedWeights loaded = PackedWeights::load(folder.file("w"));
@@ -243,13 +236,13 @@ TEST_P(Pack, ASavedFileIsMappedAndGivesTheSameBits) {
 TEST(PackedFile, EmptyWeightsComeBackEmpty) {
   const TemporaryFolder folder;
   const Weights weights = affine_weights(4, {0, 3}, 5, 64, true);
-  pack_all(weights).save(folder.file("w"));
+  pack(weights).save(folder.file("w"));
   EXPECT_EQ(PackedWeights::load(folder.file("w")).shape(), (Shape{0, 3, 5, 64}));
 }
 
 TEST(PackedFile, ReplacesARegularFileOnly) {
   const TemporaryFolder folder;
-  const PackedWeights packed = pack_all(affine_weights(4, {1}, 2, 64, true));
+  const PackedWeights packed = pack(affine_weights(4, {1}, 2, 64, true));
   const auto error_of_saving = [&](const std::filesystem::path& path) {
     try {
       packed.save(path);
@@ -270,7 +263,7 @@ TEST(PackedFile, ReplacesARegularFileOnly) {
 TEST(PackedFile, MayReplaceTheFileThatItWasLoadedFrom) {
   const TemporaryFolder folder;
   const std::filesystem::path path = folder.file("w");
-  pack_all(affine_weights(4, {1}, 2, 64, true)).save(path);
+  pack(affine_weights(4, {1}, 2, 64, true)).save(path);
   std::filesystem::permissions(path, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
   const PackedWeights loaded = PackedWeights::load(path);
   const std::string before = memory_of(loaded.data().codes);
@@ -323,7 +316,7 @@ TEST(PackedFile, WhatIsNotOneIsAnErrorThatNamesTheFile) {
 TEST(PackedFile, ADamagedFileIsAnErrorOrLoads) {
   const TemporaryFolder folder;
   const std::filesystem::path path = folder.file("w");
-  pack_all(affine_weights(4, {1}, 2, 64, true)).save(path);
+  pack(affine_weights(4, {1}, 2, 64, true)).save(path);
   std::ifstream file(path, std::ios::binary);
   const std::string valid((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   for (std::size_t at = 0; at < 600; ++at) {

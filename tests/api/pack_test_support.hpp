@@ -10,16 +10,7 @@
 
 namespace gqmm::test {
 
-inline PackedWeights pack_all(const Weights& weights) {
-  const GatherQmmOptions& options = weights.options;
-  return pack(weights.w, *options.scales,
-              {.biases = options.biases,
-               .group_size = options.group_size,
-               .bits = options.bits,
-               .mode = *options.mode,
-               .transpose = *options.transpose,
-               .global_scale = options.global_scale});
-}
+using namespace detail;
 
 /// A format with one of its group sizes, either way round.
 struct PackCase {

@@ -12,6 +12,9 @@
 #include <vector>
 
 namespace gqmm::test {
+
+using namespace detail;
+
 namespace {
 
 constexpr Dtype float_types[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
@@ -28,7 +31,7 @@ std::vector<std::uint32_t> words_of(const array& w) {
   return std::vector<std::uint32_t>(w.data<std::uint32_t>(), w.data<std::uint32_t>() + w.size());
 }
 
-std::vector<int> bytes_of(const array& scales) {
+std::vector<int> scale_bytes(const array& scales) {
   return std::vector<int>(scales.data<std::uint8_t>(), scales.data<std::uint8_t>() + scales.size());
 }
 
@@ -40,11 +43,7 @@ array group_with(float first, int size, Dtype dtype = Dtype::float32) {
 }
 
 int scale_byte(float largest, Mode mode, Dtype dtype = Dtype::float32) {
-  return bytes_of(quantize(group_with(largest, 32, dtype), {.mode = mode}).scales).front();
-}
-
-array dequantized(const Quantized& q, int group_size, int bits, Mode mode) {
-  return dequantize(q.w, q.scales, {.biases = q.biases, .group_size = group_size, .bits = bits, .mode = mode});
+  return scale_bytes(quantize(group_with(largest, 32, dtype), {.mode = mode}).scales).front();
 }
 
 struct AffineLiteral {
@@ -69,7 +68,7 @@ TEST(Quantize, AffineGivesMlxsBits) {
   };
   for (const AffineLiteral& literal : literals) {
     for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16}) {
-      const Quantized q = quantize(floats({1, 32}, sixteenths, dtype), {.group_size = 32, .bits = literal.bits});
+      const QuantizedWeights q = quantize(floats({1, 32}, sixteenths, dtype), {.group_size = 32, .bits = literal.bits});
       EXPECT_EQ(words_of(q.w), literal.words) << literal.bits << " bits";
       EXPECT_EQ(q.scales.dtype(), dtype);
       // The codes refer to the scale before it is rounded to the type of the weights.
@@ -82,27 +81,27 @@ TEST(Quantize, AffineGivesMlxsBits) {
 TEST(Quantize, FloatingPointModesGiveMlxsBits) {
   for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16}) {
     const array w = floats({1, 32}, sixteenths, dtype);
-    const Quantized mxfp4 = quantize(w, {.mode = Mode::mxfp4});
+    const QuantizedWeights mxfp4 = quantize(w, {.mode = Mode::mxfp4});
     EXPECT_EQ(words_of(mxfp4.w), (std::vector<std::uint32_t>{0xe42005ee, 0xe1e16ae0, 0x0eb62665, 0x5be6c639}));
-    EXPECT_EQ(bytes_of(mxfp4.scales), (std::vector<int>{126}));
+    EXPECT_EQ(scale_bytes(mxfp4.scales), (std::vector<int>{126}));
     EXPECT_FALSE(mxfp4.biases.has_value());
-    const Quantized mxfp8 = quantize(w, {.mode = Mode::mxfp8});
+    const QuantizedWeights mxfp8 = quantize(w, {.mode = Mode::mxfp8});
     EXPECT_EQ(words_of(mxfp8.w), (std::vector<std::uint32_t>{0x8074f7f7, 0xfa706800, 0x79e8f6d0, 0xf75cf960, 0x6a7a7972,
                                                              0x50f6eb77, 0xf17a6de2, 0x74ecf676}));
-    EXPECT_EQ(bytes_of(mxfp8.scales), (std::vector<int>{120}));
-    const Quantized nvfp4 = quantize(w, {.mode = Mode::nvfp4});
+    EXPECT_EQ(scale_bytes(mxfp8.scales), (std::vector<int>{120}));
+    const QuantizedWeights nvfp4 = quantize(w, {.mode = Mode::nvfp4});
     EXPECT_EQ(words_of(nvfp4.w), (std::vector<std::uint32_t>{0xf52006ee, 0xe1f17ae0, 0x0eb63775, 0x6ce6d74a}));
-    EXPECT_EQ(bytes_of(nvfp4.scales), (std::vector<int>{45, 45}));
+    EXPECT_EQ(scale_bytes(nvfp4.scales), (std::vector<int>{45, 45}));
   }
 }
 
 TEST(Quantize, AGlobalScaleGivesMlxsBitsAndComesBackAsFloat32) {
   const array global_scale = floats({}, {2.5F});
-  const Quantized q = quantize(floats({1, 32}, sixteenths), {.mode = Mode::nvfp4, .global_scale = global_scale});
+  const QuantizedWeights q = quantize(floats({1, 32}, sixteenths), {.mode = Mode::nvfp4, .global_scale = global_scale});
   EXPECT_EQ(words_of(q.w), (std::vector<std::uint32_t>{0xf53006ee, 0xe1f17be0, 0x0eb63775, 0x5ce6d749}));
-  EXPECT_EQ(bytes_of(q.scales), (std::vector<int>{125, 126}));
+  EXPECT_EQ(scale_bytes(q.scales), (std::vector<int>{125, 126}));
   for (const std::optional<Dtype> dtype : {std::optional<Dtype>(), std::optional(Dtype::bfloat16)}) {
-    const array back = dequantize(q.w, q.scales, {.mode = Mode::nvfp4, .global_scale = global_scale, .dtype = dtype});
+    const array back = dequantize(q, {.dtype = dtype});
     EXPECT_EQ(back.dtype(), Dtype::float32);
     EXPECT_EQ(back.data<float>()[0], -0x1.8c30c4p+0F);
     EXPECT_EQ(back.data<float>()[2], 0x1.8c30c4p+0F);
@@ -134,7 +133,7 @@ TEST(Quantize, TiesBetweenFp4ValuesGoTowardsZero) {
   // Scale 1, then the midpoints of E2M1.
   std::vector<float> values = {6, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, -0.25, -0.75, -1.25, -1.75, -2.5, -3.5, -5, -6};
   values.resize(32, 0.0F);
-  const Quantized q = quantize(floats({1, 32}, values), {.mode = Mode::mxfp4});
+  const QuantizedWeights q = quantize(floats({1, 32}, values), {.mode = Mode::mxfp4});
   EXPECT_EQ(q.w.data<std::uint32_t>()[0], 0x65432107U);
   EXPECT_EQ(q.w.data<std::uint32_t>()[1], 0xfedcba90U);
 }
@@ -157,8 +156,8 @@ TEST(Quantize, ScalesTooSmallForE8M0AreClampedInsteadOfWrappingRound) {
   for (const int exponent : {-126, -130, -140}) {
     const float largest = std::ldexp(1.0F, exponent);
     EXPECT_EQ(scale_byte(largest, Mode::mxfp4), 0);
-    const Quantized q = quantize(group_with(largest, 32), {.mode = Mode::mxfp4});
-    const float back = dequantize(q.w, q.scales, {.mode = Mode::mxfp4, .dtype = Dtype::float32}).data<float>()[0];
+    const QuantizedWeights q = quantize(group_with(largest, 32), {.mode = Mode::mxfp4});
+    const float back = dequantize(q, {.dtype = Dtype::float32}).data<float>()[0];
     EXPECT_LE(std::fabs(back - largest), 0x1p-129F) << exponent;  // half the least step, 0.5 · 2^-127
   }
   EXPECT_EQ(scale_byte(std::ldexp(1.0F, -119), Mode::mxfp8), 0);
@@ -183,8 +182,8 @@ TEST(Quantize, NotANumberAndInfinityGiveNaNScalesInAffineInTheirGroupOnly) {
     for (const float value : {nan, infinity, -infinity}) {
       std::vector<float> values(96, 1.0F);
       values[40] = value;
-      const Quantized q = quantize(floats({1, 96}, values, dtype), {.group_size = 32});
-      const std::vector<float> back = values_of(dequantized(q, 32, 4, Mode::affine));
+      const QuantizedWeights q = quantize(floats({1, 96}, values, dtype), {.group_size = 32});
+      const std::vector<float> back = values_of(dequantize(q));
       EXPECT_TRUE(std::isnan(values_of(q.scales)[1]));
       EXPECT_FALSE(std::isnan(values_of(q.scales)[0]) || std::isnan(values_of(q.scales)[2]));
       for (std::size_t i = 0; i < 96; ++i) {
@@ -197,7 +196,7 @@ TEST(Quantize, NotANumberAndInfinityGiveNaNScalesInAffineInTheirGroupOnly) {
 TEST(Quantize, Nvfp4TakesOddNumbersOfGroups) {
   Generator random(1);
   const array w = random.normal({3, 48});
-  const Quantized q = quantize(w, {.mode = Mode::nvfp4});
+  const QuantizedWeights q = quantize(w, {.mode = Mode::nvfp4});
   EXPECT_EQ(q.w.shape(), (Shape{3, 6}));
   EXPECT_EQ(q.scales.shape(), (Shape{3, 3}));
 }
@@ -222,18 +221,18 @@ TEST(Quantize, ComesBackWithinHalfAStep) {
   for (const auto& [format, group_size] : all_settings()) {
     for (const Dtype dtype : float_types) {
       const array w = random.normal({4, 2 * group_size}, dtype);
-      const Quantized q = quantize(w, {.group_size = group_size, .bits = format->bits, .mode = format->mode});
+      const QuantizedWeights q = quantize(w, {.group_size = group_size, .bits = format->bits, .mode = format->mode});
       const std::vector<float> expected = values_of(w);
-      const std::vector<float> back = values_of(dequantized(q, group_size, format->bits, format->mode));
+      const std::vector<float> back = values_of(dequantize(q));
       // Rounding errors of a type whose values are below 8: scale and bias, product and sum, and the result.
       const float roundings = 4 * 8 * (dtype == Dtype::bfloat16 || !format->has_biases ? 0x1p-8F : 0x1p-11F);
       for (std::size_t i = 0; i < back.size(); ++i) {
         const auto group = static_cast<std::int64_t>(i) / group_size;
-        const float scale = std::fabs(load_scale(q.scales.bytes() + group * static_cast<std::int64_t>(size_of(q.scales.dtype())),
-                                                 format->scale_encoding, dtype));
+        const float scale = std::fabs(load_scale(q.scales.bytes() + group * q.scales.itemsize(), format->scale_encoding, dtype));
         // Affine codes lie one apart; the end that is not represented exactly may be clamped, which costs up to half a step more
         // (one bit: none). E2M1 values lie at most 2 apart, E4M3 values at most 32.
-        const float step = format->has_biases ? 2.0F : format->bits == 4 ? 2.0F : 32.0F;
+        const auto& type = format->float_code;
+        const float step = type ? std::ldexp(1.0F, std::ilogb(largest_value(*type)) - type->mantissa_bits) : 2.0F;
         EXPECT_LE(std::fabs(back[i] - expected[i]), scale * step / 2 + roundings)
             << describe(*format) << ", group " << group_size << ", " << name_of(dtype) << ", weight " << i;
       }
@@ -243,22 +242,22 @@ TEST(Quantize, ComesBackWithinHalfAStep) {
 
 TEST(Quantize, WeightsThatAFormatHoldsComeBackExactly) {
   for (const auto& [format, group_size] : all_settings()) {
-    // Every code in turn, but NaN, and the largest in every group; scale 1 (affine: 1 from the end 0 or max).
+    // Every finite code in turn, and the largest in every group; scale 1 (affine: 1 from the end 0 or max).
     std::vector<float> values;
     float largest = 0;
     for (unsigned code = 0; code < 1U << format->bits; ++code) {
-      largest = std::isnan(format->value(code)) ? largest : std::max(largest, format->value(code));
+      largest = std::isfinite(format->value(code)) ? std::max(largest, format->value(code)) : largest;
     }
     for (unsigned code = 0; values.size() < 4U * 256; ++code) {
       const bool is_end = values.size() % static_cast<std::size_t>(group_size) == 0;
       const bool is_other_end = values.size() % static_cast<std::size_t>(group_size) == 1;
       const float value = format->value(code % (1U << format->bits));
-      values.push_back(is_end ? largest : is_other_end || std::isnan(value) ? 0.0F : value + 0.0F);
+      values.push_back(is_end ? largest : is_other_end || !std::isfinite(value) ? 0.0F : value + 0.0F);
     }
     for (const Dtype dtype : float_types) {
-      const Quantized q =
+      const QuantizedWeights q =
           quantize(floats({4, 256}, values, dtype), {.group_size = group_size, .bits = format->bits, .mode = format->mode});
-      EXPECT_EQ(values_of(dequantized(q, group_size, format->bits, format->mode)), values) << describe(*format);
+      EXPECT_EQ(values_of(dequantize(q)), values) << describe(*format);
     }
   }
 }
@@ -279,8 +278,8 @@ TEST(Quantize, TakesAnyStridesAndAlignment) {
                                         {-2 * 64 * step, -64 * step, -step}, memory.owner());
     for (const Format& format : formats()) {
       const QuantizeOptions options = {.bits = format.bits, .mode = format.mode};
-      const Quantized expected = quantize(w, options);
-      const Quantized result = quantize(strided, options);
+      const QuantizedWeights expected = quantize(w, options);
+      const QuantizedWeights result = quantize(strided, options);
       EXPECT_EQ(memory_of(result.w), memory_of(expected.w));
       EXPECT_EQ(memory_of(result.scales), memory_of(expected.scales));
     }
@@ -290,9 +289,8 @@ TEST(Quantize, TakesAnyStridesAndAlignment) {
 TEST(Dequantize, TakesAnyStridesAndAlignment) {
   for (const bool backwards : {false, true}) {
     Weights weights = affine_weights(6, {2}, 3, 64);
-    DequantizeOptions options = {.biases = weights.options.biases, .group_size = 32};
-    const std::string expected = memory_of(dequantize(weights.w, *weights.options.scales, options));
-    for (array* a : {&weights.w, &*weights.options.scales, &*options.biases}) {
+    const std::string expected = memory_of(dequantize(weights));
+    for (array* a : {&weights.w, &weights.scales, &*weights.biases}) {
       const std::int64_t step = backwards ? -4 : 4;
       const std::int64_t rows = 6;
       const array memory = array::empty({a->size() * 4 + 1 + rows}, Dtype::uint8);
@@ -303,7 +301,7 @@ TEST(Dequantize, TakesAnyStridesAndAlignment) {
       }
       *a = array::borrow(first, a->shape(), a->dtype(), {3 * row_step, row_step, step}, memory.owner());
     }
-    EXPECT_EQ(memory_of(dequantize(weights.w, *weights.options.scales, options)), expected);
+    EXPECT_EQ(memory_of(dequantize(weights)), expected);
   }
 }
 
@@ -311,8 +309,9 @@ TEST(Dequantize, AffineRoundsAfterTheProductAndAfterTheSum) {
   // Codes 0 … 7, scale 1.001, bias 3.01e-4 in each type: MLX's values.
   const array w = integers<std::uint32_t>({1, 4}, {0x76543210, 0, 0, 0}, Dtype::uint32);
   const auto third = [&](Dtype scale, Dtype bias, std::optional<Dtype> dtype = {}) {
-    const array y = dequantize(w, floats({1, 1}, {1.001F}, scale),
-                               {.biases = floats({1, 1}, {3.01e-4F}, bias), .group_size = 32, .dtype = dtype});
+    const array y = dequantize(
+        {.w = w, .scales = floats({1, 1}, {1.001F}, scale), .biases = floats({1, 1}, {3.01e-4F}, bias), .group_size = 32},
+        {.dtype = dtype});
     return std::pair(y.dtype(), values_of(y)[3]);
   };
   EXPECT_EQ(third(Dtype::float16, Dtype::float16), std::pair(Dtype::float16, 3.00390625F));
@@ -326,8 +325,8 @@ TEST(Dequantize, AffineRoundsAfterTheProductAndAfterTheSum) {
 TEST(Dequantize, FloatingPointModesGiveBfloat16UnlessToldOtherwise) {
   const array w = integers<std::uint32_t>({1, 4}, {0xfedc3210, 0, 0, 0}, Dtype::uint32);
   const array scales = integers<std::uint8_t>({1, 1}, {128}, Dtype::uint8);
-  EXPECT_EQ(dequantize(w, scales, {.mode = Mode::mxfp4}).dtype(), Dtype::bfloat16);
-  const array y = dequantize(w, scales, {.mode = Mode::mxfp4, .dtype = Dtype::float16});
+  EXPECT_EQ(dequantize({.w = w, .scales = scales, .mode = Mode::mxfp4}).dtype(), Dtype::bfloat16);
+  const array y = dequantize({.w = w, .scales = scales, .mode = Mode::mxfp4}, {.dtype = Dtype::float16});
   EXPECT_EQ(y.dtype(), Dtype::float16);
   const std::vector<float> values = values_of(y);
   EXPECT_EQ(std::vector<float>(values.begin(), values.begin() + 8), (std::vector<float>{0, 1, 2, 3, -4, -6, -8, -12}));
@@ -336,7 +335,7 @@ TEST(Dequantize, FloatingPointModesGiveBfloat16UnlessToldOtherwise) {
 TEST(Dequantize, AnE8M0ByteOf255IsInfinity) {
   const array w = integers<std::uint32_t>({1, 4}, {0x00000a20, 0, 0, 0}, Dtype::uint32);
   const std::vector<float> y =
-      values_of(dequantize(w, integers<std::uint8_t>({1, 1}, {255}, Dtype::uint8), {.mode = Mode::mxfp4}));
+      values_of(dequantize({.w = w, .scales = integers<std::uint8_t>({1, 1}, {255}, Dtype::uint8), .mode = Mode::mxfp4}));
   EXPECT_TRUE(std::isnan(y[0]));
   EXPECT_EQ(y[1], infinity);
   EXPECT_EQ(y[2], -infinity);
@@ -344,9 +343,10 @@ TEST(Dequantize, AnE8M0ByteOf255IsInfinity) {
 
 TEST(Dequantize, TakesOneGlobalScalePerMatrix) {
   Generator random(7);
-  const Weights weights = random_weights(random, *find_format(Mode::nvfp4, 4), 16, true, {2}, 3, 32);
+  Weights weights = random_weights(random, *find_format(Mode::nvfp4, 4), 16, true, {2}, 3, 32);
   const auto with = [&](const array& global_scale) {
-    return values_of(dequantize(weights.w, *weights.options.scales, {.mode = Mode::nvfp4, .global_scale = global_scale}));
+    weights.global_scale = global_scale;
+    return values_of(dequantize(weights));
   };
   std::vector<float> expected = with(floats({}, {10}));
   const std::vector<float> second = with(floats({1}, {20}));
@@ -360,21 +360,51 @@ TEST(Quantize, DoesNotDependOnTheCallersFloatingPointMode) {
     values[i] = std::ldexp(static_cast<float>(i) - 60, -146);  // subnormals
   }
   const array w = floats({1, 128}, values);
-  for (const Mode mode : {Mode::affine, Mode::mxfp4, Mode::mxfp8, Mode::nvfp4}) {
-    const int group_size = resolve_settings("test", mode, nullptr, nullptr).group_size;
-    const int bits = mode == Mode::mxfp8 ? 8 : 4;
-    const Quantized expected = quantize(w, {.mode = mode});
-    const std::string expected_back = memory_of(dequantized(expected, group_size, bits, mode));
+  for (const Mode mode : modes()) {
+    const QuantizedWeights expected = quantize(w, {.mode = mode});
+    const std::string expected_back = memory_of(dequantize(expected));
     const auto [q, back, after] = [&] {
       const CallersSetting caller(flush_to_zero);
-      const Quantized quantized = quantize(w, {.mode = mode});
-      return std::tuple(quantized, memory_of(dequantized(quantized, group_size, bits, mode)), cpu::float_control());
+      const QuantizedWeights quantized = quantize(w, {.mode = mode});
+      return std::tuple(quantized, memory_of(dequantize(quantized)), threads::float_control());
     }();
     EXPECT_EQ(after & ~sticky_flags, flush_to_zero & ~sticky_flags);
     EXPECT_EQ(memory_of(q.w), memory_of(expected.w));
     EXPECT_EQ(memory_of(q.scales), memory_of(expected.scales));
     EXPECT_EQ(back, expected_back);
   }
+}
+
+TEST(Quantize, FillsInEverySetting) {
+  const array w = Generator(1).normal({2, 64});
+  const QuantizedWeights affine = quantize(w);
+  EXPECT_EQ(affine.mode, Mode::affine);
+  EXPECT_EQ(affine.bits, 4);
+  EXPECT_EQ(affine.group_size, 64);
+  EXPECT_TRUE(affine.transpose);
+  EXPECT_FALSE(affine.global_scale);
+  const QuantizedWeights mxfp8 = quantize(w, {.mode = Mode::mxfp8});
+  EXPECT_EQ(mxfp8.mode, Mode::mxfp8);
+  EXPECT_EQ(mxfp8.bits, 8);
+  EXPECT_EQ(mxfp8.group_size, 32);
+}
+
+TEST(Quantize, TheGlobalScaleOfTheResultIsACopy) {
+  float largest = 2.5F;
+  const QuantizedWeights q = quantize(floats({1, 32}, sixteenths),
+                                      {.mode = Mode::nvfp4, .global_scale = array::borrow_mut(std::span(&largest, 1), {1})});
+  largest = 7.0F;
+  ASSERT_TRUE(q.global_scale);
+  EXPECT_EQ(values_of(*q.global_scale), std::vector<float>{2.5F});
+}
+
+TEST(Dequantize, WeightsWithoutTransposeExpandTheSameRows) {
+  Weights weights = affine_weights(6, {2}, 32, 3, false);
+  const array rows = dequantize(weights);
+  EXPECT_EQ(rows.shape(), (Shape{2, 3, 32}));
+  EXPECT_EQ(rows.shape(), weights.shape());
+  weights.transpose = true;  // the same arrays, read as (N, K)
+  EXPECT_EQ(memory_of(dequantize(weights)), memory_of(rows));
 }
 
 }  // namespace

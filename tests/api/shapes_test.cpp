@@ -2,76 +2,79 @@
 #include "api_test_support.hpp"
 
 namespace gqmm::test {
+
+using namespace detail;
+
 namespace {
 
 /// Operands without values: lowering does not look at them.
-struct Operands {
+struct ShapedOperands {
   array x;
   Weights weights;
 
-  Operands(const Shape& x_shape, const Shape& w_leading, std::int64_t N = 5, bool transpose = true)
+  ShapedOperands(const Shape& x_shape, const Shape& w_leading, std::int64_t N = 5, bool transpose = true)
       : x(array::empty(x_shape, Dtype::float32)), weights(affine_weights(1, w_leading, N, x_shape.back(), transpose)) {}
 
-  [[nodiscard]] Shape gathered() const { return lower_gather_qmm(x, weights.w, weights.options).result.shape(); }
-  [[nodiscard]] Shape multiplied() const { return lower_quantized_matmul(x, weights.w, weights.options).result.shape(); }
+  [[nodiscard]] Shape gathered() const { return lower_gather_qmm(x, weights, weights.options).result.shape(); }
+  [[nodiscard]] Shape multiplied() const { return lower_quantized_matmul(x, weights, {}).result.shape(); }
 };
 
 TEST(Shapes, WithoutIndicesLeadingDimensionsBroadcast) {
-  EXPECT_EQ(Operands({3, 32}, {}).gathered(), (Shape{3, 5}));
-  EXPECT_EQ(Operands({2, 3, 32}, {}).gathered(), (Shape{2, 3, 5}));
-  EXPECT_EQ(Operands({2, 3, 32}, {2}).gathered(), (Shape{2, 3, 5}));
-  EXPECT_EQ(Operands({7, 1, 3, 32}, {2}).gathered(), (Shape{7, 2, 3, 5}));
-  EXPECT_EQ(Operands({1, 3, 32}, {4, 2}).gathered(), (Shape{4, 2, 3, 5}));
-  EXPECT_EQ(Operands({7, 1, 3, 32}, {2}).multiplied(), (Shape{7, 2, 3, 5}));
+  EXPECT_EQ(ShapedOperands({3, 32}, {}).gathered(), (Shape{3, 5}));
+  EXPECT_EQ(ShapedOperands({2, 3, 32}, {}).gathered(), (Shape{2, 3, 5}));
+  EXPECT_EQ(ShapedOperands({2, 3, 32}, {2}).gathered(), (Shape{2, 3, 5}));
+  EXPECT_EQ(ShapedOperands({7, 1, 3, 32}, {2}).gathered(), (Shape{7, 2, 3, 5}));
+  EXPECT_EQ(ShapedOperands({1, 3, 32}, {4, 2}).gathered(), (Shape{4, 2, 3, 5}));
+  EXPECT_EQ(ShapedOperands({7, 1, 3, 32}, {2}).multiplied(), (Shape{7, 2, 3, 5}));
 }
 
 TEST(Shapes, WithoutIndicesLeadingDimensionsOfWAreKept) {
-  EXPECT_EQ(Operands({3, 32}, {4, 2}).gathered(), (Shape{4, 2, 3, 5}));
-  EXPECT_EQ(Operands({3, 32}, {4, 2}).multiplied(), (Shape{4, 2, 3, 5}));
+  EXPECT_EQ(ShapedOperands({3, 32}, {4, 2}).gathered(), (Shape{4, 2, 3, 5}));
+  EXPECT_EQ(ShapedOperands({3, 32}, {4, 2}).multiplied(), (Shape{4, 2, 3, 5}));
 }
 
 TEST(Shapes, WithoutIndicesEachResultPairsItsMatrices) {
-  const Operands operands({2, 1, 1, 32}, {3});
-  const Lowered lowered = lower_gather_qmm(operands.x, operands.weights.w, operands.weights.options);
+  const ShapedOperands operands({2, 1, 1, 32}, {3});
+  const Lowered lowered = lower_gather_qmm(operands.x, operands.weights, operands.weights.options);
   EXPECT_EQ(lowered.lhs, (std::vector<std::int64_t>{0, 0, 0, 1, 1, 1}));
   EXPECT_EQ(lowered.rhs, (std::vector<std::int64_t>{0, 1, 2, 0, 1, 2}));
 }
 
 TEST(Shapes, AVectorTimesAMatrixIsAVector) {
-  EXPECT_EQ(Operands({32}, {}).multiplied(), (Shape{5}));
-  EXPECT_EQ(Operands({32}, {4}).multiplied(), (Shape{4, 5}));
-  EXPECT_EQ(Operands({32}, {}, 64, false).multiplied(), (Shape{64}));
+  EXPECT_EQ(ShapedOperands({32}, {}).multiplied(), (Shape{5}));
+  EXPECT_EQ(ShapedOperands({32}, {4}).multiplied(), (Shape{4, 5}));
+  EXPECT_EQ(ShapedOperands({32}, {}, 64, false).multiplied(), (Shape{64}));
 }
 
 TEST(Shapes, AVectorGivesTheValuesOfItsRow) {
-  Operands operands({32}, {3});
+  ShapedOperands operands({32}, {3});
   operands.x = Generator(4).normal({32});
   const array row = array::borrow(operands.x.bytes(), {1, 32}, Dtype::float32);
-  EXPECT_EQ(memory_of(quantized_matmul(operands.x, operands.weights.w, operands.weights.options)),
-            memory_of(quantized_matmul(row, operands.weights.w, operands.weights.options)));
+  EXPECT_EQ(memory_of(quantized_matmul(operands.x, operands.weights, {})),
+            memory_of(quantized_matmul(row, operands.weights, {})));
 }
 
-TEST(Shapes, WithoutTransposeNIsPacked) { EXPECT_EQ(Operands({4, 3, 7}, {}, 64, false).gathered(), (Shape{4, 3, 64})); }
+TEST(Shapes, WithoutTransposeNIsPacked) { EXPECT_EQ(ShapedOperands({4, 3, 7}, {}, 64, false).gathered(), (Shape{4, 3, 64})); }
 
 TEST(Shapes, ZeroSizesGiveEmptyResults) {
-  EXPECT_EQ(Operands({0, 32}, {}).gathered(), (Shape{0, 5}));
-  EXPECT_EQ(Operands({2, 32}, {}, 0).gathered(), (Shape{2, 0}));
-  EXPECT_EQ(Operands({0, 2, 32}, {}).gathered(), (Shape{0, 2, 5}));
-  EXPECT_EQ(Operands({2, 32}, {0}).gathered(), (Shape{0, 2, 5}));
-  EXPECT_EQ(Operands({2, 7}, {}, 0, false).gathered(), (Shape{2, 0}));
+  EXPECT_EQ(ShapedOperands({0, 32}, {}).gathered(), (Shape{0, 5}));
+  EXPECT_EQ(ShapedOperands({2, 32}, {}, 0).gathered(), (Shape{2, 0}));
+  EXPECT_EQ(ShapedOperands({0, 2, 32}, {}).gathered(), (Shape{0, 2, 5}));
+  EXPECT_EQ(ShapedOperands({2, 32}, {0}).gathered(), (Shape{0, 2, 5}));
+  EXPECT_EQ(ShapedOperands({2, 7}, {}, 0, false).gathered(), (Shape{2, 0}));
 
-  Operands operands({2, 2, 32}, {3});
+  ShapedOperands operands({2, 2, 32}, {3});
   operands.weights.options.lhs_indices = int64s({0}, {});
   operands.weights.options.rhs_indices = int64s({4, 1}, {0, 1, 2, 0});
   EXPECT_EQ(operands.gathered(), (Shape{4, 0, 2, 5}));
   for (const Shape& shape : {Shape{0, 32}, Shape{0, 2, 32}}) {
-    const Operands empty(shape, {});
-    EXPECT_EQ(gather_qmm(empty.x, empty.weights.w, empty.weights.options).size(), 0);
+    const ShapedOperands empty(shape, {});
+    EXPECT_EQ(gather_qmm(empty.x, empty.weights, empty.weights.options).size(), 0);
   }
 }
 
 TEST(Shapes, EmptyIndicesIntoNoMatricesAreFine) {
-  Operands operands({2, 32}, {0});
+  ShapedOperands operands({2, 32}, {0});
   operands.weights.options.rhs_indices = int64s({0}, {});
   EXPECT_EQ(operands.gathered(), (Shape{0, 2, 5}));
 }
@@ -81,12 +84,12 @@ TEST(Shapes, AffineResultsHaveThePromotedType) {
   for (const Dtype x : types) {
     for (const Dtype scales : types) {
       for (const Dtype biases : types) {
-        Operands operands({1, 32}, {});
+        ShapedOperands operands({1, 32}, {});
         operands.x = array::empty({1, 32}, x);
-        operands.weights.options.scales = array::empty({5, 1}, scales);
-        operands.weights.options.biases = array::empty({5, 1}, biases);
+        operands.weights.scales = array::empty({5, 1}, scales);
+        operands.weights.biases = array::empty({5, 1}, biases);
         const Dtype expected = x == scales && scales == biases ? x : Dtype::float32;
-        EXPECT_EQ(lower_gather_qmm(operands.x, operands.weights.w, operands.weights.options).result.dtype(), expected)
+        EXPECT_EQ(lower_gather_qmm(operands.x, operands.weights, operands.weights.options).result.dtype(), expected)
             << name_of(x) << ", " << name_of(scales) << ", " << name_of(biases);
       }
     }
@@ -99,18 +102,18 @@ TEST(Shapes, FloatingPointModesKeepTheTypeOfX) {
     const QuantizationSettings settings = resolve_settings("test", mode, nullptr, nullptr);
     const Weights weights = random_weights(random, *settings.format, settings.group_size, true, {}, 5, 32);
     for (const Dtype x : {Dtype::float16, Dtype::bfloat16, Dtype::float32}) {
-      EXPECT_EQ(lower_gather_qmm(array::empty({1, 32}, x), weights.w, weights.options).result.dtype(), x);
+      EXPECT_EQ(lower_gather_qmm(array::empty({1, 32}, x), weights, weights.options).result.dtype(), x);
     }
   }
 }
 
 TEST(Shapes, PrecisionDecidesTheSlices) {
   const auto slices = [](Dtype dtype, Precision precision) {
-    Operands operands({1, 32}, {});
+    ShapedOperands operands({1, 32}, {});
     operands.x = array::empty({1, 32}, dtype);
-    operands.weights.options.scales = operands.weights.options.biases = array::empty({5, 1}, dtype);
+    operands.weights.biases = operands.weights.scales = array::empty({5, 1}, dtype);
     operands.weights.options.precision = precision;
-    return lower_gather_qmm(operands.x, operands.weights.w, operands.weights.options).problem.slices;
+    return lower_gather_qmm(operands.x, operands.weights, operands.weights.options).problem.slices;
   };
   EXPECT_EQ(slices(Dtype::float32, Precision::standard), 3);
   EXPECT_EQ(slices(Dtype::bfloat16, Precision::standard), 2);
@@ -122,21 +125,21 @@ TEST(Shapes, GlobalScaleIsOneForAllOrOnePerMatrix) {
   Generator random(7);
   Weights weights = random_weights(random, *find_format(Mode::nvfp4, 4), 16, true, {2, 2}, 5, 48);
   const array x = random.normal({3, 48});
-  weights.options.global_scale = floats({2, 2}, {100, 200, 300, 400});
-  Lowered each = lower_gather_qmm(x, weights.w, weights.options);
-  EXPECT_EQ(load_float(each.problem.global_scale.matrix(2), Dtype::float32), 300.0F);
+  weights.global_scale = floats({2, 2}, {100, 200, 300, 400});
+  Lowered each = lower_gather_qmm(x, weights, weights.options);
+  EXPECT_EQ(load_float(quantized(each.problem.weights)->global_scale.matrix(2), Dtype::float32), 300.0F);
   expect_within_bound(each);
-  weights.options.global_scale = floats({1}, {50});
-  Lowered all = lower_gather_qmm(x, weights.w, weights.options);
-  EXPECT_EQ(load_float(all.problem.global_scale.matrix(3), Dtype::float32), 50.0F);
+  weights.global_scale = floats({1}, {50});
+  Lowered all = lower_gather_qmm(x, weights, weights.options);
+  EXPECT_EQ(load_float(quantized(all.problem.weights)->global_scale.matrix(3), Dtype::float32), 50.0F);
   expect_within_bound(all);
 }
 
 TEST(Shapes, MixedTypesKeepTheirValues) {
   Generator random(8);
   Weights weights = random_weights(random, *find_format(Mode::affine, 4), 32, true, {2}, 5, 64, Dtype::bfloat16);
-  weights.options.biases = random.normal({2, 5, 2}, Dtype::float16);
-  Lowered lowered = lower_gather_qmm(random.normal({3, 64}, Dtype::float16), weights.w, weights.options);
+  weights.biases = random.normal({2, 5, 2}, Dtype::float16);
+  Lowered lowered = lower_gather_qmm(random.normal({3, 64}, Dtype::float16), weights, weights.options);
   EXPECT_EQ(lowered.result.dtype(), Dtype::float32);
   expect_within_bound(lowered);
 }

@@ -1,11 +1,14 @@
 // Operands of any layout: the same results, and copies only where rows are not contiguous.
 #include "api_test_support.hpp"
 
-#include "api/contiguous.hpp"
+#include "arrays/contiguous.hpp"
 
 #include <algorithm>
 
 namespace gqmm::test {
+
+using namespace detail;
+
 namespace {
 
 /// The dimensions of `a` in another order, without a copy.
@@ -40,7 +43,7 @@ array stepped(const array& a, int axis, std::int64_t step) {
 
 /// The same values at an odd address, rows an odd number of bytes apart.
 array at_odd_addresses(const array& a) {
-  const auto itemsize = static_cast<std::int64_t>(size_of(a.dtype()));
+  const auto itemsize = a.itemsize();
   const std::int64_t row_bytes = a.dim(-1) * itemsize + 3;
   Strides strides(a.shape().size());
   std::int64_t step = row_bytes;
@@ -78,21 +81,21 @@ class StridesTest : public testing::Test {
   array x = Generator(1).normal({6, 3, 64});
   Weights weights = affine_weights(2, {4}, 18, 64);
   array& w = weights.w;
-  array& scales = *weights.options.scales;
-  array& biases = *weights.options.biases;
+  array& scales = weights.scales;
+  array& biases = *weights.biases;
 
   void SetUp() override {
     weights.options.lhs_indices = int64s({5}, {0, 5, 2, 2, 1});
     weights.options.rhs_indices = int64s({5}, {3, 0, 3, 1, 0});
   }
-  std::string result() { return memory_of(gather_qmm(x, w, weights.options)); }
+  std::string result() { return memory_of(gather_qmm(x, weights, weights.options)); }
 
   /// The weights that the problem reads are the caller's memory.
   void expect_in_place() {
-    const Lowered lowered = lower_gather_qmm(x, w, weights.options);
-    EXPECT_EQ(lowered.problem.w.matrix(0), w.bytes());
-    EXPECT_EQ(lowered.problem.scales.matrix(0), scales.bytes());
-    EXPECT_EQ(lowered.problem.biases.matrix(0), biases.bytes());
+    const Lowered lowered = lower_gather_qmm(x, weights, weights.options);
+    EXPECT_EQ(quantized(lowered.problem.weights)->codes.matrix(0), w.bytes());
+    EXPECT_EQ(quantized(lowered.problem.weights)->scales.matrix(0), scales.bytes());
+    EXPECT_EQ(quantized(lowered.problem.weights)->biases.matrix(0), biases.bytes());
     EXPECT_EQ(lowered.problem.x.matrix(0), x.bytes());
   }
 
@@ -171,9 +174,9 @@ TEST_F(StridesTest, RowsThatAreNotContiguousAreCopied) {
     *a = column_major(*a);
     EXPECT_FALSE(has_contiguous_rows(*a));
   }
-  const Lowered lowered = lower_gather_qmm(x, w, weights.options);
-  EXPECT_NE(lowered.problem.w.matrix(0), w.bytes());
-  EXPECT_EQ(lowered.problem.w.col_stride(), 4);
+  const Lowered lowered = lower_gather_qmm(x, weights, weights.options);
+  EXPECT_NE(quantized(lowered.problem.weights)->codes.matrix(0), w.bytes());
+  EXPECT_EQ(quantized(lowered.problem.weights)->codes.col_stride(), 4);
   EXPECT_EQ(lowered.problem.x.col_stride(), 4);
   EXPECT_EQ(result(), expected);
 }

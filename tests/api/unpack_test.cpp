@@ -2,6 +2,9 @@
 #include "pack_test_support.hpp"
 
 namespace gqmm::test {
+
+using namespace detail;
+
 namespace {
 
 void expect_same(const array& unpacked, const array& original) {
@@ -18,11 +21,15 @@ void expect_same(const std::optional<array>& unpacked, const std::optional<array
   }
 }
 
-void expect_same(const UnpackedWeights& unpacked, const Weights& original) {
+void expect_same(const QuantizedWeights& unpacked, const Weights& original) {
   expect_same(unpacked.w, original.w);
-  expect_same(unpacked.scales, *original.options.scales);
-  expect_same(unpacked.biases, original.options.biases);
-  expect_same(unpacked.global_scale, original.options.global_scale);
+  expect_same(unpacked.scales, original.scales);
+  expect_same(unpacked.biases, original.biases);
+  expect_same(unpacked.global_scale, original.global_scale);
+  EXPECT_EQ(unpacked.mode, original.mode);
+  EXPECT_EQ(unpacked.bits, original.bits);
+  EXPECT_EQ(unpacked.group_size, original.group_size);
+  EXPECT_EQ(unpacked.transpose, original.transpose);
 }
 
 class Unpack : public testing::TestWithParam<PackCase> {
@@ -33,8 +40,8 @@ class Unpack : public testing::TestWithParam<PackCase> {
     const std::int64_t along = 3 * group_size;
     Weights weights = random_weights(random, *format, group_size, transpose, leading, transpose ? rows : along,
                                      transpose ? along : rows, scale_dtype);
-    if (format->mode == Mode::nvfp4) {
-      weights.options.global_scale = random.normal(leading);
+    if (format->has_global_scale) {
+      weights.global_scale = random.normal(leading);
     }
     return weights;
   }
@@ -45,7 +52,7 @@ TEST_P(Unpack, GivesBackEveryBit) {
   for (const Shape& leading : {Shape{}, Shape{3}, Shape{2, 2}}) {
     for (const std::int64_t rows : {1, 15, 16, 17, 32, 50}) {
       const Weights original = weights(leading, rows);
-      expect_same(unpack(pack_all(original)), original);
+      expect_same(unpack(pack(original)), original);
     }
   }
 }
@@ -54,8 +61,8 @@ TEST_P(Unpack, GivesBackEveryBitOfASavedFile) {
   const TemporaryFolder folder;
   for (const std::int64_t rows : {16, 17}) {
     const Weights original = weights({2, 2}, rows, Dtype::float16);
-    pack_all(original).save(folder.file("w"));
-    const UnpackedWeights unpacked = unpack(PackedWeights::load(folder.file("w")));  // outlives the mapping
+    pack(original).save(folder.file("w"));
+    const QuantizedWeights unpacked = unpack(PackedWeights::load(folder.file("w")));  // outlives the mapping
     expect_same(unpacked, original);
   }
 }
@@ -65,24 +72,24 @@ INSTANTIATE_TEST_SUITE_P(EveryFormat, Unpack, testing::ValuesIn(all_pack_cases()
 TEST(UnpackedWeights, HoldAGlobalScaleForEachMatrixOrNone) {
   Generator random(3);
   Weights original = random_weights(random, *find_format(Mode::nvfp4, 4), 16, true, {2, 3}, 5, 64);
-  EXPECT_FALSE(unpack(pack_all(original)).global_scale);
-  original.options.global_scale = floats({1}, {2.5F});
-  const std::optional<array> global_scale = unpack(pack_all(original)).global_scale;
+  EXPECT_FALSE(unpack(pack(original)).global_scale);
+  original.global_scale = floats({1}, {2.5F});
+  const std::optional<array> global_scale = unpack(pack(original)).global_scale;
   ASSERT_TRUE(global_scale);
   expect_same(*global_scale, floats({2, 3}, std::vector<float>(6, 2.5F)));
 }
 
 TEST(UnpackedWeights, MixedTypesOfScalesAndBiasesStayMixed) {
   Weights original = affine_weights(1, {3}, 17, 64);
-  original.options.biases = Generator(2).normal(original.options.biases->shape(), Dtype::float16);
-  expect_same(unpack(pack_all(original)), original);
+  original.biases = Generator(2).normal(original.biases->shape(), Dtype::float16);
+  expect_same(unpack(pack(original)), original);
 }
 
 TEST(UnpackedWeights, MayBeEmpty) {
   for (const auto& [leading, N] : {std::pair<Shape, std::int64_t>{{0}, 5}, {{2}, 0}}) {
     for (const bool transpose : {true, false}) {
       const Weights original = affine_weights(1, leading, N, 32, transpose);
-      expect_same(unpack(pack_all(original)), original);
+      expect_same(unpack(pack(original)), original);
     }
   }
 }

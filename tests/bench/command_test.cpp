@@ -43,6 +43,36 @@ class Command : public testing::Test {
   std::filesystem::path folder_;
 };
 
+TEST_F(Command, ExplainsThePlanOfEachCaseAndMeasuresNothing) {
+  const std::string shape = "--experts 4 --n 96 --k 128 --top 2 --threads 1 --routing balanced --explain ";
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(run(shape + "--tokens 2,64 --dtype bfloat16 --format json"), 0);
+  const auto plans = nlohmann::json::parse(testing::internal::GetCapturedStdout());
+  ASSERT_EQ(plans.size(), 2U);
+  for (const auto& plan : plans) {
+    EXPECT_FALSE(plan.at("isa").get<std::string>().empty());
+    EXPECT_EQ(plan.at("threads"), 1);
+    ASSERT_EQ(plan.at("segments").size(), 4U);
+    for (const auto& segment : plan.at("segments")) {
+      EXPECT_EQ(segment.at("slices"), 2);
+      EXPECT_GE(segment.at("items").get<int>(), 1);
+      EXPECT_GE(segment.at("mr").get<int>(), 1);
+      EXPECT_EQ(segment.at("nr").get<int>() % 16, 0);
+    }
+  }
+  EXPECT_EQ(plans[0].at("segments")[0].at("rows"), 1);
+  EXPECT_EQ(plans[0].at("segments")[0].at("path"), "integer_gemv");
+  EXPECT_EQ(plans[1].at("segments")[3].at("rows"), 32);
+  EXPECT_EQ(plans[1].at("segments")[3].at("expert"), 3);
+  EXPECT_EQ(plans[1].at("segments")[3].at("path"), "integer_gemm");
+
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(run(shape + "--tokens 64"), 0);
+  const std::string text = testing::internal::GetCapturedStdout();
+  EXPECT_NE(text.find("T=64"), std::string::npos) << text;
+  EXPECT_NE(text.find("integer_gemm"), std::string::npos) << text;
+}
+
 TEST_F(Command, MeasuresEveryCombinationAndWritesBothFiles) {
   const std::string small =
       "--experts 4 --n 32 --k 128 --top 2 --tokens 1,3 --dtype float16,float32 --threads 1 --repetitions 1 --revision abc ";
@@ -191,10 +221,12 @@ TEST_F(Command, FilesThatCannotBeWrittenAreAnErrorBeforeAnythingIsMeasured) {
   const std::string file = (folder_ / "file").string();
   std::ofstream(file) << "kept";
   const std::string slow = "deepseek-v3 --tokens 100000 ";
-  EXPECT_EQ(message_of(slow + "--json " + folder_.string()), "[bench] cannot write " + folder_.string() + ": Is a directory");
-  EXPECT_NE(message_of(slow + "--markdown " + file + "/a.md").find("cannot write " + file + "/a.md: "), std::string::npos);
-  EXPECT_NE(message_of(slow + "--results " + file).find("cannot write " + file + "/cases-"), std::string::npos);
-  EXPECT_NE(message_of("mlx-lm --python /bin/true --json " + file + "/a").find("cannot write"), std::string::npos);
+  EXPECT_EQ(message_of(slow + "--json " + folder_.string()),
+            "[" + folder_.string() + "] is a folder, which is never replaced; name a regular file or a new one");
+  EXPECT_NE(message_of(slow + "--markdown " + file + "/a.md").find("[" + file + "/a.md] cannot be written: "), std::string::npos);
+  EXPECT_NE(message_of(slow + "--results " + file).find("[" + file + "/cases-"), std::string::npos);
+  EXPECT_NE(message_of("mlx-lm --python /bin/true --json " + file + "/a").find("[" + file + "/a] cannot be written: "),
+            std::string::npos);
   // Nothing is left of the attempt where a later one fails.
   const std::string fresh = (folder_ / "fresh").string();
   EXPECT_NE(message_of(slow + "--json " + file + " --markdown " + fresh + " --results " + file), "no error");
@@ -238,6 +270,17 @@ TEST_F(Command, RoutingsAreMeasuredSideBySide) {
             "qwen3-30b-a3b/gate T=512 affine 4-bit g64 bfloat16 default in place uniform scalar 2 threads\n"
             "qwen3-30b-a3b/gate T=512 affine 4-bit g64 bfloat16 default in place half scalar 2 threads\n");
   EXPECT_NE(message_of("--routing uniform,most").find("use uniform, balanced, learned, half or one"), std::string::npos);
+}
+
+TEST_F(Command, FormerNamesOfInstructionSetsAreAcceptedAndNotPrinted) {
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(run("qwen3-30b-a3b/gate --tokens 512 --threads 1 --isa avx512,neon,i8mm,avx2 --list"), 0);
+  std::string expected;
+  for (const char* name : {"avx512vnni", "neon-dotprod", "neon-i8mm", "avx2"}) {
+    expected +=
+        std::string("qwen3-30b-a3b/gate T=512 affine 4-bit g64 bfloat16 default in place uniform ") + name + " 1 thread\n";
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), expected);
 }
 
 TEST_F(Command, ContradictionsAreErrorsWithARemedy) {

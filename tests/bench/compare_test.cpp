@@ -1,5 +1,6 @@
-#include "compare.hpp"
+#include "report/compare.hpp"
 
+#include "cpu/instruction_set_names.hpp"
 #include "io/error.hpp"
 
 #include <gtest/gtest.h>
@@ -176,6 +177,40 @@ TEST(Compare, AFileWithoutFiguresIsAnErrorThatNamesIt) {
             "[bench] " + path.string() +
                 ": case \"b\": nothing where a text should be, at /memory/limit; the file is damaged, or of another gqmm");
   std::filesystem::remove(path);
+}
+
+TEST(Compare, FiguresUnderFormerNamesOfInstructionSetsCompareWithThoseOfToday) {
+  const auto path = std::filesystem::temp_directory_path() / ("gqmm-compare-names-test-" + std::to_string(getpid()) + ".json");
+  json before =
+      report_of({case_of("avx512 model T=1 uniform avx512 1 thread", 0.4, 0.1), case_of("T=1 uniform avx2 1 thread", 0.4, 0.1)});
+  before["cases"][0]["instruction_set"] = "avx512";
+  before["cases"][1]["instruction_set"] = "avx2";
+  std::ofstream(path) << before;
+  const json read = read_figures(path);
+  std::filesystem::remove(path);
+  EXPECT_EQ(read["cases"][0]["name"], "avx512 model T=1 uniform avx512vnni 1 thread");
+  EXPECT_EQ(read["cases"][0]["instruction_set"], "avx512vnni");
+  EXPECT_EQ(read["cases"][1], before["cases"][1]);
+  const json after = report_of({case_of("avx512 model T=1 uniform avx512vnni 1 thread", 0.4, 0.1)});
+  EXPECT_EQ(compare(read, after, 0.05).count(Verdict::same), 1);
+}
+
+TEST(Compare, CommittedReportsHaveNoFormerNamesOnceRead) {
+  int reports = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(GQMM_BENCH_RESULTS)) {
+    if (entry.path().extension() != ".json" || entry.path().filename().string().starts_with("mlx-lm")) {
+      continue;
+    }
+    ++reports;
+    const json report = read_figures(entry.path());
+    for (const json& each : report["cases"]) {
+      const std::string set = each["instruction_set"];
+      const std::string name = each["name"];
+      EXPECT_EQ(cpu::current_name(set), set) << entry.path();
+      EXPECT_NE(name.find(" " + set + " "), std::string::npos) << entry.path() << ": " << name;
+    }
+  }
+  EXPECT_GT(reports, 0);
 }
 
 }  // namespace

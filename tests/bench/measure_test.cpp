@@ -1,4 +1,4 @@
-#include "measure.hpp"
+#include "measure/measure.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 #include "bench.hpp"
-#include "mlx_lm_report.hpp"
+#include "mlx_lm/mlx_lm_report.hpp"
 
 #include <gtest/gtest.h>
 

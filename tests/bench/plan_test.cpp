@@ -1,7 +1,7 @@
-#include "plan.hpp"
+#include "cases/plan.hpp"
 
 #include "io/error.hpp"
-#include "memory.hpp"
+#include "measure/memory.hpp"
 
 #include <gtest/gtest.h>
 
@@ -69,7 +69,7 @@ TEST(Plan, TheLimitsSuiteHasEveryNumberOfRowsInEveryPrecisionPackedAndInPlace) {
   std::set<std::tuple<std::int64_t, int, bool>> cells;
   for (const PlannedCase& planned : suite_on_two_cores("limits")) {
     const Case& settings = planned.settings;
-    EXPECT_EQ(settings.routing, Routing::balanced);
+    EXPECT_EQ(settings.routing, ExpertChoice::balanced);
     cells.emplace(settings.pairs() / std::min(settings.pairs(), settings.shape.experts), settings.slices(), settings.packed);
   }
   for (const std::int64_t rows : {1, 2, 4, 8, 32, 128}) {
@@ -82,7 +82,7 @@ TEST(Plan, TheLimitsSuiteHasEveryNumberOfRowsInEveryPrecisionPackedAndInPlace) {
 }
 
 TEST(Plan, TheShapesSuiteHasEveryShapeInEveryRouting) {
-  std::set<std::tuple<std::string, std::int64_t, Routing>> cells;
+  std::set<std::tuple<std::string, std::int64_t, ExpertChoice>> cells;
   for (const PlannedCase& planned : suite_on_two_cores("shapes")) {
     cells.emplace(planned.settings.shape.name, planned.settings.tokens, planned.settings.routing);
   }
@@ -90,7 +90,7 @@ TEST(Plan, TheShapesSuiteHasEveryShapeInEveryRouting) {
 }
 
 TEST(Plan, TheRoutingSuiteHasEveryRoutingOnOneThreadAndOnAll) {
-  std::set<std::tuple<int, int, std::int64_t, Routing>> cells;
+  std::set<std::tuple<int, int, std::int64_t, ExpertChoice>> cells;
   for (const PlannedCase& planned : suite_on_two_cores("routing")) {
     cells.emplace(planned.settings.threads, planned.settings.slices(), planned.settings.tokens, planned.settings.routing);
   }
@@ -118,7 +118,7 @@ TEST(Plan, UnknownNamesAreErrorsThatListTheKnownOnes) {
     return "no error";
   };
   EXPECT_NE(message_of([] { shape_from_name("qwen"); }).find("qwen3-30b-a3b/gate"), std::string::npos);
-  EXPECT_NE(message_of([] { routing_from_name("all"); }).find("balanced"), std::string::npos);
+  EXPECT_NE(message_of([] { expert_choice_from_name("all"); }).find("balanced"), std::string::npos);
   EXPECT_NE(message_of([] { float_type_from_name("float64"); }).find("bfloat16"), std::string::npos);
   EXPECT_NE(message_of([] { suite_on_two_cores("all"); }).find("report"), std::string::npos);
   EXPECT_NE(message_of([] { only(suite_on_two_cores("small"), {"T=7", "x"}); }).find("'T=7' and 'x'"), std::string::npos);

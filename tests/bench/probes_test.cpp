@@ -1,5 +1,7 @@
 #include "probes/probes.hpp"
 
+#include "cpu/instruction_set_names.hpp"
+
 #include <gtest/gtest.h>
 
 #include <span>
@@ -24,6 +26,22 @@ TEST(Probes, EverySupportedSetRunsOnThisMachine) {
     }
   }
   EXPECT_GE(supported, 1);
+}
+
+// A name that is an alias would mean one thing here and another for --isa: "avx512" once had no VNNI here.
+TEST(Probes, SetsHaveTheNamesOfInstructionSets) {
+  for (const ProbeSet& set : probe_sets()) {
+    EXPECT_EQ(cpu::current_name(set.name), set.name);
+  }
+#if defined(__x86_64__)
+  const std::vector<ProbeSet> sets = probe_sets();
+  ASSERT_EQ(sets.size(), 5U);
+  EXPECT_EQ(sets[0].name, "avx512vnni");
+  EXPECT_EQ(sets[1].name, "avx512bw");
+  EXPECT_EQ(sets[2].name, "avxvnni");
+  EXPECT_EQ(sets[3].name, "avx2");
+#endif
+  EXPECT_THROW(Probes(1, "avx512", std::size_t{1} << 20, Pages::standard), std::invalid_argument);
 }
 
 TEST(Probes, AnUnknownSetNamesThoseThatTheMachineHas) {

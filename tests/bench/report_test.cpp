@@ -1,4 +1,4 @@
-#include "report.hpp"
+#include "report/report.hpp"
 
 #include <gtest/gtest.h>
 
@@ -183,7 +183,7 @@ TEST(Report, WeightsInCacheHaveNoFractionOfDram) {
 TEST(Report, AnUnknownNotationIsAnError) { EXPECT_THROW(written("yaml"), std::invalid_argument); }
 
 TEST(Report, FileNamesOfMachinesAreLowerCaseWords) {
-  Machine machine;
+  MachineFacts machine;
   machine.cpu = "AMD EPYC 9965 (192-Core), family 26 model 17";
   EXPECT_EQ(file_name_of(machine), "amd-epyc-9965-192-core-family-26-model-17");
 }

@@ -1,6 +1,6 @@
-#include "rotation.hpp"
+#include "measure/rotation.hpp"
 
-#include "routing.hpp"
+#include "cases/routing.hpp"
 
 #include <gtest/gtest.h>
 
@@ -14,7 +14,7 @@
 namespace gqmm::bench {
 namespace {
 
-Case case_of(std::int64_t experts, std::int64_t top, std::int64_t tokens, Routing routing) {
+Case case_of(std::int64_t experts, std::int64_t top, std::int64_t tokens, ExpertChoice routing) {
   Case settings;
   settings.shape = {"test", experts, 64, 64, top, false};
   settings.tokens = tokens;
@@ -41,7 +41,7 @@ double mean_hit(const Case& settings) {
 
 TEST(Rotation, BalancedRoutingGivesEveryExpertTheSameNumberOfRows) {
   for (const std::int64_t tokens : {16, 17, 512}) {
-    const Case settings = case_of(10, 4, tokens, Routing::balanced);
+    const Case settings = case_of(10, 4, tokens, ExpertChoice::balanced);
     Rotation rotation(settings, 2);
     auto experts = buffer_for(settings);
     const Rotation::Hit hit = rotation.next(experts);
@@ -57,7 +57,7 @@ TEST(Rotation, BalancedRoutingGivesEveryExpertTheSameNumberOfRows) {
 }
 
 TEST(Rotation, NoTokenHasAnExpertTwice) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned}) {
+  for (const ExpertChoice routing : {ExpertChoice::uniform, ExpertChoice::balanced, ExpertChoice::learned}) {
     const Case settings = case_of(10, 4, 300, routing);
     Rotation rotation(settings, 3);
     auto experts = buffer_for(settings);
@@ -74,7 +74,8 @@ TEST(Rotation, NoTokenHasAnExpertTwice) {
 }
 
 TEST(Rotation, TheNumberOfExpertsHitIsCounted) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::half, Routing::one}) {
+  for (const ExpertChoice routing :
+       {ExpertChoice::uniform, ExpertChoice::balanced, ExpertChoice::learned, ExpertChoice::half, ExpertChoice::one}) {
     for (const std::int64_t tokens : {1, 3, 8, 40}) {
       const Case settings = case_of(24, 5, tokens, routing);
       Rotation rotation(settings, 2);
@@ -88,7 +89,8 @@ TEST(Rotation, TheNumberOfExpertsHitIsCounted) {
 }
 
 TEST(Rotation, AnExpertIsHitAgainOnlyAfterTheOthersOfItsCopy) {
-  for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::learned, Routing::half, Routing::one}) {
+  for (const ExpertChoice routing :
+       {ExpertChoice::uniform, ExpertChoice::balanced, ExpertChoice::learned, ExpertChoice::half, ExpertChoice::one}) {
     const Case settings = case_of(16, 2, 2, routing);
     Rotation rotation(settings, 2);
     auto experts = buffer_for(settings);
@@ -109,7 +111,7 @@ TEST(Rotation, AnExpertIsHitAgainOnlyAfterTheOthersOfItsCopy) {
 }
 
 TEST(Rotation, AllCopiesOfTheWeightsAreUsed) {
-  const Case settings = case_of(4, 4, 1, Routing::uniform);
+  const Case settings = case_of(4, 4, 1, ExpertChoice::uniform);
   Rotation rotation(settings, 3);
   auto experts = buffer_for(settings);
   std::set<int> copies;
@@ -121,7 +123,7 @@ TEST(Rotation, AllCopiesOfTheWeightsAreUsed) {
 
 // Of E experts, T tokens with t each leave (1 − t/E)^T of them without a row.
 TEST(Rotation, UniformRoutingHitsAsManyExpertsAsIndependentTokensWould) {
-  const Case settings = case_of(128, 8, 8, Routing::uniform);
+  const Case settings = case_of(128, 8, 8, ExpertChoice::uniform);
   const double expected = 128 * (1 - std::pow(1 - 8.0 / 128, 8));
   // The number hit varies by less than it would if experts were independent: variance < 128 · p · (1 − p) < 31. Five standard
   // errors of the mean.
@@ -130,7 +132,7 @@ TEST(Rotation, UniformRoutingHitsAsManyExpertsAsIndependentTokensWould) {
 
 TEST(Rotation, HalfRoutingGivesOneExpertHalfOfTheRowsAndATokenNoOtherTwice) {
   for (const auto& [experts, top] : {std::pair{10, 4}, {10, 5}, {5, 5}, {3, 1}, {2, 2}, {1, 1}}) {
-    const Case settings = case_of(experts, top, 301, Routing::half);
+    const Case settings = case_of(experts, top, 301, ExpertChoice::half);
     Rotation rotation(settings, 2);
     auto drawn = buffer_for(settings);
     for (int call = 0; call < 3; ++call) {
@@ -149,7 +151,7 @@ TEST(Rotation, HalfRoutingGivesOneExpertHalfOfTheRowsAndATokenNoOtherTwice) {
 
 // The popular expert, and of the E − 1 others all but (1 − t/(E − 1))^T, where T tokens have t of them each.
 TEST(Rotation, HalfRoutingHitsAsManyOfTheOthersAsIndependentTokensWould) {
-  const Case settings = case_of(128, 8, 8, Routing::half);
+  const Case settings = case_of(128, 8, 8, ExpertChoice::half);
   const double missed = std::pow(1 - 4.0 / 127, 8);
   // As above, the variance is below that of independent experts.
   EXPECT_NEAR(mean_hit(settings), 1 + 127 * (1 - missed), 5 * std::sqrt(127 * missed * (1 - missed) / mean_calls));
@@ -157,7 +159,7 @@ TEST(Rotation, HalfRoutingHitsAsManyOfTheOthersAsIndependentTokensWould) {
 
 // With the shares p of learned_popularity, T tokens leave Σ (1 − p)^T of the experts without a row.
 TEST(Rotation, LearnedRoutingHitsAsManyExpertsAsItsPopularityLeavesARow) {
-  const Case settings = case_of(128, 8, 32, Routing::learned);
+  const Case settings = case_of(128, 8, 32, ExpertChoice::learned);
   double expected = 0;
   double variance = 0;  // if experts were independent: they vary less
   for (const double share : learned_popularity(128, 8)) {

@@ -1,4 +1,4 @@
-#include "routing.hpp"
+#include "cases/routing.hpp"
 
 #include <gtest/gtest.h>
 

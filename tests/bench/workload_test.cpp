@@ -1,4 +1,6 @@
-#include "workload.hpp"
+#include "measure/workload.hpp"
+
+#include "formats/registry.hpp"
 
 #include <gtest/gtest.h>
 #include <gqmm/system.hpp>
@@ -9,6 +11,9 @@
 #include <string>
 
 namespace gqmm::bench {
+
+using namespace detail;
+
 namespace {
 
 Case small_case() {
@@ -32,18 +37,25 @@ void expect_results_within_the_bound(const Case& settings) {
 }
 
 TEST(Workload, TheTimedCallsComputeTheProductInEveryFormat) {
-  struct Settings {
-    Mode mode;
-    int bits;
-    int group_size;
-  };
-  for (const Settings& format : {Settings{Mode::affine, 4, 64}, Settings{Mode::affine, 3, 32}, Settings{Mode::mxfp4, 4, 32},
-                                 Settings{Mode::mxfp8, 8, 32}, Settings{Mode::nvfp4, 4, 16}}) {
+  for (const Format& format : formats()) {
     Case settings = small_case();
     settings.mode = format.mode;
     settings.bits = format.bits;
-    settings.group_size = format.group_size;
+    settings.group_size = format.default_group_size;
     expect_results_within_the_bound(settings);
+  }
+}
+
+TEST(Workload, TheTimedCallsComputeAWholeLayer) {
+  for (const bool packed : {false, true}) {
+    for (const bool gpt_oss : {false, true}) {
+      Case settings = small_case();
+      settings.shape = {"small-layer", 6, 64, 128, 2, false, true, gpt_oss};
+      settings.packed = packed;
+      expect_results_within_the_bound(settings);
+      settings.dtype = Dtype::float32;
+      expect_results_within_the_bound(settings);
+    }
   }
 }
 
@@ -127,6 +139,15 @@ TEST(Case, BytesAndOperationsAreThoseOfTheFormat) {
   settings.mode = Mode::nvfp4;
   settings.group_size = 16;
   EXPECT_EQ(settings.bytes_per_expert(), 768 * 2048 / 2 + 768 * 2048 / 16);
+}
+
+TEST(Case, AWholeLayerHasThreeProjections) {
+  Case gate;
+  gate.shape = shape_from_name("qwen3-30b-a3b/gate");
+  Case layer;
+  layer.shape = shape_from_name("qwen3-30b-a3b/layer");
+  EXPECT_EQ(layer.operations(), 3 * gate.operations());
+  EXPECT_EQ(layer.bytes_per_expert(), 3 * gate.bytes_per_expert());
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The program in a folder of its own, run as a user would.
+// Runs the program as a user does, in a folder of its own.
 #pragma once
 
 #include "io/io_test_files.hpp"
@@ -30,6 +30,13 @@ struct Outcome {
   std::string err;
 };
 
+/// True if the program has `gqmm bench` (CMake's option GQMM_BUILD_BENCH).
+#if defined(GQMM_TEST_HAS_BENCH)
+constexpr bool has_bench = true;
+#else
+constexpr bool has_bench = false;
+#endif
+
 class Cli : public ::testing::Test {
  protected:
   /// Runs "gqmm ARGUMENTS" in a shell, which may also redirect; `environment` holds NAME=VALUE words.
@@ -41,6 +48,11 @@ class Cli : public ::testing::Test {
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, std::string(io::MappedFile::open(out)->text()),
             std::string(io::MappedFile::open(err)->text())};
+  }
+
+  /// The exit status of `gqmm bench ARGUMENTS`, or 0 if the program has no benchmark.
+  [[nodiscard]] int status_of_bench(const std::string& arguments) const {
+    return has_bench ? run("bench " + arguments).status : 0;
   }
 
   void expect_error(const std::string& arguments, const std::string& message, const std::string& environment = "") const {

@@ -14,6 +14,9 @@
 #include <vector>
 
 namespace gqmm::cli {
+
+using namespace detail;
+
 namespace {
 
 /// 32 experts, N = 128, K = 256.
@@ -81,18 +84,14 @@ TEST(ExpertCheck, ASampleTouchesEveryRow) {
   EXPECT_EQ(result.worst.row, 13);
 }
 
-/// Two experts of N = 32, K = 64 in nvfp4, of which the second has twice the first's weights by its global scale alone.
+/// Two experts of N = 32, K = 64 in nvfp4. Only their global scales differ, so that the second has twice the first's weights.
 io::QuantizedTensor nvfp4_tensor() {
   const std::vector<float> halves(2 * 32 * 64, 0.5F);
   QuantizeOptions options;
   options.mode = Mode::nvfp4;
-  const Quantized quantized = quantize(array::borrow(halves.data(), {2, 32, 64}, Dtype::float32), options);
   io::QuantizedTensor tensor;
   tensor.name = "l";
-  tensor.format = find_format(Mode::nvfp4, 4);
-  tensor.group_size = 16;
-  tensor.w = quantized.w;
-  tensor.scales = quantized.scales;
+  tensor.weights = quantize(array::borrow(halves, {2, 32, 64}), options);
   tensor.experts = 2;
   tensor.N = 32;
   tensor.K = 64;
@@ -102,11 +101,11 @@ io::QuantizedTensor nvfp4_tensor() {
 TEST(ExpertCheck, TheGlobalScaleIsPartOfTheProduct) {
   io::QuantizedTensor tensor = nvfp4_tensor();
   const float scales[] = {2688.0F, 5376.0F};
-  tensor.global_scale = array::borrow(scales, {2}, Dtype::float32);
+  tensor.weights.global_scale = array::borrow(scales, {2}, Dtype::float32);
   const Lowered product = make_product(tensor, Dtype::float32, every_output);
   cpu::run(product.problem);
   expect_passed(compare_with_reference(product.problem, every_output));
-  tensor.global_scale.reset();
+  tensor.weights.global_scale.reset();
   const Lowered plain = make_product(tensor, Dtype::float32, every_output);
   cpu::run(plain.problem);
   const auto* with = reinterpret_cast<const float*>(product.problem.y);
@@ -120,9 +119,9 @@ TEST(ExpertCheck, TheGlobalScaleIsPartOfTheProduct) {
 TEST(ExpertCheck, ValuesThatAreNotFiniteAreFoundInEveryArray) {
   io::QuantizedTensor tensor = expert_tensor();
   EXPECT_TRUE(find_not_finite(tensor).empty());
-  std::vector<std::uint16_t> biases(static_cast<std::size_t>(tensor.biases->size()));
+  std::vector<std::uint16_t> biases(static_cast<std::size_t>(tensor.weights.biases->size()));
   biases[1027] = 0xff80;  // minus infinity in bfloat16
-  tensor.biases = array::borrow(biases.data(), tensor.biases->shape(), Dtype::bfloat16);
+  tensor.weights.biases = array::borrow(biases.data(), tensor.weights.biases->shape(), Dtype::bfloat16);
   const auto found = find_not_finite(tensor);
   ASSERT_EQ(found.size(), 1U);
   EXPECT_EQ(describe(found[0]), "1 of 16384 biases are NaN or infinite, the first at (2, 0, 3)");
@@ -131,8 +130,8 @@ TEST(ExpertCheck, ValuesThatAreNotFiniteAreFoundInEveryArray) {
   std::vector<std::uint8_t> scales(2 * 32 * 4, 0x38);
   scales.back() = 0xff;
   const float global[] = {1.0F, std::numeric_limits<float>::quiet_NaN()};
-  scaled.scales = array::borrow(scales.data(), {2, 32, 4}, Dtype::uint8);
-  scaled.global_scale = array::borrow(global, {2}, Dtype::float32);
+  scaled.weights.scales = array::borrow(scales.data(), {2, 32, 4}, Dtype::uint8);
+  scaled.weights.global_scale = array::borrow(global, {2}, Dtype::float32);
   const auto both = find_not_finite(scaled);
   ASSERT_EQ(both.size(), 2U);
   EXPECT_EQ(describe(both[0]), "1 of 256 scales are NaN or infinite, the first at (1, 31, 3)");

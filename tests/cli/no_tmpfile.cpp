@@ -1,4 +1,5 @@
-// Preloaded into the program: no file system has O_TMPFILE, so that every file that is being written has a name.
+// A library that is preloaded into the program. With it no file system has O_TMPFILE, so every file that is being written has a
+// name.
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>

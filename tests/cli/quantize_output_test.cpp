@@ -1,4 +1,4 @@
-// gqmm quantize: never a wrong file, never a lost one.
+// Tests that gqmm quantize never writes a wrong file and never loses one.
 #include "quantize_test_support.hpp"
 
 #include <sys/mount.h>
@@ -34,6 +34,14 @@ TEST_F(QuantizeCli, AFolderIsWholeAndHasEverySmallFile) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, R"("limit": Infinity)", config);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, R"("big": 1e999)", config);
   EXPECT_EQ(config.find("null"), std::string::npos) << config;
+}
+
+TEST_F(QuantizeCli, TheLargestFileIsAboveZero) {
+  write_float_model("in");
+  for (const std::string size : {"-5", "0", "-1GB", "0.0"}) {
+    expect_error("quantize in out --max-shard-size=" + size, "--max-shard-size: " + size + " is not above zero");
+  }
+  EXPECT_EQ(run("quantize in out --max-shard-size 1").status, 0) << "one tensor in each file";
 }
 
 TEST_F(QuantizeCli, AFolderIsReadByInspectAndCheck) {
@@ -113,7 +121,7 @@ TEST_F(QuantizeCli, TheOutputIsARegularFileOrNew) {
   EXPECT_EQ(text_of("file"), "precious");
 }
 
-/// A run that takes long enough to be interrupted, of zeros that take no space on the disk.
+/// A run that takes long enough to be interrupted. Its input is zeros, which take no space on the disk.
 class InterruptedQuantize : public QuantizeCli {
  protected:
   void SetUp() override {
@@ -126,7 +134,7 @@ class InterruptedQuantize : public QuantizeCli {
     before_ = names();
   }
 
-  /// The status of a run of the program that gets `signal` once it has opened its output.
+  /// Sends `signal` to the program when it has opened its output, and returns the status of the run.
   [[nodiscard]] int interrupted(const std::vector<std::string>& arguments, int signal, bool with_names) const {
     const ::pid_t child = ::fork();
     if (child == 0) {
@@ -160,7 +168,7 @@ class InterruptedQuantize : public QuantizeCli {
   std::vector<std::string> before_;
 
  private:
-  /// Has a descriptor of a file in the folder that is none of those before, with all of its space reserved.
+  /// True if the program has a descriptor of a new file in the folder, and all space of that file is reserved.
   [[nodiscard]] bool writes_a_file(::pid_t child) const {
     const std::filesystem::path descriptors = "/proc/" + std::to_string(child) + "/fd";
     std::error_code error;

@@ -1,18 +1,20 @@
-// gqmm quantize: which tensors become what.
+// Tests what gqmm quantize makes of each tensor.
 #include "quantize_test_support.hpp"
 
+#include "formats/registry.hpp"
+
 namespace gqmm::cli {
+
+using namespace detail;
+
 namespace {
 
 TEST_F(Cli, QuantizeWritesWhatInspectAndCheckRead) {
   write_float_checkpoint();
-  struct Setting {
-    std::string mode;
-    int bits;
-    int group_size;
-  };
-  for (const auto& [mode, bits, group_size] :
-       {Setting{"affine", 3, 32}, {"affine", 4, 128}, {"mxfp4", 4, 32}, {"mxfp8", 8, 32}, {"nvfp4", 4, 16}}) {
+  for (const Format& format : formats()) {
+    const std::string mode(format.mode_name);
+    const int bits = format.bits;
+    const int group_size = format.group_sizes.back();
     const Outcome outcome = run("quantize float.safetensors out.safetensors --force --mode " + mode + " --bits " +
                                 std::to_string(bits) + " --group-size " + std::to_string(group_size));
     ASSERT_EQ(outcome.status, 0) << outcome.err;
@@ -85,7 +87,7 @@ TEST_F(Cli, QuantizeLeavesNothingBehindWhenItFails) {
   writer.commit();
   expect_error("quantize nan.safetensors out.safetensors --mode mxfp4", "\"l.weight\": [quantize]");
   expect_error("quantize nan.safetensors out.safetensors --group-size 32",
-               "\"l.weight\": [quantize] NaN or Inf among the weights");
+               "\"l.weight\": [quantize] there are NaN or Inf among the weights");
   expect_error("quantize nan.safetensors out.safetensors --bits 7", "bits = 7 is not available");
   expect_error("quantize nan.safetensors absent/out.safetensors --group-size 32", "cannot create a file in its folder");
   expect_error("quantize " + model_ + " out.safetensors", "is quantized already; give the float checkpoint");
@@ -121,14 +123,18 @@ TEST_F(QuantizeCli, LeavesWhatIsNoMatrixOfALayer) {
                      {"model.wpe.weight", {128, 64}},
                      {"model.embed_positions.weight", {128, 64}},
                      {"model.pos_embed", {128, 64}},
+                     {"model.abs_pos_embed.weight", {128, 64}},
+                     {"model.rel_pos.weight", {128, 64}},
+                     {"model.pe.weight", {128, 64}},
                      {"model.relative_attention_bias.weight", {32, 64}},
                      {"model.composition.weight", {64, 64}},
+                     {"model.pose.weight", {64, 64}},
                      {"model.half.weight", {64, 100}},
                      {"model.ids.position_ids", {2, 64}, "I64"}});
   std::map<std::string, std::string> plan = plan_of("in");
   for (const char* quantized :
        {"model.embed_tokens.weight", "model.layers.0.mlp.experts.up_proj.weight", "model.layers.0.mlp.gate_proj.weight",
-        "model.layers.0.conv.in_proj.weight", "model.composition.weight"}) {
+        "model.layers.0.conv.in_proj.weight", "model.composition.weight", "model.pose.weight"}) {
     EXPECT_EQ(plan[quantized], four_bits) << quantized;
     plan.erase(quantized);
   }
@@ -138,7 +144,7 @@ TEST_F(QuantizeCli, LeavesWhatIsNoMatrixOfALayer) {
   ASSERT_EQ(run("quantize in out").status, 0);
   const auto before = io::open_safetensors(folder_.path() / "in/model.safetensors");
   const auto after = io::open_safetensors(folder_.path() / "out/model.safetensors");
-  EXPECT_EQ(after.tensors.size(), before.tensors.size() + 2 * 5);
+  EXPECT_EQ(after.tensors.size(), before.tensors.size() + 2 * 6);
   for (const auto& [name, to] : plan) {
     const io::Tensor& a = before.tensors.at(name);
     const io::Tensor& b = after.tensors.at(name);
@@ -273,15 +279,26 @@ TEST_F(QuantizeCli, RefusesAModelOfWhichAPartIsMissing) {
   EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out"));
 }
 
+TEST_F(QuantizeCli, TheNumberOfExpertsMustBeThatOfConfig) {
+  const std::vector<FloatTensor> tensors = {{"model.layers.0.mlp.experts.0.up_proj.weight", {64, 64}},
+                                            {"model.layers.0.mlp.experts.1.up_proj.weight", {64, 64}}};
+  write_float_model("in", R"({"model_type": "qwen3_moe", "num_experts": 2.0})", tensors);
+  EXPECT_EQ(plan_of("in").begin()->first, "model.layers.0.mlp.switch_mlp.up_proj.weight");
+  folder_.write("in/config.json", R"({"model_type": "qwen3_moe", "num_experts": 3})");
+  expect_error("quantize in out", "has 2 experts where config.json has 3; complete the checkpoint");
+  folder_.write("in/config.json", R"({"model_type": "qwen3_moe"})");
+  expect_error("quantize in out", "config.json has no num_experts to compare it with; complete config.json");
+}
+
 TEST_F(QuantizeCli, RefusesEveryOtherSchemeByItsName) {
-  struct Case {
+  struct RefusedModel {
     std::string scheme;
     std::vector<FloatTensor> tensors;
     std::string config = "{}";
   };
   const FloatTensor norm = {"model.norm.weight", {64}};
   for (const auto& [scheme, tensors, config] : {
-           Case{"AWQ", {{"l.qweight", {64, 8}, "I32"}, {"l.qzeros", {1, 8}, "I32"}, {"l.scales", {1, 64}, "F16"}, norm}},
+           RefusedModel{"AWQ", {{"l.qweight", {64, 8}, "I32"}, {"l.qzeros", {1, 8}, "I32"}, {"l.scales", {1, 64}, "F16"}, norm}},
            {"GPTQ",
             {{"l.qweight", {8, 64}, "I32"}, {"l.qzeros", {1, 8}, "I32"}, {"l.scales", {1, 64}, "F16"}, {"l.g_idx", {64}, "I32"}}},
            {"compressed-tensors",
@@ -292,6 +309,7 @@ TEST_F(QuantizeCli, RefusesEveryOtherSchemeByItsName) {
             {{"m.experts.down_proj_blocks", {2, 64, 2, 16}, "U8"}, {"m.experts.down_proj_scales", {2, 64, 2}, "U8"}}},
            {"MLX", {{"l.weight", {64, 8}, "U32"}, {"l.scales", {64, 1}}, {"l.biases", {64, 1}}}},
            {"an unknown scheme", {{"l.weight", {64, 64}, "I8"}, {"l.magnitude", {64, 64}}}},
+           {"an unknown scheme", {{"l.words", {64, 8}, "I32"}, {"l.row_scales", {64, 64}}, {"m.weight", {64, 64}}}},
            {"AQLM", {{"l.packed", {64, 64}, "U8"}, norm}, R"({"quantization_config": {"quant_method": "aqlm"}})"},
        }) {
     std::filesystem::remove_all(folder_.path() / "in");
@@ -302,6 +320,26 @@ TEST_F(QuantizeCli, RefusesEveryOtherSchemeByItsName) {
     expect_error("quantize in out", "quantized already");
   }
   EXPECT_EQ(names(), (std::vector<std::string>{"in", "in/config.json", "in/model.safetensors", "in/tokenizer.json"}));
+}
+
+TEST_F(QuantizeCli, RefusesAFileOfOneQuantizedLayer) {
+  struct RefusedLayer {
+    const char* scheme;
+    std::vector<FloatTensor> tensors;
+  };
+  for (const auto& [scheme, tensors] : {
+           RefusedLayer{"AWQ", {{"qweight", {64, 8}, "I32"}, {"qzeros", {1, 8}, "I32"}, {"scales", {1, 64}, "F16"}}},
+           {"compressed-tensors", {{"weight_packed", {64, 8}, "I32"}, {"weight_scale", {64, 64}, "BF16"}}},
+           {"MLX", {{"weight", {64, 64}, "U32"}, {"scales", {64, 64}}, {"biases", {64, 64}}}},
+           {"gqmm's PackedWeights.save", {{"codes", {4, 4, 16, 16}, "U32"}, {"scales", {4, 64}}, {"biases", {4, 64}}}},
+           {"an unknown scheme", {{"words", {64, 8}, "U8"}, {"weight_scale", {64, 64}}}},
+       }) {
+    write_tensors("in.safetensors", tensors);
+    expect_error("quantize in.safetensors out.safetensors", scheme);
+    expect_error("quantize in.safetensors out.safetensors", "quantized already");
+  }
+  write_tensors("in.safetensors", {{"positions", {2, 64}, "I64"}, {"logit_scale", {1}}, {"projection", {64, 64}}});
+  EXPECT_EQ(run("quantize in.safetensors out.safetensors").status, 0) << "positions are no weights";
 }
 
 }  // namespace

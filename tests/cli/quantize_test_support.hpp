@@ -7,7 +7,7 @@
 
 namespace gqmm::cli {
 
-/// A float32 tensor, for write_model. Values differ, and are finite in every type.
+/// A float32 tensor for write_model. Its values differ, and are finite in every type.
 struct FloatTensor {
   std::string name;
   Shape shape;
@@ -67,7 +67,7 @@ class QuantizeCli : public Cli {
     return std::string(io::MappedFile::open(folder_.path() / name)->text());
   }
 
-  /// Names in the folder, hidden ones too, but for the streams of the last run.
+  /// The names in the folder, including hidden ones, but without the output files of the last run.
   [[nodiscard]] std::vector<std::string> names() const {
     std::vector<std::string> names;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_.path())) {

@@ -16,23 +16,26 @@
 #include <vector>
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 std::size_t to_size(std::int64_t count) { return static_cast<std::size_t>(count); }
 
-struct Case {
+struct RandomProblem {
   Spec spec;
   Contents contents;
   Operands operands;
 };
 
 // Calls `property` for every random problem, each on the instruction set whose turn it is.
-void for_each_problem(std::uint64_t first_seed, int count, const std::function<void(Case&)>& property) {
+void for_each_problem(std::uint64_t first_seed, int count, const std::function<void(RandomProblem&)>& property) {
   const RestoreInstructionSet restore;
   const std::vector<std::string> sets = supported_instruction_sets();
   count = quick() ? count / 16 : count;
   for (int i = 0; i < count && !::testing::Test::HasFailure(); ++i) {
-    Case problem;
+    RandomProblem problem;
     problem.spec = random_spec(first_seed + static_cast<std::uint64_t>(i));
     const std::string& set = sets[to_size(i) % sets.size()];
     const std::string description = fmt::format("on {}: {}", set, describe(problem.spec));
@@ -62,7 +65,7 @@ array reordered(const array& y, const std::vector<std::int64_t>& from) {
   return result;
 }
 
-Operands with_pairs(const Case& problem, const std::vector<std::int64_t>& from, bool sorted) {
+Operands with_pairs(const RandomProblem& problem, const std::vector<std::int64_t>& from, bool sorted) {
   Operands operands = problem.operands;
   std::vector<std::int64_t> lhs;
   std::vector<std::int64_t> rhs;
@@ -76,7 +79,7 @@ Operands with_pairs(const Case& problem, const std::vector<std::int64_t>& from, 
   return operands;
 }
 
-std::vector<std::int64_t> all_pairs(const Case& problem) {
+std::vector<std::int64_t> all_pairs(const RandomProblem& problem) {
   std::vector<std::int64_t> pairs(problem.contents.rhs.size());
   std::iota(pairs.begin(), pairs.end(), 0);
   return pairs;
@@ -104,7 +107,7 @@ array contiguous_copy(const array& a) {
 // The last row in memory borders on an inaccessible page; `reversed`: that is the first row, and strides are negative.
 array with_rows_on_pages(const array& a, bool reversed = false) {
   const array dense = contiguous_copy(a);
-  const std::int64_t row = a.dim(-1) * static_cast<std::int64_t>(size_of(a.dtype()));
+  const std::int64_t row = a.dim(-1) * a.itemsize();
   const std::int64_t pitch = (row + 4095) / 4096 * 4096;
   const std::int64_t rows = row == 0 ? 0 : dense.size() / a.dim(-1);
   const std::int64_t last = std::max<std::int64_t>(rows - 1, 0) * pitch;
@@ -128,7 +131,7 @@ array with_first_row_repeated(const array& a) {
 
 TEST(Bitwise, EveryInstructionSetGivesTheSameBits) {
   const std::vector<std::string> sets = supported_instruction_sets();
-  for_each_problem(100000, 4000, [&](Case& problem) {
+  for_each_problem(100000, 4000, [&](RandomProblem& problem) {
     set_instruction_set(sets.front());
     const array expected = call(problem.operands);
     for (std::size_t i = 1; i < sets.size(); ++i) {
@@ -139,7 +142,7 @@ TEST(Bitwise, EveryInstructionSetGivesTheSameBits) {
 }
 
 TEST(Bitwise, ARowAloneIsTheRowInAnyBatch) {
-  for_each_problem(110000, 3000, [](Case& problem) {
+  for_each_problem(110000, 3000, [](RandomProblem& problem) {
     Random random(problem.spec.seed);
     const array batch = call(problem.operands);
     const auto row_bytes = to_size(problem.spec.N) * size_of(batch.dtype());
@@ -165,7 +168,7 @@ TEST(Bitwise, ARowAloneIsTheRowInAnyBatch) {
 }
 
 TEST(Bitwise, AColumnDoesNotDependOnItsNeighbours) {
-  for_each_problem(120000, 1000, [](Case& problem) {
+  for_each_problem(120000, 1000, [](RandomProblem& problem) {
     // Without transpose a slice of N would cut groups; dense b may be cut anywhere.
     if (!problem.spec.transpose || problem.spec.N < 2) {
       return;
@@ -182,23 +185,23 @@ TEST(Bitwise, AColumnDoesNotDependOnItsNeighbours) {
     };
     const array whole = call(problem.operands);
     Operands cut = problem.operands;
-    cut.w = slice(cut.w);
-    for (std::optional<array>* operand : {&cut.options.scales, &cut.options.biases}) {
-      if (operand->has_value()) {
-        *operand = slice(**operand);
-      }
+    cut.weights.w = slice(cut.weights.w);
+    if (!cut.dense) {
+      cut.weights.scales = slice(cut.weights.scales);
+    }
+    if (cut.weights.biases) {
+      cut.weights.biases = slice(*cut.weights.biases);
     }
     Shape shape = whole.shape();
     shape.back() = count;
-    const array expected =
-        array::borrow(whole.bytes() + to_size(first) * size_of(whole.dtype()), shape, whole.dtype(), whole.strides());
+    const array expected = array::borrow(whole.bytes() + first * whole.itemsize(), shape, whole.dtype(), whole.strides());
     EXPECT_TRUE(same_bits(contiguous_copy(expected), call_poisoned(cut)))
         << "outputs " << first << " … " << first + count - 1 << " alone";
   });
 }
 
 TEST(Bitwise, PermutedPairsGivePermutedResults) {
-  for_each_problem(130000, 2500, [](Case& problem) {
+  for_each_problem(130000, 2500, [](RandomProblem& problem) {
     Random random(problem.spec.seed);
     std::vector<std::int64_t> from = all_pairs(problem);
     random.shuffle(std::span(from));
@@ -208,7 +211,7 @@ TEST(Bitwise, PermutedPairsGivePermutedResults) {
 }
 
 TEST(Bitwise, SortedIndicesGiveTheBitsOfUnsortedOnes) {
-  for_each_problem(140000, 2500, [](Case& problem) {
+  for_each_problem(140000, 2500, [](RandomProblem& problem) {
     std::vector<std::int64_t> from = all_pairs(problem);
     const auto key = [&](std::int64_t pair) { return std::pair(problem.contents.rhs[to_size(pair)], pair); };
     std::sort(from.begin(), from.end(), [&](std::int64_t a, std::int64_t b) { return key(a) < key(b); });
@@ -219,7 +222,7 @@ TEST(Bitwise, SortedIndicesGiveTheBitsOfUnsortedOnes) {
 }
 
 TEST(Bitwise, PackedWeightsGiveTheBitsOfWeightsInPlace) {
-  for_each_problem(150000, 3000, [](Case& problem) {
+  for_each_problem(150000, 3000, [](RandomProblem& problem) {
     if (problem.spec.format != nullptr) {
       const PackedWeights packed = pack(problem.operands);
       EXPECT_TRUE(same_bits(call(problem.operands), call_poisoned(problem.operands, &packed)));
@@ -228,7 +231,7 @@ TEST(Bitwise, PackedWeightsGiveTheBitsOfWeightsInPlace) {
 }
 
 TEST(Bitwise, TheNumberOfThreadsChangesNothing) {
-  for_each_problem(160000, 2500, [](Case& problem) {
+  for_each_problem(160000, 2500, [](RandomProblem& problem) {
     const array expected = call(problem.operands);
     for (const int threads : {2, 7}) {
       problem.operands.options.stream.threads = threads;
@@ -238,7 +241,7 @@ TEST(Bitwise, TheNumberOfThreadsChangesNothing) {
 }
 
 TEST(Bitwise, TheArrangementInMemoryChangesNothing) {
-  for_each_problem(170000, 2500, [](Case& problem) {
+  for_each_problem(170000, 2500, [](RandomProblem& problem) {
     Random random(problem.spec.seed);
     problem.spec.layout = random.one_of(all_layouts);
     problem.spec.index_form = random.one_of(all_index_forms);
@@ -247,10 +250,10 @@ TEST(Bitwise, TheArrangementInMemoryChangesNothing) {
     const Operands strided = lay_out_operands(problem.spec, problem.contents);
     Operands dense = strided;
     dense.x = contiguous_copy(strided.x);
-    dense.w = contiguous_copy(strided.w);
-    GatherQmmOptions& options = dense.options;
+    dense.weights.w = contiguous_copy(strided.weights.w);
+    dense.weights.scales = contiguous_copy(strided.weights.scales);
     for (std::optional<array>* operand :
-         {&options.scales, &options.biases, &options.lhs_indices, &options.rhs_indices, &options.global_scale}) {
+         {&dense.weights.biases, &dense.weights.global_scale, &dense.options.lhs_indices, &dense.options.rhs_indices}) {
       if (operand->has_value()) {
         *operand = contiguous_copy(**operand);
       }
@@ -260,9 +263,9 @@ TEST(Bitwise, TheArrangementInMemoryChangesNothing) {
 }
 
 TEST(Bitwise, RowsOfWeightsWholePagesApartChangeNothing) {
-  for_each_problem(180000, 800, [](Case& problem) {
+  for_each_problem(180000, 800, [](RandomProblem& problem) {
     Operands spread = problem.operands;
-    spread.w = with_rows_on_pages(problem.operands.w);
+    spread.weights.w = with_rows_on_pages(problem.operands.weights.w);
     EXPECT_TRUE(same_bits(call(problem.operands), call_poisoned(spread)));
   });
 }
@@ -288,13 +291,13 @@ TEST(Bitwise, LongRowsOfWeightsWholePagesApartChangeNothing) {
         set_crash_note(description.c_str());
         const Operands dense = make_operands(spec);
         Operands spread = dense;
-        spread.w = with_rows_on_pages(dense.w);
+        spread.weights.w = with_rows_on_pages(dense.weights.w);
         Operands reversed = dense;
-        reversed.w = with_rows_on_pages(dense.w, true);
+        reversed.weights.w = with_rows_on_pages(dense.weights.w, true);
         Operands repeated = dense;
-        repeated.w = with_first_row_repeated(dense.w);
+        repeated.weights.w = with_first_row_repeated(dense.weights.w);
         Operands copied = dense;
-        copied.w = contiguous_copy(repeated.w);
+        copied.weights.w = contiguous_copy(repeated.weights.w);
         for (const std::string& set : supported_instruction_sets()) {
           set_instruction_set(set);
           const array expected = call(dense);

@@ -1,5 +1,6 @@
-// The error contract (docs/numerics.md), enumerated: instruction set × format × group size × types × precision × transpose ×
-// shapes, every output against the double reference of the packed bits. What is registered is tested; nothing is listed here.
+// The error contract (docs/reference/numerics.md), enumerated: instruction set × format × group size × types × precision ×
+// transpose × shapes, every output against the double reference of the packed bits. What is registered is tested; nothing is
+// listed here.
 #include "conformance/support/check.hpp"
 #include "conformance/support/guarded_memory.hpp"
 #include "conformance/support/problems.hpp"
@@ -13,6 +14,9 @@
 #include <vector>
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 constexpr Dtype compute_types[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
@@ -89,7 +93,7 @@ class Runner {
 
  private:
   static std::vector<Precision> precisions_for(const Problem& problem) {
-    if (problem.format == nullptr) {
+    if (quantized(problem.weights) == nullptr) {
       return {Precision::standard};
     }
     if (problem.y_dtype == Dtype::float32) {
@@ -142,7 +146,7 @@ Spec spec_for(const Config& config, const Types& types, std::int64_t problem, st
   spec.x_dtype = types.x;
   spec.scale_dtype = types.scales;
   spec.transpose = config.transpose;
-  spec.global_scale = config.format != nullptr && config.format->mode == Mode::nvfp4 && problem % 2 == 1;
+  spec.global_scale = config.format != nullptr && config.format->has_global_scale && problem % 2 == 1;
   spec.pairs = pairs_of_experts(problem);
   spec.sorted = random.chance(0.3);
   // Every layout, index form and distribution meets every shape sooner or later; the ordinary ones most often.

@@ -55,7 +55,9 @@ INSTANTIATE_TEST_SUITE_P(Families, Bits, ::testing::ValuesIn(digest_families()),
 // An emulator without an extension must not get its instructions, and one with it should.
 TEST(InstructionSets, AreThoseOfTheEmulatedProcessor) {
   const std::string cpu = std::getenv("QEMU_CPU") != nullptr ? std::getenv("QEMU_CPU") : "";
-  EXPECT_EQ(active_instruction_set(), cpu == "max" ? "i8mm" : cpu == "neoverse-n1" ? "neon" : "an unknown QEMU_CPU, " + cpu);
+  EXPECT_EQ(active_instruction_set(), cpu == "max"           ? "neon-i8mm"
+                                      : cpu == "neoverse-n1" ? "neon-dotprod"
+                                                             : "an unknown QEMU_CPU, " + cpu);
 }
 
 }  // namespace

@@ -14,6 +14,9 @@
 #include <string>
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 // Problems full of subnormal activations, scales, biases, products and results.
@@ -60,18 +63,18 @@ void for_each_subnormal_problem(const std::function<void(const Spec&, Operands&)
 }
 
 // The call under a setting; the setting must be the same afterwards.
-array call_under(cpu::FloatControl setting, const Operands& operands) {
+array call_under(threads::FloatControl setting, const Operands& operands) {
   const CallersSetting caller(setting);
   array y = call(operands);
-  const cpu::FloatControl after = cpu::float_control();
+  const threads::FloatControl after = threads::float_control();
   EXPECT_EQ(after & ~sticky_flags, setting & ~sticky_flags) << "the caller's setting came back changed";
   return y;
 }
 
-void expect_same_bits_under(cpu::FloatControl setting) {
+void expect_same_bits_under(threads::FloatControl setting) {
   for_each_subnormal_problem([&](const Spec&, Operands& operands) {
     operands.options.stream.threads = 1;
-    const array expected = call_under(cpu::default_float_control, operands);
+    const array expected = call_under(threads::default_float_control, operands);
     for (const int threads : {1, 2}) {
       operands.options.stream.threads = threads;
       EXPECT_TRUE(same_bits(expected, call_under(setting, operands))) << threads << " threads";

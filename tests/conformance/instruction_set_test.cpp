@@ -1,6 +1,7 @@
 // Which instruction set runs: what GQMM_ISA says, and what the processor is really given. Each question is asked of a process of
 // its own, because the environment is read once.
 #include "conformance/support/check.hpp"
+#include "cpu/instruction_set_names.hpp"
 
 #include <sys/wait.h>
 
@@ -92,6 +93,27 @@ TEST(InstructionSets, SettingAnUnknownOneThrowsAndChangesNothing) {
   EXPECT_THROW(set_instruction_set("avx9"), std::invalid_argument);
   EXPECT_THROW(set_instruction_set(""), std::invalid_argument);
   EXPECT_EQ(active_instruction_set(), before);
+}
+
+TEST(InstructionSets, FormerNamesMeanWhatTheyMeant) {
+  const RestoreInstructionSet restore;
+  for (const auto& [alias, name] : cpu::instruction_set_aliases) {
+    SCOPED_TRACE(alias);
+    const std::vector<InstructionSet> sets = instruction_sets();
+    const auto set = std::find_if(sets.begin(), sets.end(), [&](const InstructionSet& each) { return each.name == name; });
+    EXPECT_TRUE(std::none_of(sets.begin(), sets.end(), [&](const InstructionSet& each) { return each.name == alias; }));
+    const Answer answer = ask(fmt::format("GQMM_ISA={}", alias), "isa");
+    if (set != sets.end() && set->supported) {
+      EXPECT_EQ(answer.status, 0);
+      EXPECT_EQ(answer.text, name);
+      set_instruction_set(alias);
+      EXPECT_EQ(active_instruction_set(), name);
+    } else {
+      EXPECT_EQ(answer.status, 3) << answer.text;
+      EXPECT_NE(answer.text.find(fmt::format("GQMM_ISA = \"{}\"", alias)), std::string::npos) << answer.text;
+      EXPECT_THROW(set_instruction_set(alias), std::invalid_argument);
+    }
+  }
 }
 
 // The names could lie; the encodings of the executed instructions cannot. All of the library outside its kernels is compiled for

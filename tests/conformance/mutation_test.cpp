@@ -16,6 +16,9 @@
 #include <vector>
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 std::size_t to_size(std::int64_t count) { return static_cast<std::size_t>(count); }
@@ -83,6 +86,15 @@ TEST(Bound, OfFloat32IsViolatedByResultsRoundedToBfloat16) {
   });
 }
 
+// The smallest step up or down of a code.
+unsigned neighbour(const Format& format, unsigned code) {
+  const bool steps_up = format.float_code ? (code & 1U) == 0 : code == 0;
+  return steps_up ? code + 1 : code - 1;
+}
+
+// A step of a wide float next to zero is below any float32 sum's resolution, so the highest bit of its exponent changes.
+unsigned far_away(const SmallFloat& type, unsigned code) { return code ^ (1U << (type.bits() - 2)); }
+
 TEST(Bound, IsViolatedByOneCodeOffByOne) {
   for_each_format([](const Spec& spec) {
     const Contents contents = random_contents(spec);
@@ -93,9 +105,9 @@ TEST(Bound, IsViolatedByOneCodeOffByOne) {
       const std::int64_t k = random.integer(0, spec.K - 1);
       Contents changed = contents;
       const unsigned code = code_at(spec, contents, 0, n, k);
-      // The smallest step up or down of the code; in mxfp8 a step next to zero is below any float32 sum's resolution.
-      const bool steps_up = spec.format->mode == Mode::affine ? code == 0 : (code & 1U) == 0;
-      set_code(spec, changed, 0, n, k, spec.format->mode == Mode::mxfp8 ? code ^ 0x40U : steps_up ? code + 1 : code - 1);
+      const unsigned next =
+          spec.format->integer.exists ? neighbour(*spec.format, code) : far_away(*spec.format->float_code, code);
+      set_code(spec, changed, 0, n, k, next);
       EXPECT_GT(worst_fraction(spec, truth, call(lay_out_operands(spec, changed))), 1) << "n " << n << ", k " << k;
     }
   });

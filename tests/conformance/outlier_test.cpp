@@ -14,6 +14,9 @@
 #include <vector>
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 constexpr Dtype compute_types[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};

@@ -7,14 +7,13 @@
 // An exception is printed to stderr; the status is then 3.
 #include "conformance/support/problems.hpp"
 #include "formats/registry.hpp"
+#include "threads/process_threads.hpp"
 
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
-#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -23,6 +22,9 @@
 #endif
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 // A small product: one row for the decode kernels, nine for the prefill kernels.
@@ -38,11 +40,7 @@ Operands small_product(int threads) {
   return operands;
 }
 
-void run(const Operands& operands) { (void)gather_qmm(operands.x, operands.w, operands.options); }
-
-long process_threads() {
-  return std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator());
-}
+void run(const Operands& operands) { (void)gather_qmm(operands.x, operands.weights, operands.options); }
 
 #if defined(__x86_64__)
 
@@ -118,7 +116,7 @@ int answer(std::string_view question) {
   }
   if (question == "threads") {
     run(small_product(0));
-    std::printf("%d %ld\n", available_threads(), process_threads());
+    std::printf("%d %d\n", available_threads(), threads::process_threads());
     return 0;
   }
   return print_encodings();

@@ -5,8 +5,12 @@
 #include "cpu/backend.hpp"
 #include "formats/registry.hpp"
 #include "plan/packed.hpp"
+#include "threads/process_threads.hpp"
+
+#include <gqmm/gqmm.hpp>
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -15,6 +19,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -22,6 +27,9 @@
 #include <vector>
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 Spec spec_number(std::uint64_t number) {
@@ -53,11 +61,6 @@ std::vector<Expected> problems_with_results(std::uint64_t count) {
   return all;
 }
 
-int process_threads() {
-  return static_cast<int>(
-      std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator()));
-}
-
 TEST(Threads, CallersOnSeveralThreadsAtOnceGetTheirOwnResults) {
   const std::vector<Expected> problems = problems_with_results(2 * formats().size());
   std::atomic<int> wrong{0};
@@ -87,8 +90,6 @@ TEST(Threads, CallersShareOperandsAndPackedWeights) {
     for (int caller = 0; caller < 3; ++caller) {
       callers.emplace_back([&] {
         GatherQmmOptions options = problem.operands.options;
-        options.scales.reset();
-        options.biases.reset();
         options.stream.threads = 2;
         wrong += same_bits(problem.y, gather_qmm(problem.operands.x, packed, options)) ? 0 : 1;
       });
@@ -117,6 +118,71 @@ TEST(Threads, PackingGivesTheSameBytesOnAnyNumberOfThreads) {
   }
 }
 
+/// Arguments that every operator takes: matrices (3, 64, 128) to quantize, dense ones (3, 128, 64), and rows (3, 5, 128).
+struct SharedArguments {
+  std::vector<float> values = std::vector<float>(std::size_t{3} * 128 * 64);
+  array matrices;
+  array dense;
+  array x;
+
+  SharedArguments() {
+    std::iota(values.begin(), values.end(), -9000.0F);
+    matrices = array::borrow(values.data(), {3, 64, 128}, Dtype::float32);
+    dense = array::borrow(values.data(), {3, 128, 64}, Dtype::float32);
+    x = array::borrow(values.data(), {3, 5, 128}, Dtype::float32);
+  }
+};
+
+/// The bytes of all that the public functions make of the arguments.
+std::vector<std::string> results_of_every_function(const SharedArguments& shared, const std::filesystem::path& file) {
+  std::vector<std::string> results;
+  const auto add = [&](const array& values) {
+    EXPECT_TRUE(values.is_row_major());
+    results.emplace_back(reinterpret_cast<const char*>(values.bytes()), values.nbytes());
+  };
+  const QuantizedWeights weights = quantize(shared.matrices);
+  add(weights.w);
+  add(weights.scales);
+  add(dequantize(weights));
+  const PackedWeights packed = pack(weights);
+  add(unpack(packed).w);
+  packed.save(file);
+  add(unpack(PackedWeights::load(file)).w);
+  add(gather_qmm(shared.x, weights));
+  const array y = gather_qmm(shared.x, packed);
+  add(y);
+  add(quantized_matmul(shared.x, weights));
+  add(gather_mm(shared.x, shared.dense));
+  add(*gather_qmm_vjp(y, shared.x, weights).x);
+  add(*quantized_matmul_vjp(y, shared.x, packed, {.wrt = {.x = false, .scales = true}}).scales);
+  add(*gather_mm_vjp(y, shared.x, shared.dense).b);
+  const array h = activate(y, y, SwiGLU{});
+  add(h);
+  const std::vector<float> router(15, 0.25F);
+  add(moe_combine(h, array::borrow(router.data(), {3, 5}, Dtype::float32)));
+  results.push_back(explain(shared.x, packed, {.stream = {.threads = 1}}));
+  EXPECT_EQ(infer_gather_qmm(shared.x, packed).shape, y.shape());
+  return results;
+}
+
+TEST(Threads, EveryFunctionMayBeCalledByManyThreadsWithSharedArguments) {
+  const SharedArguments shared;
+  const std::filesystem::path folder = testing::TempDir() + "gqmm_every_function_" + std::to_string(getpid());
+  std::filesystem::create_directory(folder);
+  const std::vector<std::string> expected = results_of_every_function(shared, folder / "alone");
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 4; ++caller) {
+    callers.emplace_back(
+        [&, caller] { wrong += results_of_every_function(shared, folder / std::to_string(caller)) == expected ? 0 : 1; });
+  }
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
+  EXPECT_EQ(wrong, 0);
+  std::filesystem::remove_all(folder);
+}
+
 // The first call of a process may come from several threads: nothing in it is initialised twice.
 TEST(Threads, QuestionsAboutTheSystemMayBeAskedFromAnyThread) {
   std::vector<std::thread> callers;
@@ -140,12 +206,12 @@ TEST(Threads, ACallTakesAsManyThreadsAsItsStreamSays) {
   Operands operands = make_operands(spec_number(2));
   operands.options.stream.threads = 1;
   std::optional<array> y;
-  const int before = process_threads();
+  const int before = threads::process_threads();
   y = call(operands);
-  EXPECT_EQ(process_threads(), before);
+  EXPECT_EQ(threads::process_threads(), before);
   operands.options.stream.threads = 3;
   EXPECT_TRUE(same_bits(*y, call(operands)));
-  EXPECT_LE(process_threads(), std::max(before, 3));
+  EXPECT_LE(threads::process_threads(), std::max(before, 3));
 }
 
 TEST(Threads, AvailableThreadsAreWithinTheAffinityMask) {

@@ -11,17 +11,17 @@
 namespace gqmm::io {
 namespace {
 
-struct Spec {
+struct ZeroTensor {
   std::string name;
   std::string type;
   Shape shape;
 };
 
 /// A safetensors file of zeros.
-std::string zeros(const std::vector<Spec>& specs, const nlohmann::json& metadata = nlohmann::json::object()) {
+std::string zeros(const std::vector<ZeroTensor>& specs, const nlohmann::json& metadata = nlohmann::json::object()) {
   nlohmann::json header = {{"__metadata__", metadata}};
   std::int64_t offset = 0;
-  for (const Spec& spec : specs) {
+  for (const ZeroTensor& spec : specs) {
     const std::int64_t end = offset + byte_count(spec.type, spec.shape).value();
     header[spec.name] = {{"dtype", spec.type}, {"shape", spec.shape}, {"data_offsets", {offset, end}}};
     offset = end;
@@ -30,20 +30,20 @@ std::string zeros(const std::vector<Spec>& specs, const nlohmann::json& metadata
 }
 
 /// Layer "l": 3 experts of N = 8, with `words` words and `groups` scales per row.
-std::vector<Spec> layer(std::int64_t words, std::int64_t groups, const std::string& scale_type = "F16") {
-  std::vector<Spec> specs = {{"l.weight", "U32", {3, 8, words}}, {"l.scales", scale_type, {3, 8, groups}}};
+std::vector<ZeroTensor> layer(std::int64_t words, std::int64_t groups, const std::string& scale_type = "F16") {
+  std::vector<ZeroTensor> specs = {{"l.weight", "U32", {3, 8, words}}, {"l.scales", scale_type, {3, 8, groups}}};
   if (scale_type != "U8") {
     specs.push_back({"l.biases", scale_type, {3, 8, groups}});
   }
   return specs;
 }
 
-/// Opens it and expects that there is nothing to tell.
+/// Opens the checkpoint and expects no notice.
 Checkpoint open_quietly(const std::filesystem::path& path) {
   return open_checkpoint(path, [](std::string_view notice) { ADD_FAILURE() << notice; });
 }
 
-/// Opens it and returns what it tells, one line for each notice.
+/// Opens the checkpoint and returns its notices, one in each line.
 std::string notices_of(const std::filesystem::path& path) {
   std::string notices;
   (void)open_checkpoint(path, [&](std::string_view notice) { notices.append(notice).append("\n"); });
@@ -56,7 +56,7 @@ TEST(Checkpoint, TheRealModelsTensorsHaveTheirOwnBits) {
   EXPECT_EQ(tensors.size(), 25U);  // 3 layers of q, k, v, o, router and three expert projections, and the embedding
   for (const QuantizedTensor& tensor : tensors) {
     const bool router = tensor.name.ends_with("mlp.gate");
-    EXPECT_EQ(tensor.format->bits, router ? 8 : 4) << tensor.name;
+    EXPECT_EQ(tensor.format().bits, router ? 8 : 4) << tensor.name;
     EXPECT_EQ(tensor.is_expert_tensor(), tensor.name.find("switch_mlp") != std::string::npos) << tensor.name;
     EXPECT_EQ(tensor.experts, tensor.is_expert_tensor() ? 32 : 1) << tensor.name;
     EXPECT_EQ(tensor.K, tensor.name.ends_with("down_proj") ? 128 : 256) << tensor.name;
@@ -111,8 +111,8 @@ TEST(Checkpoint, SettingsInTheFilesMetadataHoldBeforeConfigJson) {
   folder.write("config.json", R"({"quantization": {"bits": 2, "group_size": 64}})");
   const auto tensors = quantized_tensors(open_checkpoint(file));
   ASSERT_EQ(tensors.size(), 1U);
-  EXPECT_EQ(tensors[0].format->bits, 4);
-  EXPECT_EQ(tensors[0].group_size, 32);
+  EXPECT_EQ(tensors[0].format().bits, 4);
+  EXPECT_EQ(*tensors[0].weights.group_size, 32);
 }
 
 TEST(Checkpoint, LayersSwitchedOffAreNotQuantized) {
@@ -133,15 +133,15 @@ TEST(Checkpoint, ALayersOwnSettingsThatContradictItsShapesAreAnError) {
 
 TEST(Checkpoint, DefaultsThatContradictTheShapesGiveWayToThem) {
   const TemporaryFolder folder;
-  struct Case {
-    std::vector<Spec> specs;
+  struct ContradictedDefaults {
+    std::vector<ZeroTensor> specs;
     const char* config;
     Mode mode;
     int bits;
     int group_size;
     const char* inferred;
   };
-  const Case cases[] = {
+  const ContradictedDefaults cases[] = {
       {layer(8, 1), R"({"bits": 4, "group_size": 64})", Mode::affine, 4, 64, ""},
       {layer(8, 1), R"({"bits": 8, "group_size": 64})", Mode::affine, 4, 64, "bits"},
       {layer(16, 1), R"({"bits": 4, "group_size": 64})", Mode::affine, 8, 64, "bits"},
@@ -160,13 +160,13 @@ TEST(Checkpoint, DefaultsThatContradictTheShapesGiveWayToThem) {
        ""},
       {layer(8, 1), R"({"other": {"bits": 8, "group_size": 64}, "m.l": {"bits": 4, "group_size": 64}})", Mode::affine, 4, 64, ""},
   };
-  for (const Case& each : cases) {
+  for (const ContradictedDefaults& each : cases) {
     const auto file = folder.write("m.safetensors", zeros(each.specs));
     folder.write("config.json", std::string(R"({"quantization": )") + each.config + "}");
     const QuantizedTensor tensor = quantized_tensors(open_quietly(file)).at(0);
-    EXPECT_EQ(tensor.format->mode, each.mode) << each.config;
-    EXPECT_EQ(tensor.format->bits, each.bits) << each.config;
-    EXPECT_EQ(tensor.group_size, each.group_size) << each.config;
+    EXPECT_EQ(tensor.format().mode, each.mode) << each.config;
+    EXPECT_EQ(tensor.format().bits, each.bits) << each.config;
+    EXPECT_EQ(*tensor.weights.group_size, each.group_size) << each.config;
     EXPECT_EQ(tensor.inferred, each.inferred) << each.config;
   }
 }
@@ -195,7 +195,7 @@ TEST(Checkpoint, ForeignMetadataAndKeysArePassedOver) {
   folder.write("config.json", R"({"quantization": {"bits": 4, "group_size": 64}})");
   for (const char* metadata : {"int4", "[\"a\"]", R"({"quant_method": "awq", "bits": 8})", R"({"bits": 7})"}) {
     const auto file = folder.write("m.safetensors", zeros(layer(8, 1), {{"quantization", metadata}}));
-    EXPECT_EQ(quantized_tensors(open_quietly(file)).at(0).format->bits, 4) << metadata;
+    EXPECT_EQ(quantized_tensors(open_quietly(file)).at(0).format().bits, 4) << metadata;
   }
   const auto file = folder.write("m.safetensors", zeros(layer(3, 1)));
   folder.write("config.json", R"({"quantization": "int4"})");
@@ -227,6 +227,22 @@ TEST(Checkpoint, AnIndexThatDoesNotMatchIsReplacedByTheFilesThatAreThere) {
   }
   folder.write("model.safetensors.index.json", R"({"metadata": {"x": NaN, "x": 1}, "weight_map": {"a": "./model.safetensors"}})");
   EXPECT_EQ(open_quietly(folder.path()).tensors.size(), 1U);
+}
+
+TEST(Checkpoint, FilesThatTheIndexDoesNotNameAddTheirTensors) {
+  const TemporaryFolder folder;
+  folder.write("model-1.safetensors", zeros({{"a", "U8", {1}}}));
+  folder.write("model-2.safetensors", zeros({{"a", "U8", {2}}}));
+  folder.write("model.safetensors.index.json", R"({"weight_map": {"a": "model-1.safetensors"}})");
+  EXPECT_EQ(open_quietly(folder.path()).files.size(), 1U) << "nothing new in the other file";
+  folder.write("model-2.safetensors", zeros({{"a", "U8", {2}}, {"b", "U8", {1}}}));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      "names no tensor of model-2.safetensors; reading what is in there all the same, as mlx-lm does\n",
+                      notices_of(folder.path()));
+  const Checkpoint model = open_checkpoint(folder.path(), [](std::string_view) {});
+  EXPECT_EQ(model.files.size(), 2U);
+  EXPECT_EQ(model.tensors.at("a").shape, Shape{1});
+  EXPECT_TRUE(model.tensors.contains("b"));
 }
 
 TEST(Checkpoint, ShardsWithoutAnIndexAreAllRead) {
@@ -319,14 +335,14 @@ TEST(Checkpoint, GlobalScalesBelongToTheirTensors) {
   const TemporaryFolder folder;
   folder.write("config.json", R"({"quantization": {"mode": "nvfp4", "group_size": 16, "bits": 4}})");
   const auto with_scale = [&](const std::string& type, const Shape& shape, std::int64_t words = 8) {
-    std::vector<Spec> specs = layer(words, 4, "U8");
+    std::vector<ZeroTensor> specs = layer(words, 4, "U8");
     specs.push_back({"l.global_scale", type, shape});
     return quantized_tensors(open_quietly(folder.write("m.safetensors", zeros(specs)))).at(0);
   };
   for (const Shape& shape : {Shape{3}, Shape{}, Shape{1}, Shape{1, 1}}) {
     const QuantizedTensor tensor = with_scale("F32", shape);
-    ASSERT_TRUE(tensor.global_scale);
-    EXPECT_EQ(tensor.global_scale->shape(), shape);
+    ASSERT_TRUE(tensor.weights.global_scale);
+    EXPECT_EQ(tensor.weights.global_scale->shape(), shape);
     EXPECT_EQ(tensor.nbytes(), 3 * 8 * (8 * 4 + 4) + 4 * element_count(shape));
   }
   EXPECT_ERROR_WITH(with_scale("F32", {2}), "global_scale is F32 (2,); it should be F32, of one value or one per matrix");
@@ -336,22 +352,22 @@ TEST(Checkpoint, GlobalScalesBelongToTheirTensors) {
 
 TEST(Checkpoint, WithoutSettingsTheShapesDecideWhenOnlyOneFormatFits) {
   const TemporaryFolder folder;
-  const auto tensor = [&](const std::vector<Spec>& specs, const AssumedSettings& assumed = {}) {
+  const auto tensor = [&](const std::vector<ZeroTensor>& specs, const AssumedSettings& assumed = {}) {
     return quantized_tensors(open_checkpoint(folder.write("m.safetensors", zeros(specs))), assumed).at(0);
   };
-  EXPECT_EQ(tensor(layer(16, 4, "U8")).format->mode, Mode::mxfp4);
-  EXPECT_EQ(tensor(layer(32, 4, "U8")).format->mode, Mode::mxfp8);
-  EXPECT_EQ(tensor(layer(8, 4, "U8")).format->mode, Mode::nvfp4);
-  EXPECT_EQ(tensor(layer(3, 1)).format->bits, 3);  // 96 bits per group: 3 bits in groups of 32, as 1.5 in groups of 64 is none
+  EXPECT_EQ(tensor(layer(16, 4, "U8")).format().mode, Mode::mxfp4);
+  EXPECT_EQ(tensor(layer(32, 4, "U8")).format().mode, Mode::mxfp8);
+  EXPECT_EQ(tensor(layer(8, 4, "U8")).format().mode, Mode::nvfp4);
+  EXPECT_EQ(tensor(layer(3, 1)).format().bits, 3);  // 96 bits per group: 3 bits in groups of 32, as 1.5 in groups of 64 is none
   EXPECT_ERROR_WITH(tensor(layer(8, 1)),
                     "fit affine 2-bit in groups of 128, affine 4-bit in groups of 64, affine 8-bit in groups of 32");
-  EXPECT_EQ(tensor(layer(8, 1), {.mode = {}, .bits = {}, .group_size = 64}).format->bits, 4);
+  EXPECT_EQ(tensor(layer(8, 1), {.mode = {}, .bits = {}, .group_size = 64}).format().bits, 4);
   EXPECT_ERROR_WITH(tensor(layer(7, 1)), "no format fits");
 }
 
 TEST(Checkpoint, PartsThatDoNotBelongTogetherAreErrors) {
   const TemporaryFolder folder;
-  const auto open = [&](const std::vector<Spec>& specs) {
+  const auto open = [&](const std::vector<ZeroTensor>& specs) {
     return quantized_tensors(open_checkpoint(folder.write("m.safetensors", zeros(specs))));
   };
   EXPECT_ERROR_WITH(open({{"l.weight", "U32", {8}}, {"l.scales", "U8", {2}}}), "fewer than two dimensions");

@@ -63,6 +63,29 @@ TEST(ForeignScheme, TensorsAloneShowTheScheme) {
   EXPECT_EQ(name_of_scheme({{"l.weight", "I8", {64, 128}}, {"l.weight_scale", "BF16", {64, 1}}}), "compressed-tensors");
   EXPECT_EQ(name_of_scheme({{"l.weight._data", "I8", {64, 128}}, {"l.weight._scale", "BF16", {64, 1}}}), "Quanto");
   EXPECT_EQ(name_of_scheme({{"l.W_q", "U8", {64, 128}}}), "HQQ");
+  EXPECT_EQ(name_of_scheme({{"l.B", "I32", {8, 128}}, {"l.s", "F16", {1, 64}}}), "Marlin");
+  EXPECT_EQ(name_of_scheme({{"l.dense_weights", "I64", {64, 8}}, {"l.row_offsets", "I32", {65}}}), "SpQR");
+  EXPECT_EQ(name_of_scheme({{"l.weight:_data", "I8", {64, 128}}, {"l.weight:_scale", "F32", {64, 1}}}), "torchao");
+  EXPECT_EQ(name_of_scheme({{"l._weight_qdata", "I8", {64, 128}}, {"l._weight_scale", "F32", {64, 1}}}), "torchao");
+  EXPECT_EQ(name_of_scheme({{"l.compressed", "BF16", {64, 64}}, {"l.bitmask", "U8", {64, 16}}}), "compressed-tensors");
+  EXPECT_EQ(name_of_scheme({{"l.Qidxs", "I16", {64, 16}}, {"l.SU", "F16", {128}}}), "QuIP#");
+}
+
+TEST(ForeignScheme, AFileOfOneLayerShowsItToo) {
+  EXPECT_EQ(name_of_scheme({{"qweight", "I32", {128, 8}}, {"qzeros", "I32", {1, 8}}, {"scales", "F16", {1, 64}}}), "AWQ");
+  EXPECT_EQ(name_of_scheme({{"qweight", "I32", {16, 64}}, {"scales", "F16", {1, 64}}, {"g_idx", "I32", {128}}}), "GPTQ");
+  EXPECT_EQ(name_of_scheme({{"weight_packed", "I32", {64, 16}}, {"weight_scale", "BF16", {64, 1}}}), "compressed-tensors");
+  EXPECT_EQ(name_of_scheme({{"weight", "I8", {64, 128}}, {"SCB", "F32", {64}}}), "bitsandbytes");
+  EXPECT_EQ(name_of_scheme({{"W_q", "U8", {64, 128}}, {"scale", "F16", {128, 1}}}), "HQQ");
+  EXPECT_EQ(name_of_scheme({{"weight", "U32", {64, 16}}, {"scales", "U8", {64, 4}}}), "none");
+  EXPECT_EQ(find_mlx_scheme(tensors_of({{"weight", "U32", {64, 16}}, {"scales", "U8", {64, 4}}}))->name, "MLX");
+  EXPECT_EQ(name_of_scheme({{"weight", "F32", {64, 16}}, {"bias", "F32", {64}}}), "none");
+}
+
+TEST(ForeignScheme, FilesOfPackedWeightsAreNamed) {
+  EXPECT_EQ(
+      name_of_scheme({{"codes", "U32", {4, 2, 16, 16}}, {"scales", "F32", {4, 2, 2, 16}}, {"biases", "F32", {4, 2, 2, 16}}}),
+      "gqmm's PackedWeights.save");
 }
 
 TEST(ForeignScheme, FloatAndMlxTensorsAreNone) {

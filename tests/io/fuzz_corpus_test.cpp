@@ -11,7 +11,7 @@
 namespace gqmm::io {
 namespace {
 
-/// Reads every file of a corpus folder; returns how many gave anything but a refusal.
+/// Reads every file of a corpus folder, and returns how many were not refused.
 int read_corpus(const std::string& folder, std::uint64_t (*read)(std::span<const std::byte>)) {
   int read_files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(GQMM_FUZZ_CORPUS) / folder)) {

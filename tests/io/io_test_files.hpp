@@ -17,7 +17,7 @@
 
 namespace gqmm::io {
 
-/// A folder of its own, gone at the end of the test.
+/// A new folder for one test. The destructor removes it.
 class TemporaryFolder {
  public:
   TemporaryFolder() {

@@ -18,13 +18,13 @@ std::string repeated(std::string_view text, std::size_t count) {
 TEST(Json, NestingIsLimited) {
   const auto nested = [](std::size_t depth) { return repeated("[", depth) + repeated("]", depth); };
   EXPECT_NO_THROW((void)parse_json(nested(max_json_depth), "file"));
-  EXPECT_ERROR_WITH(parse_json(nested(max_json_depth + 1), "file"), "[file] JSON nested more than 64 deep");
+  EXPECT_ERROR_WITH(parse_json(nested(max_json_depth + 1), "file"), "[file] has JSON that is nested more than 64 deep");
   EXPECT_ERROR_WITH(parse_json(repeated("[", 1'000'000), "file"), "nested more than 64 deep");
   EXPECT_ERROR_WITH(parse_json(repeated("{\"a\":", 1'000'000), "file"), "nested more than 64 deep");
 }
 
 TEST(Json, ManyObjectsTakeNoMoreThanTheirShareOfTime) {
-  // With time growing as the square of their number, this would take minutes.
+  // This would take minutes if the time grew with the square of the number of objects.
   EXPECT_EQ(parse_json("[" + repeated("{\"a\":{}},", 200'000) + "0]", "file").size(), 200'001U);
 }
 
@@ -64,7 +64,7 @@ TEST(PythonJson, WhatIsNoFiniteNumberBecomesAStringAsWritten) {
 TEST(PythonJson, WhatPythonRefusesIsAnError) {
   for (const char* text : {"{\"a\": nan}", "{\"a\": +Infinity}", "{\"a\": 1e}", "{\"a\": 1,}", "{\"a\": \"", "{\"a\": \"\\", "-",
                            "N", "\"", "NaN NaN"}) {
-    EXPECT_ERROR_WITH(parse_python_json(text, "f", {}), "[f] not valid JSON");
+    EXPECT_ERROR_WITH(parse_python_json(text, "f", {}), "[f] is not valid JSON");
   }
 }
 

@@ -1,4 +1,4 @@
-// What a quantized copy of a model takes over from the original.
+// Tests what a quantized copy of a model takes from the original.
 #include "io/model_copy.hpp"
 
 #include "io/json.hpp"
@@ -66,6 +66,12 @@ TEST(FilesBesideWeights, AreAllButWeightsIndicesAndHiddenOnes) {
                                       "tokenizer.model", "vocab.txt"}));
   std::filesystem::create_symlink("absent", folder.path() / "tokenizer.json");
   EXPECT_ERROR_WITH(files_beside_weights(folder.path()), "tokenizer.json] is a link that leads to no file");
+  std::filesystem::remove(folder.path() / "tokenizer.json");
+  folder.write("tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+  EXPECT_ERROR_WITH(files_beside_weights(folder.path()),
+                    "tokenizer.json] is a Git LFS pointer, not the file itself; run `git lfs");
+  folder.write("tokenizer.json", "");
+  EXPECT_EQ(files_beside_weights(folder.path()).size(), 7U) << "an empty file is a file";
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Folders that are whole or absent.
+// Tests that a new folder is either complete or absent.
 #include "io/new_folder.hpp"
 
 #include "io_test_files.hpp"

@@ -1,8 +1,10 @@
-// Files that are written whole or not at all: what SafetensorsWriter and PackedWeights::save stand on.
+// Tests that a pending file is either complete or absent. SafetensorsWriter and PackedWeights::save depend on that.
 #include "io/pending_file.hpp"
 
 #include "io_test_files.hpp"
 #include "system_calls.hpp"
+
+#include <gqmm/interrupt.hpp>
 
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -14,9 +16,11 @@
 #include <unistd.h>
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace gqmm::io {
@@ -257,6 +261,36 @@ TEST(PendingFile, AFullDiskIsAnErrorThatLeavesTheOldFileWhole) {
   ::umount2(folder.path().c_str(), MNT_DETACH);
 }
 
+/// Runs `action` under a check that wants to stop as soon as it is asked.
+template <class Action>
+void interrupt(Action action) {
+  const InterruptCheck check([] { return true; });
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));  // it is asked every 50 ms
+  EXPECT_THROW(action(), Interrupted);
+}
+
+TEST(PendingFile, StopsWhenItsCallersCheckAsksToAndLeavesNothing) {
+  for (const int without_name : {0, EOPNOTSUPP}) {
+    const Failing open(system_calls().open_without_name, without_name);
+    const TemporaryFolder folder;
+    folder.write("f", "precious");
+    interrupt([&] { save(folder.path() / "f", "new"); });
+    interrupt([&] { PendingFile(folder.path(), "f").write_at(0, bytes_of("new")); });
+    EXPECT_EQ(text_of(folder.path() / "f"), "precious");
+    EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"f"});
+  }
+}
+
+TEST(PendingFile, IsWholeWhateverThePiecesInWhichItIsWritten) {
+  const TemporaryFolder folder;
+  std::string text((std::size_t{5} << 20) + 5, ' ');
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    text[i] = static_cast<char>('a' + i % 23);
+  }
+  save(folder.path() / "f", text);
+  EXPECT_TRUE(text_of(folder.path() / "f") == text);
+}
+
 TEST(PendingFile, NothingIsLeftWhenTheProcessIsKilled) {
   const TemporaryFolder folder;
   folder.write("f", "precious");
@@ -271,7 +305,7 @@ TEST(PendingFile, NothingIsLeftWhenTheProcessIsKilled) {
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"f"});
 }
 
-/// What every way to a finished file promises.
+/// The promises of every way in which a file is published.
 void expect_whole_or_absent(const std::filesystem::path& folder) {
   const auto path = folder / "f";
   {

@@ -103,6 +103,21 @@ TEST(QuantizationConfig, SettingsUnderAnotherPrefixAreFound) {
   EXPECT_EQ(config.settings_under_other_prefixes("layers.0.up").size(), 0U);
 }
 
+TEST(QuantizationConfig, ModelAndLanguageModelStandInAnyOrderBeforeALayer) {
+  const char* names[] = {"model.layers.0.up", "language_model.layers.0.up", "language_model.model.layers.0.up",
+                         "model.language_model.layers.0.up", "layers.0.up"};
+  for (const char* stated : names) {
+    const auto config =
+        parse_quantization(std::string(R"({"bits": 4, ")") + stated + R"(": {"bits": 8, "group_size": 32}})", "f");
+    for (const char* name : names) {
+      const std::size_t expected = std::string_view(name) == stated ? 0 : 1;  // its own name is no other prefix
+      EXPECT_EQ(config.settings_under_other_prefixes(name).size(), expected) << stated << ", " << name;
+    }
+    EXPECT_TRUE(config.settings_under_other_prefixes("vision_tower.layers.0.up.down").empty());
+    EXPECT_TRUE(config.settings_under_other_prefixes("model.layers.1.up").empty());
+  }
+}
+
 TEST(QuantizationConfig, ADuplicateKeyIsAnErrorOnlyInTheSettings) {
   EXPECT_NO_THROW((void)config_of(R"({"a": 1, "a": 2, "b": {"c": 1, "c": 1}, "text_config": {"a": 1, "a": 1}})"));
   for (const char* config :
@@ -125,6 +140,25 @@ TEST(QuantizationConfig, MetadataOfAnotherToolAreForeignAndThoseOfMlxMustBeRight
 
 TEST(QuantizationConfig, KeysOfOtherKindsAreIgnored) {
   EXPECT_NO_THROW((void)parse_quantization(R"({"bits": 4, "version": "1.0", "skipped": ["a"], "damping": 0.1})", "f"));
+}
+
+TEST(QuantizationConfig, ASettingInAnotherSpellingIsAnErrorAndNoDefault) {
+  EXPECT_ERROR_WITH(parse_quantization(R"({"bits": 4, "groupsize": 32})", "f"),
+                    "[f] \"groupsize\" is no key that MLX reads; write \"group_size\"");
+  EXPECT_ERROR_WITH(parse_quantization(R"({"bits": 4, "groupSize": 32})", "f"), "write \"group_size\"");
+  EXPECT_ERROR_WITH(config_of(R"({"quantization": {"nbits": 8, "group_size": 64}})"),
+                    "[f, quantization] \"nbits\" is no key that MLX reads; write \"bits\"");
+  EXPECT_ERROR_WITH(parse_quantization(R"({"Bits": 4, "group_size": 32})", "f"), "\"Bits\" is no key");
+  EXPECT_ERROR_WITH(parse_quantization(R"({"a": {"bits": 4, "group-size": 32}})", "f").settings_of("a"),
+                    "[f, layer \"a\"] \"group-size\" is no key");
+  EXPECT_NO_THROW((void)parse_quantization(R"({"bits": 4, "group_size": 64, "groupsize": 1, "mode_of_tool": 3})", "f"));
+}
+
+TEST(QuantizationConfig, SettingsUnderAnotherPrefixThatCannotBeUnderstoodAreNamed) {
+  const auto config = parse_quantization(R"({"bits": 4, "model.layers.0.up": {"bits": "8"}})", "f");
+  EXPECT_ERROR_WITH(config.settings_under_other_prefixes("language_model.model.layers.0.up"),
+                    "[f, layer \"model.layers.0.up\"] bits is \"8\", not a positive integer");
+  EXPECT_TRUE(config.settings_under_other_prefixes("language_model.model.layers.1.up").empty());
 }
 
 TEST(QuantizationConfig, ErrorsNameTheLayerTheValueAndTheRemedy) {

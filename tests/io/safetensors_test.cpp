@@ -22,7 +22,7 @@ constexpr std::string_view eleven_bytes =
 
 const std::string valid_file = safetensors_bytes(two_tensors, eleven_bytes);
 
-/// The file that the bytes spell, or nothing if they are refused as a file should be.
+/// The file that has these bytes, or nothing if they are refused with a FileError.
 std::optional<SafetensorsFile> parse_or_refuse(const std::string& bytes) {
   try {
     return parse_bytes(bytes);

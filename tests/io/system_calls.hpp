@@ -1,5 +1,5 @@
-// System calls that fail on request, and a count of those that the library may not make. system_calls.cpp puts functions before
-// those of the C library, for the whole test program.
+// System calls that fail on request, and a count of those that the library must not make. system_calls.cpp replaces functions of
+// the C library in the whole test program.
 #pragma once
 
 #include <atomic>
@@ -8,7 +8,7 @@ namespace gqmm::io {
 
 struct SystemCalls {
   std::atomic<int> umask_calls = 0;
-  /// errno of each following call; 0: the call is made.
+  /// The errno with which each of the following calls fails. 0 means that the call is made.
   std::atomic<int> open_without_name = 0;  ///< open with O_TMPFILE, as on file systems that do not have it
   std::atomic<int> fsync = 0;
   std::atomic<int> link = 0;               ///< link and linkat
@@ -18,7 +18,7 @@ struct SystemCalls {
 
 [[nodiscard]] SystemCalls& system_calls();
 
-/// One call fails with `error` for as long as this lives.
+/// One call fails with `error` during the lifetime of this object.
 class Failing {
  public:
   Failing(std::atomic<int>& call, int error) : call_(call) { call_ = error; }

@@ -44,7 +44,9 @@ def wheel(sdist) -> pathlib.Path:
     # The folder of the build lies within the sources as build/python does, so that the compiler's cache knows each file.
     environment = {**os.environ, "GQMM_MLX_VERSION": MLX_VERSION, "CCACHE_BASEDIR": str(sources)}
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-cache-dir"]
-    run(*pip, "--config-settings", "build-dir=build/python", "--wheel-dir", WORK, sources, env=environment, cwd=WORK)
+    # Warnings are errors, as in the presets, because ccache knows each file by its flags too.
+    settings = ["--config-settings", "build-dir=build/python", "--config-settings", "cmake.define.GQMM_WARNINGS_AS_ERRORS=ON"]
+    run(*pip, *settings, "--wheel-dir", WORK, sources, env=environment, cwd=WORK)
     (built,) = WORK.glob("gqmm-*.whl")
     return built
 

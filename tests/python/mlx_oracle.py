@@ -29,3 +29,20 @@ def call(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls an mlx.core function on NumPy arguments."""
     result = function(*map(to_mlx, args), **{key: to_mlx(value) for key, value in kwargs.items()})
     return to_numpy(result) if isinstance(result, mx.array) else tuple(map(to_numpy, result))
+
+
+def _knows(mode: str) -> bool:
+    try:
+        mx.quantize(mx.ones((1, 128)), mode=mode)
+    except ValueError:
+        return False
+    return True
+
+
+MODES = [mode for mode in oracle.MODES if _knows(mode)]
+"""The modes of gqmm that MLX has too."""
+
+
+def of_mlx(settings: list[oracle.Setting]) -> list[oracle.Setting]:
+    """The settings of those modes."""
+    return [setting for setting in settings if setting.mode in MODES]

@@ -1,13 +1,18 @@
-"""The truth that the tests compare with: a float64 evaluation of the packed bits, and the error bound of docs/numerics.md.
+"""The truth that the tests compare with: a float64 evaluation of the packed bits, and its error bound.
 
-Written in NumPy from the documented formats alone; it shares no code with the library.
+docs/reference/numerics.md derives the bound.
+
+Written in NumPy from the documented formats alone; it shares no code with the library, which only says which formats there are
+and what ml_dtypes calls their codes and scales.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
+import gqmm
 import ml_dtypes
 import numpy as np
 
@@ -34,11 +39,31 @@ class Setting:
     def arguments(self) -> dict[str, Any]:
         return {"mode": self.mode, "bits": self.bits, "group_size": self.group_size}
 
+    @property
+    def format(self) -> gqmm.Format:
+        return next(f for f in gqmm.formats() if (f.mode, f.bits) == (self.mode, self.bits))
 
-AFFINE = [Setting("affine", bits, group) for bits in (1, 2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
-MICROSCALING = [Setting("mxfp4", 4, 32), Setting("mxfp8", 8, 32), Setting("nvfp4", 4, 16)]
-SETTINGS = AFFINE + MICROSCALING
-DEFAULTS = [Setting("affine", 4, 64), *MICROSCALING]
+    @property
+    def codes(self) -> np.dtype | None:
+        """The type of a code; None: an unsigned integer."""
+        return np.dtype(getattr(ml_dtypes, self.format.codes)) if self.format.codes.startswith("float") else None
+
+    @property
+    def scales(self) -> np.dtype | None:
+        """The type of a scale; None: one of FLOATS."""
+        return np.dtype(getattr(ml_dtypes, self.format.scales)) if self.format.scales else None
+
+    @property
+    def takes_float_path(self) -> bool:
+        """Whether codes are wider floats than bytes of integers can stand for."""
+        return self.codes is not None and self.bits == 8
+
+
+MODES = list(dict.fromkeys(f.mode for f in gqmm.formats()))
+SETTINGS = [Setting(f.mode, f.bits, group_size) for f in gqmm.formats() for group_size in f.group_sizes]
+AFFINE = [setting for setting in SETTINGS if setting.codes is None]
+MICROSCALING = [setting for setting in SETTINGS if setting.codes is not None]
+DEFAULTS = [Setting(f.mode, f.bits, f.default_group_size) for f in gqmm.formats() if f.is_default]
 
 
 def unpack(w: np.ndarray, bits: int) -> np.ndarray:
@@ -51,19 +76,13 @@ def unpack(w: np.ndarray, bits: int) -> np.ndarray:
 def code_values(setting: Setting) -> np.ndarray:
     """The value of every code, float64."""
     codes = np.arange(1 << setting.bits, dtype=np.uint8)
-    if setting.mode == "affine":
-        return codes.astype(np.float64)
-    if setting.mode == "mxfp8":
-        return codes.view(ml_dtypes.float8_e4m3fn).astype(np.float64)
-    return codes.view(ml_dtypes.float4_e2m1fn).astype(np.float64)
+    return (codes if setting.codes is None else codes.view(setting.codes)).astype(np.float64)
 
 
 def scale_values(setting: Setting, scales: np.ndarray) -> np.ndarray:
-    if setting.mode == "affine":
-        return scales.astype(np.float64)
-    if setting.mode == "nvfp4":
-        return scales.view(ml_dtypes.float8_e4m3fn).astype(np.float64)
-    return np.where(scales == 255, np.inf, np.ldexp(1.0, scales.astype(np.int64) - 127))
+    if setting.scales == ml_dtypes.float8_e8m0fnu:  # 255 is NaN to ml_dtypes, Inf to MLX
+        return np.where(scales == 255, np.inf, np.ldexp(1.0, scales.astype(np.int64) - 127))
+    return (scales if setting.scales is None else scales.view(setting.scales)).astype(np.float64)
 
 
 @dataclasses.dataclass
@@ -104,7 +123,7 @@ class Weights:
 
     def group_magnitudes(self) -> np.ndarray:
         """G of every weight's group: max(|scale|·max|value|, |bias|), float64 (matrices, N, K)."""
-        largest = np.nanmax(np.abs(code_values(self.setting)))
+        largest = np.max(np.abs(code_values(self.setting)), where=np.isfinite(code_values(self.setting)), initial=0.0)
         scales = np.abs(self._scales()) * largest
         return self._as_n_by_k(np.broadcast_to(np.maximum(scales, np.abs(self._biases())), scales.shape))
 
@@ -120,17 +139,17 @@ def random_weights(
     transpose: bool = True,
     with_global_scale: bool = False,
 ) -> Weights:
-    """Weights of random bits: every code occurs, NaN codes excepted."""
+    """Weights of random bits: every finite code occurs."""
     rows, along = (N, K) if transpose else (K, N)
     w = rng.integers(0, 1 << 32, (*leading, rows, along * setting.bits // 32), dtype=np.uint32)
-    if setting.mode == "mxfp8":
+    if setting.takes_float_path:
         bytes_of_w = w.view(np.uint8)
-        bytes_of_w[(bytes_of_w & 0x7F) == 0x7F] = 1
+        bytes_of_w[~np.isfinite(bytes_of_w.view(setting.codes).astype(np.float32))] = 1
     shape = (*leading, rows, along // setting.group_size)
-    if setting.mode == "affine":
+    if setting.scales is None:
         scales = (rng.uniform(0.5, 1.5, shape) / (1 << setting.bits) * rng.choice([-1, 1], shape)).astype(dtype)
         return Weights(setting, w, scales, rng.standard_normal(shape).astype(dtype), transpose)
-    low, high = (1, 0x60) if setting.mode == "nvfp4" else (120, 130)
+    low, high = (120, 130) if setting.scales == ml_dtypes.float8_e8m0fnu else (1, 0x60)
     scales = rng.integers(low, high, shape, dtype=np.uint8)
     global_scale = rng.uniform(1, 9, leading).astype(np.float32) if with_global_scale else None
     return Weights(setting, w, scales, None, transpose, global_scale)
@@ -166,7 +185,7 @@ def reference(x: np.ndarray, weights: Weights, lhs: np.ndarray, rhs: np.ndarray,
     magnitude = np.abs(rows) @ weights.group_magnitudes()[rhs].swapaxes(-1, -2)
     dtype = result_dtype(x, weights)
     K = x.shape[-1]
-    float_path = weights.setting.mode == "mxfp8" or not weights.transpose
+    float_path = weights.setting.takes_float_path or not weights.transpose
     slices = {"default": 3 if dtype == float32 else 2, "fast": 1, "float32": 3}[precision]
     p = 22 if float_path else {1: 6, 2: 13, 3: 22}[slices]
     additions = K if float_path else 2 * K / weights.setting.group_size
@@ -205,3 +224,18 @@ def bits_of(a: np.ndarray) -> np.ndarray:
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(bits_of(a), bits_of(b))
+
+
+# --- Functions of activations ---------------------------------------------------------------------------------------------
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gelu(x, approximate):
+    if approximate == "tanh":
+        return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return x / 2 * (1 + erf(x / math.sqrt(2)))

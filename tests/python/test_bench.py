@@ -15,8 +15,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def script(name: str) -> Path:
+    """A Python file of the benchmark, whichever room it lies in."""
+    (path,) = (ROOT / "bench").glob(f"*/{name}.py")
+    return path
+
+
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, script(name))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,7 +37,7 @@ class TestLearnedRouting:
         learned = load("learned_routing")
         folder = ROOT / "models" / "shakespeare-moe-affine4"
         counts = learned.count(folder, learned.TOKENS)
-        lines = (ROOT / "bench" / "learned_routing.txt").read_text().splitlines()
+        lines = (ROOT / "bench" / "cases" / "learned_routing.txt").read_text().splitlines()
         stored = np.array([line.split() for line in lines if not line.startswith("#")], np.int64)
         # NumPy's part of the model is rounded differently with other libraries, where two experts are as good as equal.
         assert np.abs(counts - stored).sum() <= 1e-3 * counts.sum()
@@ -61,14 +67,14 @@ class TestRouting:
     @pytest.mark.parametrize("routing", ["uniform", "balanced", "learned"])
     def test_no_token_has_an_expert_twice(self, routing: str) -> None:
         popularity = [0.9, 0.5, 0.3, 0.1, 0.1, 0.1, 0, 0]
-        case = load("peers").Case(SETTINGS | {"routing": routing, "popularity": popularity})
+        case = load("peers").CaseSettings(SETTINGS | {"routing": routing, "popularity": popularity})
         for token in case.route(100):
             assert len(set(token)) == 2
             assert max(token) < 8
 
     @pytest.mark.parametrize(("experts", "top"), [(8, 2), (8, 5), (5, 5), (3, 1), (1, 1)])
     def test_half_routing_gives_one_expert_half_of_the_rows(self, experts: int, top: int) -> None:
-        case = load("peers").Case(SETTINGS | {"routing": "half", "experts": experts, "top": top})
+        case = load("peers").CaseSettings(SETTINGS | {"routing": "half", "experts": experts, "top": top})
         routed = case.route(101)
         popular = routed[0, 0]
         assert np.sum(routed == popular) == (101 * top if experts == 1 else (101 * top + 1) // 2)
@@ -79,7 +85,7 @@ class TestRouting:
 
     def test_learned_routing_prefers_experts_as_much_as_it_is_told(self) -> None:
         popularity = np.array([0.9, 0.5, 0.3, 0.1, 0.1, 0.1, 0, 0])
-        case = load("peers").Case(SETTINGS | {"routing": "learned", "popularity": popularity})
+        case = load("peers").CaseSettings(SETTINGS | {"routing": "learned", "popularity": popularity})
         tokens = 20000
         chosen = np.bincount(np.concatenate([case.prefer() for _ in range(tokens)]), minlength=8) / tokens
         deviation = np.sqrt(popularity * (1 - popularity) / tokens)
@@ -90,7 +96,9 @@ class TestPeers:
     def test_the_error_is_that_of_the_result(self) -> None:
         peers, random = load("peers"), np.random.default_rng(3)
         x, w = random.standard_normal((6, 32)), random.standard_normal((40, 32))
-        product = peers.Product(lambda experts: x @ w.T * 1.01, lambda y: y, lambda experts, row, columns: (x[row], w[columns]))
+        product = peers.PeerProduct(
+            lambda experts: x @ w.T * 1.01, lambda y: y, lambda experts, row, columns: (x[row], w[columns])
+        )
         experts = np.zeros((3, 2), np.uint32)
         assert product.error(experts, product.run(experts), random) == pytest.approx(0.01, rel=1e-9)
 
@@ -121,9 +129,9 @@ class TestPeers:
         assert measured.run(name) > 0
 
     def test_a_python_without_numpy_says_what_it_lacks(self) -> None:
-        script = (ROOT / "bench" / "peers.py").read_text()
+        program = script("peers").read_text()
         requests = json.dumps({"case": SETTINGS}) + "\n"
-        bare = [sys.executable, "-I", "-S", "-c", script]  # -S: no site-packages
+        bare = [sys.executable, "-I", "-S", "-c", program]  # -S: no site-packages
         result = subprocess.run(bare, check=True, capture_output=True, text=True, input=requests)
         assert result.stderr == ""
         assert json.loads(result.stdout) == {"error": "ImportError: No module named 'numpy'"}
@@ -237,7 +245,7 @@ def a_case(rows: int, slices: int, packed: bool, peers: list[dict[str, object]])
         "cached": False,
         "routing": "balanced",
         "threads": 1,
-        "instruction_set": "avx512",
+        "instruction_set": "avx512vnni",
         "operations": 2.0 * 128 * rows * 768 * 2048,
         "bytes": 113246208.0,
         "seconds": {"median": 2e-3 * rows},

@@ -84,7 +84,7 @@ SHARED = {
     "a stream by name": (change(stream="gpu"), r"unsupported stream 'gpu'; pass None or gqmm.Stream"),
     "a stream that is a number": (change(stream=0), r"unsupported stream 0; "),
     "w of one dimension": (change(w=lambda w: w[0, 0]), r"w has shape \(16,\)"),
-    "bits beyond an int": (change(bits=1 << 40), r"bits = 1099511627776 is out of range; no setting is of more than 32 bits"),
+    "bits beyond an int": (change(bits=1 << 40), r"bits = 1099511627776 is out of range; no setting has more than 32 bits"),
 }
 
 GATHER_ONLY = {
@@ -249,7 +249,7 @@ def test_quantize_takes_the_compute_types_only(dtype):
         ({"dtype": "half"}, ValueError, r"dtype = 'half' is not an element type"),
         ({"dtype": 3}, TypeError, r"dtype: expected an element type"),
         ({"scales": 1.0}, TypeError, r"scales: expected an array"),
-        ({"scales": None}, TypeError, r"scales: expected an array"),
+        ({"scales": None}, ValueError, r"scales is missing; pass the second array that quantize returns"),
         ({"mode": "mxfp4"}, ValueError, r"scales has type float32"),
         ({"stream": object}, ValueError, r"unsupported stream"),
     ],

@@ -211,7 +211,7 @@ def test_scales_may_have_their_own_type(rng, setting):
     weights = oracle.random_weights(rng, setting, (3,), 64, 128)
     x = rng.standard_normal((3, 4, 128)).astype(np.float32)
     arguments = setting.arguments()
-    typed = weights.scales.view(ml_dtypes.float8_e4m3fn if setting.mode == "nvfp4" else ml_dtypes.float8_e8m0fnu)
+    typed = weights.scales.view(setting.scales)
     for scales in (typed, np.asfortranarray(typed), typed.repeat(2, -1)[..., ::2], read_only(typed)):
         for ours, expected in [
             (gqmm.gather_qmm(x, weights.w, scales, **arguments), gqmm.gather_qmm(x, *weights.arrays(), **arguments)),
@@ -223,8 +223,7 @@ def test_scales_may_have_their_own_type(rng, setting):
 
 
 FLOAT8 = ("float8_e4m3fn", "float8_e8m0fnu", "float8_e5m2", "float8_e4m3", "float8_e4m3b11fnuz")
-FITTING = {"affine": "", "mxfp4": "float8_e8m0fnu", "mxfp8": "float8_e8m0fnu", "nvfp4": "float8_e4m3fn"}
-UNFIT = [(setting, dtype) for setting in oracle.DEFAULTS for dtype in FLOAT8 if dtype != FITTING[setting.mode]]
+UNFIT = [(setting, dtype) for setting in oracle.DEFAULTS for dtype in FLOAT8 if dtype != setting.format.scales]
 
 
 @pytest.mark.parametrize(("setting", "dtype"), UNFIT, ids=str)

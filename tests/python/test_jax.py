@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"  # read by the first call
 
@@ -106,7 +108,7 @@ def test_scales_may_have_their_own_type(rng, setting):
     weights = oracle.random_weights(rng, setting, (3,), 5, 128)
     x = rng.standard_normal((3, 2, 128)).astype(np.float32)
     expected = gqmm.gather_qmm(x, *weights.arrays(), **setting.arguments())
-    dtype = jax.numpy.float8_e4m3fn if setting.mode == "nvfp4" else jax.numpy.float8_e8m0fnu
+    dtype = getattr(jax.numpy, setting.format.scales)
     scales = jax.numpy.asarray(weights.scales).view(dtype)
     assert oracle.same_bits(gqmm.gather_qmm(x, weights.w, scales, **setting.arguments()), expected)
 
@@ -117,3 +119,14 @@ def test_scales_may_have_their_own_type(rng, setting):
 def test_traced_values_of_other_transforms_are_refused(transform):
     with pytest.raises(TypeError, match=r"\[quantize\] w: a traced JAX value has no memory"):
         transform(lambda w: gqmm.quantize(w)[1].sum())(jax.numpy.ones((2, 2, 64)))
+
+
+def test_quantized_weights_hold_arrays(rng):
+    weights = gqmm.QuantizedWeights(*gqmm.quantize(jax.numpy.asarray(rng.standard_normal((3, 5, 128)).astype(np.float32))))
+    x = jax.numpy.asarray(rng.standard_normal((3, 2, 128)).astype(np.float32))
+    assert isinstance(weights.w, jax.Array)
+    assert isinstance(gqmm.dequantize(weights), jax.Array)
+    expected = np.asarray(gqmm.gather_qmm(x, weights.w, weights.scales, weights.biases))
+    again = pickle.loads(pickle.dumps(weights))
+    for same in (weights, again, copy.deepcopy(weights), gqmm.pack(weights)):
+        assert oracle.same_bits(np.asarray(gqmm.gather_qmm(x, same)), expected)

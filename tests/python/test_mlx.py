@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+
 import gqmm
 import numpy as np
 import oracle
@@ -62,3 +66,22 @@ def test_every_function_returns_arrays(rng):
 def test_arrays_inside_a_transformation_are_refused():
     with pytest.raises(ValueError, match=r"\[quantize\] w: its library does not lend the memory: "):
         mx.compile(lambda w: gqmm.quantize(w)[0])(mx.ones((2, 64)))
+
+
+def test_quantized_weights_hold_arrays(rng):
+    weights = gqmm.QuantizedWeights(*gqmm.quantize(mx.array(rng.standard_normal((3, 5, 128)).astype(np.float32))))
+    x = mx.array(rng.standard_normal((3, 2, 128)).astype(np.float32))
+    assert isinstance(weights.w, mx.array)
+    assert isinstance(gqmm.dequantize(weights), mx.array)
+    expected = gqmm.gather_qmm(x, weights.w, weights.scales, weights.biases)
+    again = pickle.loads(pickle.dumps(weights))
+    for same in (weights, again, copy.deepcopy(weights), gqmm.pack(weights)):
+        assert mx.array_equal(gqmm.gather_qmm(x, same), expected)
+
+
+def test_arrays_of_quantized_weights_that_are_assigned_to_are_read_anew(rng):
+    weights = gqmm.QuantizedWeights(*gqmm.quantize(mx.array(rng.standard_normal((3, 5, 128)).astype(np.float32))))
+    weights.scales[:] = 0  # MLX gives the array other memory
+    weights.biases[:] = 1
+    gc.collect()
+    assert mx.array_equal(gqmm.dequantize(weights), mx.ones((3, 5, 128)))

@@ -19,7 +19,7 @@ from oracle import Setting
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 STREAMS = [gqmm.Device(), gqmm.Stream(), gqmm.Stream(threads=3)]
-CLASSES = [gqmm.Device, gqmm.Stream, gqmm.PackedWeights, gqmm.InstructionSet, _gqmm.Result]
+CLASSES = [gqmm.Device, gqmm.Stream, gqmm.QuantizedWeights, gqmm.PackedWeights, gqmm.InstructionSet, _gqmm.Result]
 
 
 def packed_weights(setting: Setting = Setting("affine", 4, 64), transpose: bool = True) -> gqmm.PackedWeights:  # noqa: B008

@@ -16,14 +16,22 @@ import pytest
 
 SIGNATURES = {
     "gather_qmm": "(x, w, /, scales=None, biases=None, lhs_indices=None, rhs_indices=None, transpose=True, group_size=None, "
-    "bits=None, mode='affine', global_scale=None, *, sorted_indices=False, precision='default', stream=None)",
+    "bits=None, mode='affine', global_scale=None, *, sorted_indices=False, missing='error', "
+    "precision='default', stream=None)",
     "quantized_matmul": "(x, w, /, scales=None, biases=None, transpose=True, group_size=None, bits=None, mode='affine', *, "
     "precision='default', stream=None)",
     "gather_mm": "(a, b, /, lhs_indices=None, rhs_indices=None, *, sorted_indices=False, stream=None)",
+    "activate": "(gate, up, activation, *, stream=None)",
+    "moe_ffn": "(x, topk_ids, topk_weights, gate, up, down, *, activation=SwiGLU(alpha=1.0, limit=None, bias=0.0), "
+    "gate_up_order='gate_up', gate_bias=None, up_bias=None, down_bias=None, router_weight_on_input=False, missing='error', "
+    "local_experts=None, shared=None, precision='default', stream=None, out=None)",
+    "grouped_qmm": "(x, weights, offsets, *, rows='error', precision='default', stream=None, out=None)",
+    "grouped_mm": "(x, b, offsets, *, rows='error', stream=None, out=None)",
+    "moe_combine": "(slots, topk_weights, *, out=None, stream=None)",
     "quantize": "(w, /, group_size=None, bits=None, mode='affine', *, global_scale=None, stream=None)",
-    "dequantize": "(w, /, scales, biases=None, group_size=None, bits=None, mode='affine', global_scale=None, dtype=None, *, "
+    "dequantize": "(w, /, scales=None, biases=None, group_size=None, bits=None, mode='affine', global_scale=None, dtype=None, *, "
     "stream=None)",
-    "pack": "(w, scales, biases=None, *, group_size=None, bits=None, mode='affine', transpose=True, stream=None)",
+    "pack": "(w, scales=None, biases=None, *, group_size=None, bits=None, mode='affine', transpose=True, stream=None)",
     "unpack": "(w, /, *, like=None)",
 }
 
@@ -38,8 +46,8 @@ def test_signatures_are_the_documented_ones(name):
     assert str(bare) == SIGNATURES[name]
 
 
-@pytest.mark.parametrize("name", ["gather_qmm", "quantized_matmul"])
-def test_defaults_that_packed_weights_replace_still_equal_what_they_show(name):
+@pytest.mark.parametrize("name", ["gather_qmm", "quantized_matmul", "pack"])
+def test_defaults_that_weights_replace_still_equal_what_they_show(name):
     parameters = inspect.signature(getattr(gqmm, name)).parameters
     assert parameters["transpose"].default == True  # noqa: E712
     assert parameters["mode"].default == "affine"
@@ -56,6 +64,23 @@ def test_everything_public_is_documented():
         for parameter in inspect.signature(getattr(gqmm, name)).parameters:
             assert f"    {parameter}: " in documentation, (name, parameter)
         assert "Raises:" in documentation
+
+
+@pytest.mark.parametrize("name", ["gather_qmm", "quantized_matmul", "quantize", "dequantize", "pack"])
+def test_docstrings_name_every_mode(name):
+    """The extension's list of formats fills them in; no name of a gap is left."""
+    documentation = inspect.getdoc(getattr(gqmm, name))
+    assert "{" not in documentation
+    for each in gqmm.formats():
+        assert each.mode in documentation
+
+
+def test_formats_have_one_default_for_each_mode():
+    formats = gqmm.formats()
+    assert len({(each.mode, each.bits) for each in formats}) == len(formats)
+    for each in formats:
+        assert each.default_group_size in each.group_sizes
+        assert [other.is_default for other in formats if other.mode == each.mode].count(True) == 1
 
 
 def test_the_version_is_the_distributions():

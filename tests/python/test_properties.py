@@ -112,7 +112,7 @@ plausible_shapes = st.builds(
 )
 plausible_array = any_array(plausible_shapes)
 anything = st.one_of(any_array(), plausible_array, st.none(), st.integers(), st.text(max_size=3), st.floats(), st.just([1.0]))
-some_mode = st.one_of(st.sampled_from(["affine", "mxfp4", "mxfp8", "nvfp4", "int4"]), st.none(), st.integers())
+some_mode = st.one_of(st.sampled_from([*oracle.MODES, "int4"]), st.none(), st.integers())
 some_int = st.one_of(st.none(), st.sampled_from([1, 2, 3, 4, 5, 6, 8, 16, 32, 64, 128]), st.integers(), st.floats())
 some_bool = st.one_of(st.booleans(), st.none(), st.integers())
 stream = st.one_of(st.none(), st.builds(gqmm.Stream, st.integers(0, 3)), st.text(max_size=3))

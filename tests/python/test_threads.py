@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,34 @@ def test_threadpoolctl_limits_gqmm():
     assert info["version"] == gqmm.__version__
 
 
+def test_a_limit_of_threadpoolctl_that_ends_leaves_gqmm_to_the_machine():
+    """Also if the machine grants another number by then."""
+    pytest.importorskip("threadpoolctl")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors")
+    program = """
+import os
+import gqmm, threadpoolctl
+controller = threadpoolctl.ThreadpoolController()
+for limit in (threadpoolctl.threadpool_limits(1), controller.limit(limits=1)):
+    all = os.sched_getaffinity(0)
+    with limit:
+        os.sched_setaffinity(0, {min(all)})
+        controller.info()
+    print(gqmm.get_num_threads(), end=" ")
+    os.sched_setaffinity(0, all)
+    print(gqmm.get_num_threads() == gqmm.available_threads() == len(all))
+"""
+    result = run(program, GQMM_NUM_THREADS="4096")
+    assert result.stdout == 2 * "1 True\n", result.stderr
+
+
+def test_the_program_of_threadpoolctl_shows_gqmm():
+    pytest.importorskip("threadpoolctl")
+    shown = subprocess.run([sys.executable, "-m", "threadpoolctl", "-i", "gqmm"], capture_output=True, text=True, check=True)
+    assert '"user_api": "gqmm"' in shown.stdout
+
+
 @pytest.mark.parametrize("order", ["import gqmm, threadpoolctl", "import threadpoolctl, gqmm"])
 def test_threadpoolctl_may_be_imported_before_or_after(order):
     pytest.importorskip("threadpoolctl")
@@ -135,6 +164,10 @@ def test_the_instruction_set_is_chosen_by_the_environment():
             assert "ValueError" in result.stderr
             assert candidate.name in result.stderr
         assert candidate.description
+    for former, name in {"avx512": "avx512vnni", "neon": "neon-dotprod", "i8mm": "neon-i8mm"}.items():
+        result = run(program, GQMM_ISA=former)
+        supported = name in [s.name for s in sets if s.supported]
+        assert result.stdout.strip() == (name if supported else ""), result.stderr
     unknown = run(program, GQMM_ISA="sse9")
     assert unknown.returncode != 0
     assert "ValueError" in unknown.stderr

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import gqmm
 import numpy as np
 import oracle
@@ -108,7 +111,7 @@ def test_scales_may_have_their_own_type(rng, setting):
     w, scales = map(torch.from_numpy, weights.arrays())
     x = torch.from_numpy(rng.standard_normal((3, 2, 128)).astype(np.float32))
     expected = gqmm.gather_qmm(x, w, scales, **setting.arguments())
-    typed = scales.view(torch.float8_e4m3fn if setting.mode == "nvfp4" else torch.float8_e8m0fnu)
+    typed = scales.view(getattr(torch, setting.format.scales))
     assert torch.equal(gqmm.gather_qmm(x, w, typed, **setting.arguments()), expected)
     with pytest.raises(ValueError, match=r"scales: element type float8_e5m2 does not fit mode .*pass scales.view\(uint8\)"):
         gqmm.gather_qmm(x, w, scales.view(torch.float8_e5m2), **setting.arguments())
@@ -131,3 +134,14 @@ def test_complex_tensors_are_refused_conjugate_or_not():
 def test_tensors_on_a_gpu_are_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"\[quantize\] w: its memory is on CUDA device 0.*w.cpu\(\)"):
         gqmm.quantize(torch.ones(2, 64, device="cuda"))
+
+
+def test_quantized_weights_hold_tensors(rng):
+    weights = gqmm.QuantizedWeights(*gqmm.quantize(torch.from_numpy(rng.standard_normal((3, 5, 128)).astype(np.float32))))
+    x = torch.from_numpy(rng.standard_normal((3, 2, 128)).astype(np.float32))
+    assert isinstance(weights.w, torch.Tensor)
+    assert isinstance(gqmm.dequantize(weights), torch.Tensor)
+    expected = gqmm.gather_qmm(x, weights.w, weights.scales, weights.biases)
+    again = pickle.loads(pickle.dumps(weights))
+    for same in (weights, again, copy.deepcopy(weights), gqmm.pack(weights)):
+        assert torch.equal(gqmm.gather_qmm(x, same), expected)

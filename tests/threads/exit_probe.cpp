@@ -1,4 +1,4 @@
-// A process that ends while other threads compute: static objects are destroyed, or not, and the exit status is 7.
+// A process that ends while other threads compute. Static objects are destroyed or not, and the exit status is 7.
 //
 //     exit_probe return | exit | quick_exit
 #include <gqmm/gqmm.hpp>
@@ -20,7 +20,7 @@ constexpr std::int64_t rows = 64;
 
 std::atomic<int> calls{0};
 
-// Never destroyed, for threads go on reading them.
+// These arrays are never destroyed, because threads still read them at the end.
 std::array<float, static_cast<std::size_t>(N* K)> ones;
 const gqmm::array* x = nullptr;
 const gqmm::array* w = nullptr;
@@ -32,7 +32,7 @@ void compute(const gqmm::array& x, const gqmm::array& w) {
   }
 }
 
-// A static object whose destructor computes as well, after those of the library's own.
+// A static object whose destructor computes too, after the library's own static objects have been destroyed.
 struct ComputesAtTheEnd {
   ~ComputesAtTheEnd() {
     const std::vector<float> values(N * K, 1.0F);

@@ -1,4 +1,4 @@
-// Processes that end while their threads compute.
+// Tests of processes that end while their threads compute.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -8,7 +8,7 @@
 namespace gqmm::threads {
 namespace {
 
-/// The exit status of a shell command; −1 if a signal or a time limit ended it.
+/// The exit status of a shell command, or −1 if a signal or a time limit ended it.
 int status_of(const std::string& command) {
   const int status = std::system(("timeout 60 " + command).c_str());
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;

@@ -1,5 +1,6 @@
-// A process that forks: its children compute, with a team of their own, whatever its threads were doing.
+// Tests of a process that forks. Its children compute with a team of their own, whatever the threads of the parent do.
 #include "threads/forked_child.hpp"
+#include "threads/process_threads.hpp"
 #include "threads/team.hpp"
 
 #include <gqmm/gqmm.hpp>
@@ -13,7 +14,6 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
-#include <filesystem>
 #include <functional>
 #include <iterator>
 #include <thread>
@@ -24,13 +24,8 @@ namespace {
 
 constexpr int ok = 0;
 
-int process_threads() {
-  return static_cast<int>(
-      std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator()));
-}
-
 /// A product that is worth several threads, whose every element is K.
-class Product {
+class ProductOfOnes {
  public:
   bool is_right(int threads) const {
     const array y = gather_mm(array::borrow(values_.data(), {rows, K}, Dtype::float32),
@@ -48,7 +43,7 @@ class Product {
 };
 
 TEST(Fork, AChildComputesWithATeamOfItsOwn) {
-  const Product product;
+  const ProductOfOnes product;
   ASSERT_TRUE(product.is_right(3));
   EXPECT_EQ(status_of_child([&] {
               const bool first = product.is_right(3) && product.is_right(1);
@@ -59,7 +54,7 @@ TEST(Fork, AChildComputesWithATeamOfItsOwn) {
 }
 
 TEST(Fork, AChildOfAChildComputesToo) {
-  const Product product;
+  const ProductOfOnes product;
   EXPECT_EQ(status_of_child([&] {
               return product.is_right(2) && status_of_child([&] { return product.is_right(2) ? ok : 1; }) == ok &&
                              product.is_right(2)
@@ -70,7 +65,7 @@ TEST(Fork, AChildOfAChildComputesToo) {
 }
 
 TEST(Fork, WhileOtherThreadsComputeLeavesTheChildFree) {
-  const Product product;
+  const ProductOfOnes product;
   std::atomic<bool> stop{false};
   std::atomic<int> wrong{0};
   std::vector<std::thread> callers;
@@ -91,9 +86,9 @@ TEST(Fork, WhileOtherThreadsComputeLeavesTheChildFree) {
   EXPECT_EQ(wrong, 0);
 }
 
-// Everything that a first call makes (the team, what is known of the machine, blocks of memory) is half made when the fork comes.
+// The fork happens while a first call is making its global objects: the team, the limits of the machine and blocks of memory.
 TEST(Fork, WhileAnotherThreadIsInTheFirstCallLeavesTheChildFree) {
-  const Product product;
+  const ProductOfOnes product;
   for (int turn = 0; turn < 30; ++turn) {
     // The process in which the first call happens is itself a child.
     ASSERT_EQ(status_of_child([&] {
@@ -115,14 +110,14 @@ TEST(Fork, WhileAnotherThreadIsInTheFirstCallLeavesTheChildFree) {
 }
 
 TEST(Fork, FromAThreadThatIsNotTheFirstOneLeavesTheChildFree) {
-  const Product product;
+  const ProductOfOnes product;
   ASSERT_TRUE(product.is_right(2));
   int status = -1;
   std::thread([&] { status = status_of_child([&] { return product.is_right(2) ? ok : 1; }); }).join();
   EXPECT_EQ(status, ok);
 }
 
-// A check whether the call should stop runs signal handlers, which may fork.
+// An InterruptCheck may run signal handlers, and these may fork.
 TEST(Fork, WithinACallGivesTheChildAnErrorAndTheParentItsResult) {
   pid_t child = -1;
   bool forked = false;
@@ -140,20 +135,20 @@ TEST(Fork, WithinACallGivesTheChildAnErrorAndTheParentItsResult) {
     std::atomic<int> items{0};
     try {
       TeamCall call(2);
-      Step step(
+      Phase phase(
           400, call.threads(), [](std::int64_t) { return 1; },
           [&](std::int64_t, std::int64_t) {
             std::this_thread::sleep_for(std::chrono::milliseconds(1));
             ++items;
           });
-      call.run(std::array{&step});
+      call.run(std::array{&phase});
       if (child == 0) {
         _exit(1);  // a result in the child would not be whole
       }
       EXPECT_EQ(items, 400);
     } catch (const std::runtime_error& error) {
       if (child == 0) {
-        const Product product;  // the child's next call works
+        const ProductOfOnes product;  // the child's next call works
         _exit(std::string(error.what()).find("forked") != std::string::npos && product.is_right(2) ? ok : 2);
       }
       ADD_FAILURE() << error.what();

@@ -1,4 +1,4 @@
-// Code that tests run in a forked process.
+// Runs a part of a test in a forked process.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,8 +9,8 @@
 
 namespace gqmm::threads {
 
-/// Runs `child` in a forked process, which is ended after 60 seconds. Returns what `child` returned, 98 if it threw, −1 if a
-/// signal ended the process.
+/// Runs `child` in a forked process, which is ended after 60 seconds. Returns what `child` returned, or 98 if it threw. Returns
+/// −1 if a signal ended the process.
 inline int status_of_child(const std::function<int()>& child) {
   const pid_t pid = fork();
   if (pid == 0) {

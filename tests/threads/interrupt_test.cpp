@@ -1,4 +1,5 @@
-// Long calls that their caller gives up.
+// Tests of long calls that their caller stops.
+#include "arrays/contiguous.hpp"
 #include "threads/team.hpp"
 
 #include <gqmm/gqmm.hpp>
@@ -14,21 +15,24 @@
 #include <vector>
 
 namespace gqmm::threads {
+
+using namespace detail;
+
 namespace {
 
 using std::chrono::milliseconds;
 
-/// A call of ten seconds on so many threads, of which the caller's asks its check.
+/// A call that takes ten seconds on `threads` threads. The caller's thread asks its check.
 void run_long_call(int threads, std::atomic<int>& running) {
   TeamCall call(threads);
-  Step step(
+  Phase phase(
       10'000, call.threads(), [](std::int64_t) { return 1; },
       [&](std::int64_t, std::int64_t) {
         ++running;
         std::this_thread::sleep_for(milliseconds(1));
         --running;
       });
-  call.run(std::array{&step});
+  call.run(std::array{&phase});
 }
 
 TEST(Interrupt, StopsACallOnAnyNumberOfThreadsAndLeavesNothingRunning) {
@@ -64,9 +68,9 @@ TEST(Interrupt, IsAskedForOnTheThreadOfTheCheckAlone) {
   });
   std::thread other([&] {
     TeamCall call(1);
-    Step step(
+    Phase phase(
         150, 1, [](std::int64_t) { return 1; }, [](std::int64_t, std::int64_t) { std::this_thread::sleep_for(milliseconds(1)); });
-    call.run(std::array{&step});  // has no check
+    call.run(std::array{&phase});  // has no check
   });
   other.join();
   EXPECT_EQ(asked, 0);
@@ -88,7 +92,21 @@ TEST(Interrupt, OfAnInnerCheckReplacesTheOuterOneUntilItEnds) {
   EXPECT_TRUE(outer_asked);
 }
 
-// Weights whose sums tell every result: all ones.
+// A single row, or a single matrix to be copied, may take seconds. Each of these takes long enough for a second question.
+TEST(Interrupt, IsAskedForWithinARowAndWithinACopy) {
+  constexpr std::int64_t K = std::int64_t{1} << 25;
+  const std::vector<float> zeros(static_cast<std::size_t>(K));
+  const array row = array::borrow(zeros.data(), {1, K}, Dtype::float32);
+  const array codes = array::borrow(zeros.data(), {1, K / 8}, Dtype::uint32);
+  const array scales = array::borrow(zeros.data(), {1, K / 64}, Dtype::float32);
+  const InterruptCheck check([] { return true; });
+  EXPECT_THROW((void)quantize(row), Interrupted);
+  EXPECT_THROW((void)dequantize({.w = codes, .scales = scales, .biases = scales}), Interrupted);
+  const array transposed = array::borrow(zeros.data(), {8192, 4096}, Dtype::float32, {4, 4 * 8192});
+  EXPECT_THROW((void)copy_row_major(transposed), Interrupted);
+}
+
+// All weights are 1, so that every result is a known sum.
 struct LargeProduct {
   static constexpr std::int64_t rows = 64;
   static constexpr std::int64_t N = 1024;
@@ -106,7 +124,7 @@ struct LargeProduct {
   }
 };
 
-// The memory in which a call keeps its rows of x belongs to its thread; a second call must not take it.
+// The memory in which a call keeps its rows of x belongs to its thread. A second call must not use it.
 TEST(Interrupt, AllowsTheCheckToCallOperatorsItself) {
   set_instruction_set("scalar");  // so that a call is long enough to be asked
   const LargeProduct product;

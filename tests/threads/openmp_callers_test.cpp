@@ -1,4 +1,5 @@
-// Callers that run on the threads of an OpenMP runtime, which is not the library's.
+// Tests of callers that run on the threads of an OpenMP runtime.
+#include "threads/process_threads.hpp"
 #include "threads/team.hpp"
 
 #include <gtest/gtest.h>
@@ -6,19 +7,13 @@
 
 #include <array>
 #include <atomic>
-#include <filesystem>
 #include <iterator>
 #include <vector>
 
 namespace gqmm::threads {
 namespace {
 
-int process_threads() {
-  return static_cast<int>(
-      std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator()));
-}
-
-/// Threads that a call is planned for that wants four.
+/// The number of threads that a call gets which asks for four.
 int planned() { return TeamCall(4).threads(); }
 
 class OpenMpCallers : public testing::TestWithParam<int> {

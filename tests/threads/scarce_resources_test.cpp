@@ -1,4 +1,4 @@
-// A system that gives no thread, or no memory for one.
+// Tests of a system that refuses to create a thread, or has no memory for one.
 #include "threads/forked_child.hpp"
 #include "threads/team.hpp"
 
@@ -26,12 +26,12 @@ namespace {
 
 constexpr int items = 100;
 
-/// Threads that a call is planned for that wants eight; −1 if it did not do its work.
+/// The number of threads that a call gets which asks for eight, or −1 if it did not do its work.
 int threads_of_a_call() {
   TeamCall call(8);
   std::atomic<int> done{0};
-  Step step(items, call.threads(), [](std::int64_t) { return 1; }, [&](std::int64_t, std::int64_t) { ++done; });
-  call.run(std::array{&step});
+  Phase phase(items, call.threads(), [](std::int64_t) { return 1; }, [&](std::int64_t, std::int64_t) { ++done; });
+  call.run(std::array{&phase});
   return done == items ? call.threads() : -1;
 }
 
@@ -60,7 +60,8 @@ TEST(ScarceResources, ACallRunsOnTheThreadsThatCouldBeCreated) {
     if (getuid() == 0 && setuid(nobody) != 0) {
       return 90;
     }
-    // Other processes of this user count too: the limit that just lets two more threads start is found by trying.
+    // The threads of other processes of this user count too. So the limit that lets just two more threads start is found by
+    // trial.
     for (rlim_t most = 1; most < 2000; ++most) {
       if (!limit(RLIMIT_NPROC, most)) {
         return 91;
@@ -80,7 +81,7 @@ TEST(ScarceResources, ACallRunsOnTheThreadsThatCouldBeCreated) {
 #if !defined(GQMM_MEMORY_CANNOT_BE_LIMITED)
 TEST(ScarceResources, ACallRunsOnTheCallerAloneIfThereIsNoMemoryForAStack) {
   EXPECT_EQ(status_of_child([] {
-              // Room for small things, not for a stack. Threads of earlier tests have left some of the usual size.
+              // There is room for small objects but not for a stack. Threads of earlier tests have left stacks of the usual size.
               pthread_attr_t attributes;
               if (pthread_attr_init(&attributes) != 0 || pthread_attr_setstacksize(&attributes, std::size_t{64} << 20) != 0 ||
                   pthread_setattr_default_np(&attributes) != 0) {

@@ -1,13 +1,13 @@
-// A call on the process's team: its threads, its steps, its errors, and its end.
+// Tests of calls on the process's team: their threads, phases, errors and end.
 #include "threads/team.hpp"
 #include "float_settings.hpp"
+#include "threads/process_threads.hpp"
 
 #include <gtest/gtest.h>
 
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <filesystem>
 #include <iterator>
 #include <mutex>
 #include <set>
@@ -21,14 +21,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-int process_threads() {
-  return static_cast<int>(
-      std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator()));
-}
-
 constexpr std::int64_t one_each(std::int64_t /*item*/) { return 1; }
 
-/// Waits until `done()`; false after ten seconds.
+/// Waits until `done()` is true. Returns false after ten seconds.
 template <class Done>
 bool eventually(Done done) {
   for (int i = 0; i < 1000; ++i) {
@@ -40,11 +35,11 @@ bool eventually(Done done) {
   return false;
 }
 
-/// Runs `work` on each of `count` items; returns the threads that the call was planned for.
+/// Runs `work` on each of `count` items. Returns the number of threads that the call was planned for.
 int run_items(int wanted, std::int64_t count, const std::function<void(std::int64_t item)>& work) {
   TeamCall call(wanted);
-  Step step(count, call.threads(), one_each, [&](std::int64_t item, std::int64_t) { work(item); });
-  call.run(std::array{&step});
+  Phase phase(count, call.threads(), one_each, [&](std::int64_t item, std::int64_t) { work(item); });
+  call.run(std::array{&phase});
   return call.threads();
 }
 
@@ -57,12 +52,12 @@ TEST(Team, RunsEveryItemOfEachStepOnceAndTheStepsInTheirOrder) {
     std::atomic<int> too_early{0};
     TeamCall call(wanted);
     EXPECT_EQ(call.threads(), wanted);
-    Step one(count, call.threads(), one_each, [&](std::int64_t item, std::int64_t) {
+    Phase one(count, call.threads(), one_each, [&](std::int64_t item, std::int64_t) {
       ++first[static_cast<std::size_t>(item)];
       ++finished;
     });
-    Step nothing(0, call.threads(), one_each, [](std::int64_t, std::int64_t) { FAIL(); });
-    Step two(count, call.threads(), one_each, [&](std::int64_t item, std::int64_t) {
+    Phase nothing(0, call.threads(), one_each, [](std::int64_t, std::int64_t) { FAIL(); });
+    Phase two(count, call.threads(), one_each, [&](std::int64_t item, std::int64_t) {
       too_early += finished == count ? 0 : 1;
       ++second[static_cast<std::size_t>(item)];
     });
@@ -150,8 +145,8 @@ TEST(Team, ThrowsTheErrorOfAnItemOnceNothingRunsAnyMore) {
 TEST(Team, BeginsNoStepAfterOneThatFailed) {
   TeamCall call(3);
   std::atomic<int> second{0};
-  Step one(30, call.threads(), one_each, [](std::int64_t, std::int64_t) { throw std::logic_error("first"); });
-  Step two(30, call.threads(), one_each, [&](std::int64_t, std::int64_t) { ++second; });
+  Phase one(30, call.threads(), one_each, [](std::int64_t, std::int64_t) { throw std::logic_error("first"); });
+  Phase two(30, call.threads(), one_each, [&](std::int64_t, std::int64_t) { ++second; });
   EXPECT_THROW(call.run(std::array{&one, &two}), std::logic_error);
   EXPECT_EQ(second, 0);
 }

@@ -86,8 +86,9 @@ TEST(WorkShares, RefusesMorePositionsThanItCanCount) {
     const WorkShares shares(std::int64_t{1} << 31, 1, one_each);
     FAIL() << "no error";
   } catch (const std::length_error& error) {
-    EXPECT_STREQ(error.what(),
-                 "[gqmm] a call of 2147483648 pieces of work, and 2147483647 are the most; split it into calls of fewer rows");
+    EXPECT_STREQ(
+        error.what(),
+        "[gqmm] the call has 2147483648 items of work, and 2147483647 is the limit; split it into calls with fewer rows");
   }
 }
 

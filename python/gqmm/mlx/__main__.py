@@ -1,4 +1,4 @@
-"""Runs a Python program on MLX with gqmm's products: ``python -m gqmm.mlx -m mlx_lm generate --model …``."""
+"""Run a Python program on MLX with gqmm's products: ``python -m gqmm.mlx -m mlx_lm generate --model …``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gqmm.mlx import install, status
 
 
 def main() -> None:
-    """Install, then run the module or script with the arguments that follow its name."""
+    """Install gqmm's functions, then run the module or script with the arguments that follow its name."""
     parser = argparse.ArgumentParser(
         prog="python -m gqmm.mlx",
         usage="%(prog)s [options] (-m MODULE | SCRIPT) [ARGUMENT ...]",
-        description="Runs a module or script on MLX with gqmm's matrix products in the place of MLX's on the CPU.",
+        description="Runs a module or script on MLX, with gqmm's matrix products instead of MLX's on the CPU.",
     )
     parser.add_argument("--precision", choices=["default", "fast", "float32"], default="default", help="as in gqmm.gather_qmm")
     parser.add_argument("--pack", action="store_true", help="copy weights into the kernels' order: faster, more memory")

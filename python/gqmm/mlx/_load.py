@@ -1,4 +1,4 @@
-"""The compiled extension, which fits one version of MLX: loaded with an error that says which if it is another."""
+"""Load the compiled extension. It fits one version of MLX, and the error for another version says which one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def _built_for() -> str:
-    """The version of MLX that the extension was built for."""
+    """Return the version of MLX that the extension was built for."""
     try:
         return str(importlib.import_module("gqmm.mlx._mlx_version").MLX_VERSION)
     except ModuleNotFoundError as error:
@@ -18,7 +18,7 @@ def _built_for() -> str:
 
 
 def _supported() -> str:
-    """The versions of MLX that gqmm.mlx can be built for, as the extra gqmm[mlx] asks for them: ">=0.32.1,<=0.32.4"."""
+    """Return the versions of MLX that gqmm.mlx can be built for, as the extra gqmm[mlx] has them: ">=0.32.1,<=0.32.4"."""
     for requirement in importlib.metadata.requires("gqmm") or []:
         name, _, _ = requirement.partition(";")
         if name.startswith("mlx[cpu]"):
@@ -27,14 +27,14 @@ def _supported() -> str:
 
 
 def _rebuild(installed: str) -> str:
-    """How to get a gqmm.mlx for the MLX that is installed, or why that is not possible."""
+    """Say how to get a gqmm.mlx for the MLX that is installed, or why that is not possible."""
 
     def numbers(version: str) -> list[int]:
         return [int(part) if part.isdigit() else -1 for part in version.strip("<>= ").split(".")]
 
     newest, oldest = sorted(_supported().split(","))  # "<=" comes before ">="
     if numbers(oldest) <= numbers(installed) <= numbers(newest):
-        # Without --no-cache-dir, pip takes the wheel that it built last.
+        # --no-cache-dir is needed: without it pip takes the wheel that it built last.
         return (
             f"; or build gqmm for MLX {installed}: GQMM_MLX_VERSION={installed} pip install --no-cache-dir --force-reinstall "
             "--no-deps SOURCES, where SOURCES is gqmm's folder or .tar.gz"

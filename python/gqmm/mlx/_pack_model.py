@@ -1,4 +1,4 @@
-"""Packs the quantized parameters of a model, and lets go of the arrays that they were."""
+"""Pack the quantized parameters of a model, and release the arrays that they were made from."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import mlx.core as mx
 
 from gqmm.mlx._load import extension
 
-nn: Any = importlib.import_module("mlx.nn")  # which has no types
+nn: Any = importlib.import_module("mlx.nn")  # mlx.nn has no type hints
 
 _PARTS = ("weight", "scales", "biases")
 
 
 @dataclass(frozen=True)
 class PackReport:
-    """What pack_model found. Modules are named as nn.Module.named_modules names them."""
+    """What pack_model did. Modules have the names that nn.Module.named_modules gives them."""
 
     packed: tuple[str, ...]
-    """Modules whose parameters are packed now, those that an earlier call packed included."""
+    """The modules whose parameters are packed now. Those that an earlier call packed are among them."""
     left: dict[str, str]
-    """The other modules with quantized parameters, each with the reason."""
+    """The other modules with quantized parameters, each with the reason why it was not packed."""
     packed_bytes: int
-    """Bytes of the packed parameters; what modules share counts once."""
+    """The number of bytes of the packed parameters. Parameters that several modules share count once."""
     original_bytes: int
-    """Bytes of the arrays that they replace."""
+    """The number of bytes of the arrays that the packed parameters replace."""
     still_held: tuple[str, ...]
-    """Modules whose arrays something beside the model still holds, so that their memory has not been freed."""
+    """The modules whose arrays are still held by something other than the model. Their memory has not been freed."""
 
     def __str__(self) -> str:
-        """A few lines for people."""
+        """Describe the report in a few lines of text."""
         sizes = f"{self.packed_bytes / 1e6:.1f} MB in the place of {self.original_bytes / 1e6:.1f} MB"
         lines = [f"{len(self.packed)} modules packed, {sizes}"]
         lines += [f"  left as it is: {name or 'the model'}, because {reason}" for name, reason in self.left.items()]
@@ -44,10 +44,10 @@ class PackReport:
 
 
 class _Part:
-    """What a packed module's dictionary holds in the place of a parameter.
+    """A placeholder for a parameter in the dictionary of a packed module.
 
-    Reading the parameter makes a new array that stands for it. None is kept, because an array that somebody has evaluated would
-    hold the memory that packing was to free.
+    Reading the parameter makes a new array that stands for it. The array is not kept. If somebody evaluated it, it would hold
+    the memory that packing was to free.
     """
 
     def __init__(self, parameters: Any, index: int):
@@ -68,10 +68,10 @@ def _shown(value: Any) -> Any:
 
 
 class _PackedModule(nn.Module):  # type: ignore[misc]
-    """What packing adds to a module's class.
+    """The base class that packing adds to a module's class.
 
-    Its dictionary shows arrays. Assigning to a packed parameter, or deleting one, turns the module back into an ordinary one,
-    whose other parameters are unpacked when they are used.
+    The module's dictionary shows arrays. An assignment to a packed parameter, or its deletion, turns the module back into an
+    ordinary one. Its other parameters are then unpacked when they are used.
     """
 
     __slots__ = ()
@@ -83,7 +83,7 @@ class _PackedModule(nn.Module):  # type: ignore[misc]
     def get(self, key: str, default: Any = None) -> Any:
         return _shown(dict.get(self, key, default))
 
-    # With an iterator of its own, dict(module) and {**module} read through __getitem__.
+    # Because the class has an iterator of its own, dict(module) and {**module} read through __getitem__.
     def __iter__(self) -> Iterator[str]:
         return dict.__iter__(self)
 
@@ -133,12 +133,12 @@ class _PackedModule(nn.Module):  # type: ignore[misc]
         return other
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """A pickle has the ordinary module."""
+        """Put the ordinary module, with unpacked arrays, into a pickle."""
         return _new_module, (self._unpacked_class,), dict(vars(self)), None, iter(dict(self).items())
 
 
 def _new_module(unpacked_class: Any) -> Any:
-    """What a pickle calls first; the arrays and attributes follow."""
+    """Make an empty module when a pickle is read. The pickle then adds the attributes and arrays."""
     return unpacked_class.__new__(unpacked_class)
 
 
@@ -153,7 +153,10 @@ def _packed_class(unpacked: type) -> type:
 
 
 def _known_classes() -> tuple[type, ...]:
-    """Classes whose products are x @ w.T by mx.quantized_matmul or mx.gather_qmm, and which use weights for nothing else."""
+    """List the classes that can be packed.
+
+    Their products are x @ w.T by mx.quantized_matmul or mx.gather_qmm, and they use their weights for nothing else.
+    """
     known = [nn.QuantizedLinear, nn.QuantizedAllToShardedLinear, nn.QuantizedShardedToAllLinear]
     switch_layers = sys.modules.get("mlx_lm.models.switch_layers")
     if switch_layers is not None:
@@ -177,62 +180,64 @@ def _reason_to_leave(module: Any) -> str | None:
 
 
 @dataclass
-class _Group:
-    """Modules that share one set of parameters."""
+class _SharedParameters:
+    """A set of parameters, and the modules that share it."""
 
     arrays: list[mx.array]
     settings: tuple[int, int, str]
     modules: list[tuple[str, Any]] = field(default_factory=list)
 
 
-def _pack(group: _Group) -> str | None:
-    """Pack a group's parameters, whose arrays it then holds no longer; or say why that cannot be."""
-    biases = group.arrays[2] if len(group.arrays) > 2 else None
+def _pack(shared: _SharedParameters) -> str | None:
+    """Pack the parameters for all their modules, and release the arrays. If that is impossible, return the reason."""
+    biases = shared.arrays[2] if len(shared.arrays) > 2 else None
     try:
-        parameters = extension.pack_parameters(group.arrays[0], group.arrays[1], biases, *group.settings)
+        parameters = extension.pack_parameters(shared.arrays[0], shared.arrays[1], biases, *shared.settings)
     except ValueError as error:
         return str(error)
-    group.arrays.clear()
-    for _, module in group.modules:
+    shared.arrays.clear()
+    for _, module in shared.modules:
         for index in range(parameters.parts):
             dict.__setitem__(module, _PARTS[index], _Part(parameters, index))
         object.__setattr__(module, "__class__", _packed_class(type(module)))
     return None
 
 
-def _groups(modules: list[tuple[str, Any]]) -> list[_Group]:
-    groups: dict[tuple[Any, ...], _Group] = {}
+def _shared_parameters(modules: list[tuple[str, Any]]) -> list[_SharedParameters]:
+    sets: dict[tuple[Any, ...], _SharedParameters] = {}
     for name, module in modules:
         arrays = [module[part] for part in _PARTS if isinstance(module.get(part), mx.array)]
         settings = (module.group_size, module.bits, module.mode)
-        group = groups.setdefault((*map(id, arrays), *settings), _Group(arrays, settings))
-        group.modules.append((name, module))
-    return list(groups.values())
+        shared = sets.setdefault((*map(id, arrays), *settings), _SharedParameters(arrays, settings))
+        shared.modules.append((name, module))
+    return list(sets.values())
 
 
 def pack_model(model: Any) -> PackReport:
-    """Pack the quantized parameters of a model into the order in which the kernels read them, in the place of its arrays.
+    """Replace the quantized parameters of a model by packed ones, which are in the order in which the kernels read them.
 
-    Products of nn.QuantizedLinear, its sharded forms and mlx-lm's QuantizedSwitchLinear then read the packed weights, with the
-    same bits, while gqmm's functions are installed. The arrays are let go of, one module after the other, so that a model does
-    not take its memory twice. Modules that share arrays share the packed ones. A second call changes nothing.
+    The products of nn.QuantizedLinear, its sharded forms and mlx-lm's QuantizedSwitchLinear then read the packed weights. They do
+    so while gqmm's functions are installed, and the results have the same bits. The arrays are released one module after the
+    other, so that a model does not take its memory twice. Modules that share arrays share the packed weights. A second call
+    changes nothing.
 
-    The parameters are still there: parameters(), save_weights() and state show arrays that stand for them. Evaluating one unpacks
-    it, and the module stays packed. Assigning to a parameter, as update() and load_weights() do, turns its module back into an
-    ordinary one; call pack_model again. MLX's own functions also unpack, at each call: install gqmm's first. The gradient of a
-    packed module's input unpacks its parameters, too.
+    The parameters can still be read: parameters(), save_weights() and state show arrays that stand for them. Evaluating such an
+    array unpacks it, and the module stays packed. An assignment to a parameter, as in update() and load_weights(), turns its
+    module back into an ordinary one. Call pack_model again after that. MLX's own functions unpack the parameters at each call, so
+    install gqmm's functions first. The gradient of a packed module's input unpacks its parameters, too.
 
-    Writes through a NumPy view or a tensor that shares an array's memory do not reach the packed parameters.
+    Writes through a NumPy view or a tensor that shares an array's memory do not reach the packed parameters. Neither does an
+    update in place of an array that was read from a packed module, as in module.weight[0] = 0. Assign a whole array instead.
 
     Args:
         model: any nn.Module. Its parameters are evaluated.
 
     Returns:
-        What was packed, and what was not and why.
+        A report of the modules that were packed, and of the others with the reasons.
 
     Raises:
         TypeError: model is no nn.Module.
-        MemoryError: one more module does not fit; those before it are packed.
+        MemoryError: there is no memory to pack one more module. The modules before it are packed.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"[pack_model] model: expected an mlx.nn.Module, got {type(model).__name__}")
@@ -250,16 +255,16 @@ def pack_model(model: Any) -> PackReport:
             else:
                 left[name] = reason
     originals: list[tuple[str, weakref.ref[mx.array]]] = []
-    groups = _groups(to_pack)
-    while groups:
-        group = groups.pop()
-        watched = [(name, weakref.ref(array)) for name, _ in group.modules for array in group.arrays]
-        reason = _pack(group)
+    sets = _shared_parameters(to_pack)
+    while sets:
+        shared = sets.pop()
+        watched = [(name, weakref.ref(array)) for name, _ in shared.modules for array in shared.arrays]
+        reason = _pack(shared)
         if reason is None:
-            packed.update(group.modules)
+            packed.update(shared.modules)
             originals += watched
         else:
-            left.update((name, reason) for name, _ in group.modules)
+            left.update((name, reason) for name, _ in shared.modules)
     mx.clear_cache()
     parts = [cast(_Part, dict.get(module, "weight")) for module in packed.values()]
     parameters = {id(part.parameters): part.parameters for part in parts}

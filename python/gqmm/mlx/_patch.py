@@ -1,4 +1,4 @@
-"""Puts gqmm's functions in the place of MLX's, and back."""
+"""Replace MLX's functions by gqmm's, and restore them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import mlx.core as mx
 
 from gqmm._gqmm import version
 from gqmm.mlx._load import extension
+from gqmm.mlx._moe import take_over
 from gqmm.mlx._watch import watch
 
 _NAMES = ("gather_qmm", "quantized_matmul", "gather_mm")
-# The extension keeps them: when this module is imported again, mx may have gqmm's functions already.
+# MLX's own functions. The extension keeps them, because mx may have gqmm's functions when this module is imported again.
 _stock: dict[str, Any] = extension.__dict__.setdefault("stock_functions", {name: getattr(mx, name) for name in _NAMES})
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What calls do unless they say otherwise."""
+    """The settings of install(), which hold for calls that do not give their own."""
 
     precision: str = "default"
     pack: bool = False
-    pack_limit: int = 0  # bytes
+    pack_limit: int = 0  # in bytes
 
 
 _settings = _Settings()
@@ -36,13 +37,13 @@ atexit.register(extension.forget_packed_copies)
 
 
 class Installation:
-    """What install() did. As a context manager it restores, at its end, the functions and settings that it replaced."""
+    """The result of install(): a context manager. At its end it restores the functions and settings that install() replaced."""
 
-    def __init__(self, functions: dict[str, Any], settings: _Settings):
-        self._functions, self._settings = functions, settings
+    def __init__(self, functions: dict[str, Any], settings: _Settings, took_over: bool):
+        self._functions, self._settings, self._took_over = functions, settings, took_over
 
     def __repr__(self) -> str:
-        """What a prompt shows of install()."""
+        """Describe the installation, for example at Python's prompt."""
         return f"<gqmm in the place of {', '.join(f'mx.{name}' for name in _NAMES)}>"
 
     def __enter__(self) -> Installation:
@@ -51,14 +52,17 @@ class Installation:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for name, function in self._functions.items():
             setattr(mx, name, function)
+        if not self._took_over:
+            take_over.uninstall()
         _configure(self._settings)
 
 
 @dataclass(frozen=True)
 class Calls:
-    """How many calls of a function became gqmm's products (ours) and how many MLX's own (stock).
+    """The numbers of a function's calls that became gqmm's products (ours) and MLX's own products (stock).
 
-    A function compiled by mx.compile calls once for each time that it is traced.
+    A function compiled by mx.compile counts a call each time that MLX traces it. A moe_ffn counts its products as calls of
+    gather_qmm or gather_mm as well.
     """
 
     ours: int
@@ -67,25 +71,30 @@ class Calls:
 
 @dataclass(frozen=True)
 class Status:
-    """What is installed, and how often it ran in this process."""
+    """The functions that are installed, and how often they ran in this process."""
 
     installed: bool
-    functions: tuple[str, ...]  # of mlx.core that are gqmm's now
+    functions: tuple[str, ...]  # the functions of mlx.core that are gqmm's now
     precision: str
     versions: dict[str, str]
     calls: dict[str, Calls]
-    packed_arrays: int  # weights with a packed copy now
-    packed_bytes: int  # of those copies
-    packed_so_far: int  # copies made in this process, those that have been freed again included
-    packed_modules: int  # sets of parameters that pack_model packed and models hold now
-    packed_modules_bytes: int  # of those
-    in_place_arrays: int  # weights used again that pack=True leaves in place: their memory has been lent to another library
+    packed_arrays: int  # weights that have a packed copy now
+    packed_bytes: int  # bytes of those copies
+    packed_so_far: int  # copies made in this process; those that have been freed again are counted too
+    packed_modules: int  # sets of parameters that pack_model packed and that models hold now
+    packed_modules_bytes: int  # bytes of those sets
+    in_place_arrays: int  # weights that pack=True leaves in place, because their memory has been lent to another library
+    fused_layers: int  # expert layers of mlx-lm, among those that exist now, that are one moe_ffn
+    other_layers: dict[str, int]  # why others are as mlx-lm has them, and how many
 
     def __str__(self) -> str:
-        """A few lines for people."""
+        """Describe the status in a few lines of text."""
         names = ", ".join(f"mx.{name}" for name in self.functions)
         lines = [f"gqmm {self.versions['gqmm']} on MLX {self.versions['mlx']}: {names or 'nothing'} replaced"]
         lines += [f"  {name}: {calls.ours} calls of gqmm's, {calls.stock} of MLX's" for name, calls in self.calls.items()]
+        if self.fused_layers:
+            lines.append(f"  {self.fused_layers} expert layers of mlx-lm are one moe_ffn each")
+        lines += [f"  {count} expert layers of mlx-lm are not: {why}" for why, count in self.other_layers.items()]
         if self.packed_so_far:
             held = f"{self.packed_arrays} of them held, {self.packed_bytes / 1e6:.1f} MB"
             lines.append(f"  {self.packed_so_far} weights packed so far; {held}")
@@ -94,7 +103,7 @@ class Status:
             lines.append(f"  {self.packed_modules} sets of parameters packed by pack_model, {size}")
         if self.in_place_arrays:
             lines.append(
-                f"  {self.in_place_arrays} weights not packed, for another library has their memory and may write to it; "
+                f"  {self.in_place_arrays} weights not packed, because another library has their memory and may write to it; "
                 "gqmm.mlx.pack_model packs them all the same"
             )
         return "\n".join(lines)
@@ -107,55 +116,60 @@ def _configure(settings: _Settings) -> None:
 
 
 def _memory() -> int:
-    """Bytes of the machine, or those that the cgroup allows."""
+    """Return the memory of the machine in bytes, or the limit of the cgroup if that is smaller."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         with open("/sys/fs/cgroup/memory.max") as file:
             return min(machine, int(file.read()))
-    except (OSError, ValueError):  # no cgroup of version 2, or "max"
+    except (OSError, ValueError):  # there is no cgroup of version 2, or its limit is "max"
         return machine
 
 
 def install(*, precision: str = "default", pack: bool = False, pack_limit: int | None = None) -> Installation:
-    """Replace mx.gather_qmm, mx.quantized_matmul and mx.gather_mm by gqmm's, for the CPU.
+    """Replace mx.gather_qmm, mx.quantized_matmul and mx.gather_mm by gqmm's functions, for the CPU.
 
-    Programs that call them as ``mx.gather_qmm``, as mlx.nn and mlx-lm do, get gqmm's from now on; what mx.compile has traced
-    before, and names imported by ``from mlx.core import …``, keep the functions of that time. Calls that gqmm does not serve
-    (on a GPU's stream, in a mode or type that it does not know, gather_mm without indices) run MLX's own.
+    Programs that call ``mx.gather_qmm``, as mlx.nn and mlx-lm do, call gqmm's function from now on. Functions that mx.compile has
+    traced before, and names imported by ``from mlx.core import …``, keep the functions of that time. Some calls still run MLX's
+    own functions: those on a GPU's stream, in a mode or type that gqmm does not know, and gather_mm without indices.
+
+    The expert layers of mlx-lm (SwitchGLU, SwitchMLP) become one moe_ffn each, whether mlx-lm is imported before or after. A
+    layer with an activation or a linear layer that gqmm does not know stays as it is; status() says why.
 
     Args:
         precision: "default", "fast" or "float32", as in gqmm.gather_qmm.
-        pack: whether weights that are used again are copied, once, into the order in which the kernels read them. That is
-            faster and takes their size in memory again; a copy is freed with its array.
-        pack_limit: bytes of all copies together, beyond which weights are used in place. None: half of the memory that this
-            process may have (the machine's, or its cgroup's limit).
+        pack: whether weights that are used again are copied once into the order in which the kernels read them. Products are
+            then faster, and the weights take their size in memory twice. A copy is freed with its array.
+        pack_limit: the number of bytes that all copies together may take. Further weights are used in place. None stands for
+            half of the memory that this process may have: the machine's, or the limit of its cgroup.
 
     Returns:
-        A context manager, which may be ignored: at its end it restores what was there before.
+        A context manager. At its end it restores what was there before. It may be ignored.
 
     Raises:
-        ValueError: no such precision, or a pack_limit below 0.
+        ValueError: there is no such precision, or pack_limit is below 0.
     """
     if pack_limit is not None and pack_limit < 0:
         raise ValueError(f"[gqmm.mlx] pack_limit = {pack_limit} is negative; give bytes, or None for half of the memory")
-    before = Installation({name: getattr(mx, name) for name in _NAMES}, _settings)
+    before = Installation({name: getattr(mx, name) for name in _NAMES}, _settings, take_over.installed)
     if pack_limit is None:
         pack_limit = _memory() // 2
     _configure(_Settings(precision, pack, pack_limit))
     for name in _NAMES:
         setattr(mx, name, getattr(extension, name))
+    take_over.install()
     return before
 
 
 def uninstall() -> None:
-    """Put MLX's own functions back, and drop packed copies."""
+    """Restore MLX's own functions, and free the packed copies."""
     for name, function in _stock.items():
         setattr(mx, name, function)
+    take_over.uninstall()
     _configure(_Settings())
 
 
 def status() -> Status:
-    """What is replaced at the moment, the versions, and how often gqmm's functions and MLX's ran."""
+    """Return which functions are replaced at the moment, the versions, and how often gqmm's and MLX's functions ran."""
     functions = tuple(name for name in _NAMES if getattr(mx, name) is getattr(extension, name))
     held, size, so_far, lent = extension.packed_copies()
     modules, modules_size = extension.packed_parameters()
@@ -171,4 +185,6 @@ def status() -> Status:
         packed_modules=modules,
         packed_modules_bytes=modules_size,
         in_place_arrays=lent,
+        fused_layers=take_over.fused_layers,
+        other_layers=take_over.other_layers,
     )

@@ -1,8 +1,8 @@
-"""Keeps track of the arrays that lend their memory to other libraries, from the import of gqmm.mlx on.
+"""Mark the arrays that lend their memory to other libraries, from the import of gqmm.mlx on.
 
-Whoever has an array's memory can write to it without a trace: a NumPy view, a memoryview, a tensor made by DLPack. Packed copies
-must not be made of such arrays. The extension watches the buffer protocol; this module watches the methods that lend memory, and
-finds what had been lent before.
+A NumPy view, a memoryview or a tensor made by DLPack shares an array's memory, and may write to it unnoticed. Packed copies must
+not be made of such arrays. The extension watches the buffer protocol. This module watches the methods that lend memory, and finds
+the arrays that have lent it before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LENDING = ("__dlpack__", "__array__")
 
 
 def _watched(name: str) -> Any:
-    """The method of mx.array with this name, followed by a note of what it did."""
+    """Wrap the method of mx.array with this name. The wrapper marks the array as lent, or as failed."""
     method = getattr(mx.array, name)
 
     def lend(self: mx.array, *arguments: Any, **keywords: Any) -> Any:
@@ -40,9 +40,9 @@ def _watched(name: str) -> Any:
 
 
 def _reachable_arrays() -> Iterator[mx.array]:
-    """Arrays in the containers that Python's garbage collector knows, and in the variables of the functions that are running."""
+    """Yield the arrays in the containers that Python's garbage collector knows, and in the variables of running functions."""
     for holder in gc.get_objects():
-        # Neither isinstance nor the methods of a subclass, for both may run the code of other people's classes.
+        # isinstance and the methods of a subclass are not used, because they may run code of other people's classes.
         kind = type(holder)
         values: list[Any] = []
         if issubclass(kind, dict):
@@ -59,12 +59,16 @@ def _reachable_arrays() -> Iterator[mx.array]:
 
 
 def _mark_lent_before() -> None:
-    """Mark what has a memoryview (as every NumPy view has), and what DLPack may have lent: arrays that are held twice."""
+    """Mark the arrays that may have lent their memory already.
+
+    An array with a memoryview has lent it, and every NumPy view has a memoryview. DLPack may have lent an array that is held
+    twice.
+    """
     for view in gc.get_objects():
         if type(view) is memoryview:
             try:
                 owner = view.obj
-            except ValueError:  # it has been released
+            except ValueError:  # the view has been released
                 continue
             if isinstance(owner, mx.array):
                 extension.mark_lent(owner)

@@ -1,11 +1,15 @@
-// The float path: weights dequantized to float32, a strip and a block of k at a time, then multiplied by fma.
+// The float path: a strip is dequantized to float32, one block of k at a time, and then multiplied by fma.
 //
-//     c[r][n] += Σ_{k in block} x[r][k] · ŵ[k][n]        the block's sum runs in ascending k from zero and is then added to c
+//     c[r][n] += Σ_{k in block} x[r][k] · ŵ[k][n]
 //
-// It serves formats that have no integer form, weights packed along N, dense weights, and the exceptional groups of the others.
+// The sum of a block starts at zero and runs in ascending k. Then it is added to c.
+//
+// The float path serves formats that have no integer form, weights with rows along n, and dense weights. For all other weights it
+// serves the exceptional groups and outputs.
 #pragma once
 
-#include "cpu/kernels/e4m3_strip.hpp"
+#include "assertion.hpp"
+#include "cpu/kernels/float_strip.hpp"
 #include "cpu/kernels/scales.hpp"
 #include "cpu/kernels/slice.hpp"
 #include "cpu/kernels/unpack.hpp"
@@ -13,63 +17,68 @@
 namespace gqmm::cpu {
 namespace {
 
-/// value(code) of the byte in each lane over the format's unit, as float32.
+/// Returns value(code) / unit as float32 for the code in each lane, where `unit` is the format's unit.
 template <class V, class F>
 typename V::f32 code_value(typename V::i32 code) {
   if constexpr (F::integer.exists) {
     return V::sub(V::to_f32(code), V::broadcast(static_cast<float>(F::integer.offset)));
   } else {
-    return widen_scale<V, ScaleType::e4m3>(code);
+    return from_small_float<V, *F::float_code>(code);
   }
 }
 
-/// Calls sink(k within the unit, i32 with the code's byte u) for every k of the unit whose words are in[0], in[1], …
+/// Calls sink(k, u) for every k of the bundle whose words are in[0], in[1], …; k counts within the bundle, and u is an i32 of the
+/// codes as bytes.
 template <class V, class F, class Sink>
 void for_each_code(const typename V::i32* in, Sink sink) {
-  using U = Unit<V, F>;
+  using Bundle = CodeBundle<V, F>;
   using i32 = typename V::i32;
-  i32 source[U::sources];
-  U::to_sources(in, source);
+  i32 source[Bundle::sources];
+  Bundle::to_sources(in, source);
   const i32 mask = V::broadcast(0xff);
-  unrolled<U::steps>([&]<int step>() {
-    const i32 four = U::template step<step>(source);
+  unrolled<Bundle::steps>([&]<int step>() {
+    const i32 four = Bundle::template step<step>(source);
     const i32 code[4] = {V::bit_and(four, mask), V::bit_and(V::template shift_right<8>(four), mask),
                          V::bit_and(V::template shift_right<16>(four), mask), V::template shift_right<24>(four)};
     for (int byte = 0; byte < 4; ++byte) {
-      sink(U::even_odd ? step / 2 * 8 + byte * 2 + step % 2 : step * 4 + byte, code[byte]);
+      sink(Bundle::even_odd ? step / 2 * 8 + byte * 2 + step % 2 : step * 4 + byte, code[byte]);
     }
   });
 }
 
 template <class V, class F>
 void dequantize_integers(const WeightStrip& strip, int group_size, std::int64_t k0, std::int64_t count, float* out) {
+  GQMM_ASSERT(group_size % CodeBundle<V, F>::codes == 0 && k0 >= 0 && k0 % group_size == 0);
+  GQMM_ASSERT(count >= group_size && count % group_size == 0 && count <= float_block);
   using i32 = typename V::i32;
   using f32 = typename V::f32;
-  constexpr std::int64_t max_groups = float_block / Unit<V, F>::codes;  // a unit is no longer than a group
+  constexpr std::int64_t max_groups = float_block / CodeBundle<V, F>::codes;  // a bundle is no longer than a group
   alignas(64) float scales[max_groups * 2 * lanes];
   pack_scales<V, F::scale_encoding>(strip, k0 / group_size, count / group_size, F::integer.unit, scales);
-  const int units_per_group = group_size / Unit<V, F>::codes;
+  const int bundles_per_group = group_size / CodeBundle<V, F>::codes;
   const float* group = scales;
-  int unit_of_group = 0;
-  const auto dequantize_unit = [&](const i32* words) {
+  int bundle_of_group = 0;
+  const auto dequantize_bundle = [&](const i32* words) {
     const f32 scale = V::load(group);
-    // Formats without biases: 0 · scale would be NaN for an infinite scale whose own product is not.
+    // Formats without biases get a bias of 0. It must not be computed as 0 · scale, which is NaN for an infinite scale.
     const f32 bias = F::has_biases ? V::load(group + lanes) : V::broadcast(0.0F);
     for_each_code<V, F>(words, [&](int k, i32 code) { V::store(out + k * lanes, V::fma(code_value<V, F>(code), scale, bias)); });
-    out += Unit<V, F>::codes * lanes;
-    if (++unit_of_group == units_per_group) {
-      unit_of_group = 0;
+    out += CodeBundle<V, F>::codes * lanes;
+    if (++bundle_of_group == bundles_per_group) {
+      bundle_of_group = 0;
       group += 2 * lanes;
     }
   };
   const std::int64_t end = (k0 + count) * F::bits / 32;
-  typename Units<V, F>::Copies copies;
-  Units<V, F>(strip, k0 * F::bits / 32, end, copies).walk(end, dequantize_unit);
+  typename BundleWalker<V, F>::Copies copies;
+  BundleWalker<V, F>(strip, k0 * F::bits / 32, end, copies).walk(end, dequantize_bundle);
 }
 
 template <class V, class F>
-void dequantize_e4m3(const WeightStrip& strip, int, std::int64_t k0, std::int64_t count, float* out) {
-  with_e4m3_strip<V, F>({.strip = strip, .next = {}, .after_next = {}}, k0 / 4, (k0 + count) / 4, [&](auto& source) {
+void dequantize_floats(const WeightStrip& strip, int group_size, std::int64_t k0, std::int64_t count, float* out) {
+  GQMM_ASSERT(group_size == F::group_sizes[0] && k0 >= 0 && k0 % group_size == 0);
+  GQMM_ASSERT(count >= group_size && count % group_size == 0 && count <= float_block);
+  with_float_strip<V, F>({.strip = strip, .near = {}, .far = {}}, k0 / 4, (k0 + count) / 4, [&](auto& source) {
     source.begin_block(k0);
     float* to = out;
     for (std::int64_t k = 0; k < count; k += source.codes) {
@@ -79,9 +88,9 @@ void dequantize_e4m3(const WeightStrip& strip, int, std::int64_t k0, std::int64_
   });
 }
 
-/// ŵ of one k.
+/// Dequantizes the 16 outputs of one k of weights with rows along n.
 template <class V, class F>
-typename V::f32 dequantize_row(const CodeRows& row) {
+typename V::f32 dequantize_one_k(const CodesAlongN& row) {
   auto u = V::template unpack_codes<F::bits>(row.codes);
   if constexpr (F::integer.has_table) {
     u = V::bit_and(V::lookup(F::integer.table, u), V::broadcast(0xff));
@@ -96,14 +105,16 @@ typename V::f32 dequantize_row(const CodeRows& row) {
 }
 
 template <class V, class F>
-void dequantize_rows(CodeRows rows, std::int64_t count, float* out) {
+void dequantize_along_n(CodesAlongN rows, std::int64_t count, float* out) {
   for (std::int64_t k = 0; k < count; ++k, rows.next()) {
-    V::store(out + k * lanes, dequantize_row<V, F>(rows));
+    V::store(out + k * lanes, dequantize_one_k<V, F>(rows));
   }
 }
 
 template <class V, int mr, int nv>
 void float_gemm_tile(const FloatGemmArguments& a) {
+  GQMM_ASSERT(a.k >= 1 && a.k <= float_block);
+  GQMM_ASSERT(a.prefetch_lines >= 0 && a.prefetch_lines <= 2);
   using f32 = typename V::f32;
   f32 sum[mr][nv];
   for (int r = 0; r < mr; ++r) {
@@ -123,13 +134,13 @@ void float_gemm_tile(const FloatGemmArguments& a) {
       }
     }
   };
-  const std::byte* ahead = a.prefetch;
-  const std::int64_t second = a.prefetch_lines > 1 ? line_bytes : 0;
+  const std::byte* prefetch = a.prefetch;
+  const std::int64_t second_line = a.prefetch_lines > 1 ? line_bytes : 0;
   int k = 0;
   for (; k + prefetch_k <= a.k; k += prefetch_k) {
-    V::prefetch_l2(ahead);
-    V::prefetch_l2(ahead + second);
-    ahead += a.prefetch_lines * line_bytes;
+    V::prefetch_l2(prefetch);
+    V::prefetch_l2(prefetch + second_line);
+    prefetch += a.prefetch_lines * line_bytes;
     unrolled<prefetch_k>([&]<int i>() __attribute__((always_inline)) { multiply(k + i); });
   }
   for (; k < a.k; ++k) {
@@ -143,7 +154,7 @@ void float_gemm_tile(const FloatGemmArguments& a) {
   }
 }
 
-/// n elements of x, or n scales, → float32.
+/// Converts n elements of x, or n scales, to float32.
 template <class V>
 void widen(const std::byte* x, ScaleType type, std::int64_t n, float* out) {
   for (std::int64_t i = 0; i < n; i += lanes) {
@@ -160,7 +171,7 @@ void widen(const std::byte* x, ScaleType type, std::int64_t n, float* out) {
   }
 }
 
-/// n floats → y, rounded to nearest even; every NaN becomes the positive quiet NaN.
+/// Rounds n floats to nearest even and writes them to y. Every NaN becomes the positive quiet NaN.
 template <class V>
 void round(const float* c, std::int64_t n, Dtype dtype, std::byte* y) {
   using i32 = typename V::i32;
@@ -172,6 +183,7 @@ void round(const float* c, std::int64_t n, Dtype dtype, std::byte* y) {
     } else if (dtype == Dtype::float16) {
       V::store_u16(y + 2 * i, V::to_f16(value), count);
     } else {
+      GQMM_ASSERT(dtype == Dtype::bfloat16);
       const i32 bits = V::as_i32(value);
       const i32 odd = V::bit_and(V::template shift_right<16>(bits), V::broadcast(1));
       const i32 rounded = V::template shift_right<16>(V::add(V::add(bits, V::broadcast(0x7fff)), odd));

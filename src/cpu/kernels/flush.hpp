@@ -1,5 +1,5 @@
-// The end of a group: exact integer sums become float32 and join y. Its order of operations is the numerics contract; GEMM and
-// GEMV share it, so their results are the same bits.
+// Ends a group: the exact integer sums become float32 and are added to y. The order of the operations is part of the numerics
+// contract. GEMM and GEMV share this function, so their results have the same bits.
 #pragma once
 
 #include "cpu/kernels/kernel_table.hpp"
@@ -7,8 +7,8 @@
 namespace gqmm::cpu {
 namespace {
 
-/// y + bias · Σx + scale · Σ u·x, or, not biased, y + scale · Σ (u − offset)·x, where sum[p] started as the bits of magic p of
-/// `x_scales` (x_scales_of_group) and has since counted Σ u·a_p.
+/// Returns y + bias · Σx + scale · Σ u·x, or y + scale · Σ (u − offset)·x if `biased` is false. sum[p] must have started as the
+/// bits of magic number p of `x_scales` (see x_scales_of_group), and Σ u·a_p must have been added to it.
 template <class V, int slices, bool biased>
 typename V::f32 flush_group(const typename V::i32 (&sum)[slices], const float* x_scales, typename V::f32 scale,
                             typename V::f32 bias, typename V::f32 y) {

@@ -1,6 +1,8 @@
 // Fills a KernelTable with the kernels of one vocabulary, for every format of the registry.
 #pragma once
 
+#include "cpu/kernels/activation.hpp"
+#include "cpu/kernels/combine.hpp"
 #include "cpu/kernels/float_gemv.hpp"
 #include "cpu/kernels/gemm.hpp"
 #include "cpu/kernels/gemv.hpp"
@@ -12,32 +14,32 @@ namespace gqmm::cpu {
 namespace {
 
 template <int... values>
-struct Values {};
-/// Values<1, 2, …, n>
+struct IntList {};
+/// IntList<1, 2, …, n>
 template <int n, int... rest>
 struct UpTo : UpTo<n - 1, n, rest...> {};
 template <int... rest>
 struct UpTo<0, rest...> {
-  using type = Values<rest...>;
+  using type = IntList<rest...>;
 };
 template <int... values, class Function>
-constexpr void for_each(Values<values...>, Function function) {
+constexpr void for_each(IntList<values...>, Function function) {
   (function.template operator()<values>(), ...);
 }
 
 template <class V, class F>
 constexpr FormatKernels make_format_kernels() {
-  using U = Unit<V, F>;
+  using Bundle = CodeBundle<V, F>;
   FormatKernels kernels;
   if constexpr (F::integer.exists) {
     kernels.dequantize = dequantize_integers<V, F>;
   } else {
-    kernels.dequantize = dequantize_e4m3<V, F>;
+    kernels.dequantize = dequantize_floats<V, F>;
   }
-  kernels.dequantize_rows = dequantize_rows<V, F>;
-  for_each(Values<0, 1, 2, 3, 4>{}, [&]<int size>() {
+  kernels.dequantize_along_n = dequantize_along_n<V, F>;
+  for_each(IntList<0, 1, 2, 3, 4>{}, [&]<int size>() {
     constexpr int rows = 1 << size;
-    if constexpr (rows <= V::few_float_rows.along_n) {
+    if constexpr (rows <= V::float_gemv_crossover.along_n) {
       kernels.float_gemv_along_n[size] = float_gemv_along_n<V, F, rows>;
     }
     if constexpr (rows <= V::float_gemv_rows && !F::integer.exists) {
@@ -45,15 +47,15 @@ constexpr FormatKernels make_format_kernels() {
     }
   });
   if constexpr (F::integer.exists) {
-    kernels.panel = U::panel;
-    kernels.even_odd = U::even_odd;
-    kernels.panel_is_raw = U::panel_is_raw;
+    kernels.panel = Bundle::panel;
+    kernels.even_odd = Bundle::even_odd;
+    kernels.panel_is_raw = Bundle::panel_is_raw;
     kernels.pack = pack_strip<V, F>;
     kernels.pack_scales = [](const WeightStrip& strip, std::int64_t g0, std::int64_t count, float* out) {
       return pack_scales<V, F::scale_encoding>(strip, g0, count, F::integer.unit, out);
     };
-    for_each(Values<1, 2, 3>{}, [&]<int slices>() {
-      for_each(Values<1, 2, 4>{}, [&]<int rows>() { kernels.gemv[slices - 1][rows - 1] = gemv<V, F, slices, rows>; });
+    for_each(IntList<1, 2, 3>{}, [&]<int slices>() {
+      for_each(IntList<1, 2, 4>{}, [&]<int rows>() { kernels.gemv[slices - 1][rows - 1] = gemv<V, F, slices, rows>; });
     });
   }
   return kernels;
@@ -66,35 +68,36 @@ struct FormatTable<V, TypeList<F...>> {
   static constexpr FormatKernels kernels[] = {make_format_kernels<V, F>()...};
 };
 
-/// Kinds that share code share a kernel.
+/// Panel kinds whose code is the same share one kernel: this is the kind that it is compiled for.
 template <class V>
-constexpr PanelKind code_of(PanelKind kind) {
+constexpr PanelKind kernel_kind(PanelKind kind) {
   return kind == PanelKind::bytes && !V::wide_dot_differs ? PanelKind::wide_bytes : kind;
 }
 
-/// Evaluated by the compiler, so that no first call has to make the table: a process may fork during it.
+/// Makes the kernel table. The compiler evaluates it, so no first call has to make the table. A process may fork during a first
+/// call.
 template <class V>
 consteval KernelTable make_table() {
-  static_assert(
-      std::has_single_bit(static_cast<unsigned>(V::few_float_rows.along_n)) && V::few_float_rows.along_n <= V::float_gemv_rows,
-      "rows are rounded up to a power of two, and a larger one has no kernel along N");
+  static_assert(std::has_single_bit(static_cast<unsigned>(V::float_gemv_crossover.along_n)) &&
+                    V::float_gemv_crossover.along_n <= V::float_gemv_rows,
+                "rows are rounded up to a power of two, and a larger one has no kernel along N");
   KernelTable table = {};
   for (int p = 0; p < max_slices; ++p) {
     table.gemm_tile[p] = V::gemm_tile[p];
   }
   table.float_tile = V::float_tile;
   table.float_gemv_rows = V::float_gemv_rows;
-  table.few_float_rows = V::few_float_rows;
+  table.float_gemv_crossover = V::float_gemv_crossover;
   table.formats = FormatTable<V, AllFormats>::kernels;
-  for_each(Values<1, 2, 3>{}, [&]<int slices>() {
+  for_each(IntList<1, 2, 3>{}, [&]<int slices>() {
     constexpr TileSize tile = V::gemm_tile[slices - 1];
     static_assert(tile.mr <= max_tile_rows && tile.nv <= max_tile_strips);
     for_each(typename UpTo<tile.mr>::type{}, [&]<int mr>() {
       for_each(typename UpTo<tile.nv>::type{}, [&]<int nv>() {
         table.gemm16[slices - 1][mr - 1][nv - 1] = gemm_tile<V, PanelKind::signed_bytes, slices, mr, nv, 16>;
-        for_each(Values<0, 1, 2, 3>{}, [&]<int kind>() {
+        for_each(IntList<0, 1, 2, 3>{}, [&]<int kind>() {
           table.gemm[kind][slices - 1][mr - 1][nv - 1] =
-              gemm_tile<V, code_of<V>(static_cast<PanelKind>(kind)), slices, mr, nv, 32>;
+              gemm_tile<V, kernel_kind<V>(static_cast<PanelKind>(kind)), slices, mr, nv, 32>;
         });
       });
     });
@@ -107,25 +110,29 @@ consteval KernelTable make_table() {
   });
   table.widen = widen<V>;
   table.round = round<V>;
+  for_each(typename UpTo<activation_kinds>::type{},
+           [&]<int kind>() { table.activate[kind - 1] = activate<V, static_cast<ActivationKind>(kind - 1)>; });
+  table.combine = combine<V>;
   return table;
 }
 
 template <class V, class F>
 constexpr FormatKernels picked_or(const FormatKernels& other) {
-  if constexpr (Unit<V, F>::picks_bits) {
+  if constexpr (CodeBundle<V, F>::picks_bits) {
     return make_format_kernels<V, F>();
   } else {
     return other;
   }
 }
 
-/// The kernels of another vocabulary, but V's for the formats whose codes V picks from words.
+/// The kernel table of another vocabulary, with V's kernels for the formats whose codes V picks from words
+/// (CodeBundle::picks_bits).
 template <class V, class Formats>
 struct PickedTable;
 template <class V, class... F>
 struct PickedTable<V, TypeList<F...>> {
   explicit PickedTable(const KernelTable& other) : PickedTable(other, other.formats) {}
-  PickedTable(const PickedTable&) = delete;  // `table` refers to `formats`
+  PickedTable(const PickedTable&) = delete;  // because `table` points to `formats`
   PickedTable& operator=(const PickedTable&) = delete;
 
   FormatKernels formats[sizeof...(F)];

@@ -1,63 +1,69 @@
-// Prefetches, one at a time between the arithmetic. A burst fills the miss buffers and what follows waits for them: memory and
-// arithmetic then take turns.
+// Prefetching one line at a time, between the arithmetic. A burst of prefetches would fill the miss buffers, and the loads behind
+// it would wait. Memory and arithmetic would then take turns instead of running at the same time.
 #pragma once
 
+#include "assertion.hpp"
 #include "cpu/kernels/kernel_table.hpp"
 
 namespace gqmm::cpu {
 namespace {
 
-/// The line at `address`, and where prefetches stop at L2, the one `to_after` bytes further on, too. Such a processor drops
-/// prefetches while its miss buffers are full, and for every line that is missing the arithmetic waits for DRAM: so each line is
-/// asked for twice, two strips ahead and again later.
+/// Prefetches the line at `address`. If `to_l2` is true, it goes to L2 only, and the line `to_far` bytes further on is
+/// prefetched, too. Processors with this setting drop prefetches while their miss buffers are full, and the arithmetic waits for
+/// DRAM for every missing line. So each line is prefetched twice: two strips before its use and again one strip before.
 template <class V>
-void prefetch(const std::byte* address, std::int64_t to_after, bool to_l2) {
+void prefetch(const std::byte* address, std::int64_t to_far, bool to_l2) {
   if (to_l2) {
-    V::prefetch_l2(address + to_after);
+    V::prefetch_l2(address + to_far);
     V::prefetch_l2(address);
   } else {
     V::prefetch(address);
   }
 }
 
-/// From the next strip's run to the one after it; 0 if there is none.
-inline std::int64_t distance(Run next, Run after) { return next.bytes == 0 || after.bytes == 0 ? 0 : after.begin - next.begin; }
+/// The distance from the near range to the far one, or 0 if one of them is empty.
+inline std::int64_t distance(MemoryRange near, MemoryRange far) {
+  return near.bytes == 0 || far.bytes == 0 ? 0 : far.begin - near.begin;
+}
 
-/// Walks through a run of memory in equal steps of at most a line, in as many calls as the caller has room for.
+/// Prefetches a range of memory in equal steps of at most a line, one step in each call of next().
 template <class V>
 class Prefetcher {
  public:
-  /// Walks nowhere; `anywhere` is memory that may be read.
-  explicit Prefetcher(const std::byte* anywhere) : at_(anywhere) {}
-  Prefetcher(Run next, Run after, std::int64_t calls, const std::byte* anywhere, bool to_l2)
-      : at_(next.bytes == 0 ? anywhere : next.begin),
-        to_after_(distance(next, after)),
-        step_((next.bytes + calls - 1) / calls),
-        to_l2_(to_l2) {}
+  /// `calls` is the number of calls that walk through the whole range. If the near range is empty, every call prefetches
+  /// `anywhere`, which must be memory that may be read.
+  Prefetcher(MemoryRange near, MemoryRange far, std::int64_t calls, const std::byte* anywhere, bool to_l2)
+      : at_(near.bytes == 0 ? anywhere : near.begin),
+        to_far_(distance(near, far)),
+        step_((near.bytes + calls - 1) / calls),
+        to_l2_(to_l2) {
+    GQMM_ASSERT(calls >= 1);
+  }
 
   void next() {
-    prefetch<V>(at_, to_after_, to_l2_);
+    prefetch<V>(at_, to_far_, to_l2_);
     at_ += step_;
   }
-  void skip(std::int64_t calls) { at_ += calls * step_; }
 
  private:
   const std::byte* at_;
-  std::int64_t to_after_ = 0;
-  std::int64_t step_ = 0;
-  bool to_l2_ = false;
+  std::int64_t to_far_;
+  std::int64_t step_;
+  bool to_l2_;
 };
 
-/// The same for a run of which a call's part may be much less than a line: most calls do nothing.
+/// The same for a small range, of which a call's step may be much shorter than a line. Most calls then do nothing.
 template <class V>
 class SparsePrefetcher {
  public:
-  SparsePrefetcher(Run next, Run after, std::int64_t calls, bool to_l2)
-      : begin_(next.begin), to_after_(distance(next, after)), step_(next.bytes / calls), to_l2_(to_l2) {}
+  SparsePrefetcher(MemoryRange near, MemoryRange far, std::int64_t calls, bool to_l2)
+      : begin_(near.begin), to_far_(distance(near, far)), step_(near.bytes / calls), to_l2_(to_l2) {
+    GQMM_ASSERT(calls >= 1);
+  }
 
   void next() {
     if (offset_ % line_bytes < step_) {
-      prefetch<V>(begin_ + offset_, to_after_, to_l2_);
+      prefetch<V>(begin_ + offset_, to_far_, to_l2_);
     }
     offset_ += step_;
   }
@@ -65,7 +71,7 @@ class SparsePrefetcher {
  private:
   const std::byte* begin_;
   std::int64_t offset_ = 0;
-  std::int64_t to_after_;
+  std::int64_t to_far_;
   std::int64_t step_;
   bool to_l2_;
 };

@@ -1,16 +1,19 @@
-// From the words of 16 rows to bytes that dot products take.
+// Unpacks codes: from the words of 16 rows of w to the bytes that dot products take.
 //
-// Four words of each of 16 rows, transposed, are vectors w[j] whose lane n is word j of row n. A unit is the fewest codes that
-// fill whole words and lie in one group (32, or 16 for groups of 16): `words` vectors. Codes then become
+// Four words of each of 16 rows are loaded and transposed. They become vectors w[j] whose lane n is word j of row n. A bundle has
+// 32 codes, or 16 for groups of 16. So it fills whole words for any number of bits, and takes `words` vectors. Formats of the
+// float path have bundles of 16 codes, which leave registers for their sums. The codes then become panel lines:
 //
-//     nibbles   lane n of line i holds codes 8i … 8i+7 of the unit, 4 bits each    (formats of at most 4 bits)
-//     bytes     lane n of line i holds 4 codes, 8 bits each                        (the others, and those with a table)
+//     nibbles   lane n of line i holds codes 8i … 8i+7 of the bundle, 4 bits each  (formats of at most 4 bits)
+//     bytes     lane n of line i holds codes 4i … 4i+3, 8 bits each                (the others)
+//     bytes     lane n of line 2i holds the even codes of 8i … 8i+7, that of line 2i+1 the odd ones  (those with a table)
 //
-// A step is one dot product: 4 k. Nibbles yield two steps, first the even k of 8 (low nibbles), then the odd; x is sliced in the
-// same order ("even_odd").
+// A step is one dot product: 4 k. A line of nibbles gives two steps: first the even k of 8 (the low nibbles), then the odd k. For
+// nibbles and for tables, x is sliced in the same order ("even_odd").
 #pragma once
 
-#include "cpu/kernels/row_blocks.hpp"
+#include "assertion.hpp"
+#include "cpu/kernels/strip_blocks.hpp"
 #include "formats/format.hpp"
 
 #include <algorithm>
@@ -19,7 +22,7 @@
 namespace gqmm::cpu {
 namespace {
 
-/// mask, once every `pitch` bits.
+/// Repeats the mask every `pitch` bits of a word.
 constexpr std::int32_t repeat(std::uint64_t mask, int pitch) {
   std::uint64_t word = 0;
   for (int at = 0; at < 32; at += pitch) {
@@ -28,8 +31,8 @@ constexpr std::int32_t repeat(std::uint64_t mask, int pitch) {
   return static_cast<std::int32_t>(static_cast<std::uint32_t>(word));
 }
 
-/// Spreads `count` codes of `from` bits, contiguous at the bottom of each word, to `to` bits each: the upper half of the codes
-/// moves up to where it belongs, then both halves, `pitch` bits apart, are treated alike.
+/// Spreads `count` codes from `from` bits to `to` bits each. The codes lie side by side at the bottom of each word. The upper
+/// half of the codes moves up to its final place. Then both halves, `pitch` bits apart, are spread in the same way.
 template <class V, int from, int to, int count>
 typename V::i32 spread(typename V::i32 v) {
   if constexpr (count == 1 || from == to) {
@@ -44,7 +47,7 @@ typename V::i32 spread(typename V::i32 v) {
   }
 }
 
-/// The u8 codes of step `step` from panel lines held in `line` (a function of the line's number within the unit).
+/// Returns the u8 codes of step `step`. line(i) returns panel line i of the bundle.
 template <class V, bool nibbles, class Line>
 typename V::i32 step_codes(int step, Line line) {
   if constexpr (nibbles) {
@@ -57,9 +60,9 @@ typename V::i32 step_codes(int step, Line line) {
 }
 
 template <class V, class F>
-struct Unit {
+struct CodeBundle {
   using i32 = typename V::i32;
-  // On the float path a unit is what registers hold beside 16 sums, once more for the next unit.
+  // On the float path, registers hold two bundles beside 16 sums: the current one and the next one.
   static constexpr int codes = !F::integer.exists ? 16 : F::group_sizes[0] < 32 ? F::group_sizes[0] : 32;
   static constexpr int words = codes * F::bits / 32;
   static constexpr bool nibbles = F::bits <= 4 && !F::integer.has_table;
@@ -75,11 +78,11 @@ struct Unit {
   static_assert(!F::integer.exists || codes == 32 || !F::has_biases, "groups of 16 have GEMM kernels without biases only");
   static constexpr bool panel_is_raw = !F::integer.has_table && (F::bits == 4 || F::bits == 8);
 
-  /// Each step is picked from the words at once; else it is cut from a panel line.
+  /// True: the codes of each step are picked directly from the words. False: they are cut from a panel line.
   static constexpr bool picks_bits = V::picks_bits && !F::integer.has_table && !panel_is_raw;
   static constexpr int sources = picks_bits ? words : lines;
 
-  /// in[0 … words) of a unit → its panel lines.
+  /// Converts the words in[0 … words) of a bundle to its panel lines.
   static void to_lines(const i32* in, i32* out) {
     if constexpr (F::integer.has_table) {
       const auto& table = F::integer.table;
@@ -96,7 +99,7 @@ struct Unit {
       unrolled<lines>([&]<int line>() __attribute__((always_inline)) { out[line] = panel_line<line>(in); });
     }
   }
-  /// in[0 … words) of a unit → out[0 … sources), from which step() takes its codes.
+  /// Converts the words in[0 … words) of a bundle to out[0 … sources), from which step() takes its codes.
   static void to_sources(const i32* in, i32* out) {
     if constexpr (picks_bits) {
       for (int i = 0; i < words; ++i) {
@@ -106,7 +109,7 @@ struct Unit {
       to_lines(in, out);
     }
   }
-  /// The u8 codes of step `number`.
+  /// Returns the u8 codes of step `number`.
   template <int number>
   static i32 step(const i32* source) {
     if constexpr (!picks_bits) {
@@ -126,7 +129,7 @@ struct Unit {
   template <int line>
   static constexpr bool crosses_words = line_shift<line> + line_bits > 32;
 
-  /// The codes of a line that crosses from one word to the next, at the bottom of a word.
+  /// Returns the codes of a line that crosses from one word to the next. They lie at the bottom of the result.
   template <int line>
   static i32 joined(const i32* in) {
     constexpr int word = line * line_bits / 32;
@@ -152,7 +155,7 @@ struct Unit {
     }
   }
 
-  /// Codes first, first + stride, … of a line, four of them, each in a byte from bit `up` on.
+  /// Returns four codes of a line: numbers first, first + stride, … Each lies in a byte, from bit `up` on.
   template <int line, int first, int stride, int up>
   static i32 pick(const i32* in) {
     constexpr int below = first * F::bits - up;
@@ -167,93 +170,97 @@ struct Unit {
   }
 };
 
-/// The fewest words that are whole units and whole loads of four.
+/// The words of a block: the fewest that are whole bundles and whole loads of four words.
 template <class V, class F>
-inline constexpr int block_words = std::lcm(Unit<V, F>::words, 4);
+inline constexpr int block_words = std::lcm(CodeBundle<V, F>::words, 4);
 
-/// Walks through the units in words [first, end) of a strip, in order. Lane n is row n; rows that do not exist repeat the last.
+/// Walks through the bundles in the words [first, end) of a strip, in order. Lane n is row n of w. Rows that do not exist repeat
+/// the last one.
 template <class V, class F>
-class Units {
+class BundleWalker {
  public:
   using i32 = typename V::i32;
-  using Copies = RowCopies<V, block_words<V, F>>;
+  using Copies = StripCopies<V, block_words<V, F>>;
 
-  Units(const WeightStrip& strip, std::int64_t first, std::int64_t end, Copies& copies)
+  BundleWalker(const WeightStrip& strip, std::int64_t first, std::int64_t end, Copies& copies)
       : packed_(strip.packed ? strip.codes + first * 64 : nullptr), at_(first), end_(end), blocks_(strip, first, end, copies) {}
 
-  /// Calls each(U::words vectors) for every unit up to word `until`, which ends a block or the walk.
+  /// Calls each(words) for every bundle up to word `until`. That must be the end of a block or of the walk.
   template <class Each>
   [[gnu::always_inline]] void walk(std::int64_t until, Each each) {
+    GQMM_ASSERT(until >= at_ && until <= end_);
     if (packed_ != nullptr) {
       walk_packed(until, each);
       return;
     }
-    if (ahead && !begun_) {
+    if (pipelined && !begun_) {
       blocks_.next(block_);
       begun_ = true;
     }
     for (; at_ < until; at_ += size) {
       i32 next[size];
-      if constexpr (!ahead) {
+      if constexpr (!pipelined) {
         blocks_.next(block_);
       } else if (at_ + size < end_) {
         blocks_.next(next);
       } else {
         std::copy_n(block_, size, next);
       }
-      unrolled<size / words>([&]<int unit>() __attribute__((always_inline)) {
-        if (at_ + unit * words < end_) {
-          each(block_ + unit * words);
+      unrolled<size / words>([&]<int bundle>() __attribute__((always_inline)) {
+        if (at_ + bundle * words < end_) {
+          each(block_ + bundle * words);
         }
       });
-      if constexpr (ahead) {
+      if constexpr (pipelined) {
         std::copy_n(next, size, block_);
       }
     }
   }
 
  private:
-  static constexpr int words = Unit<V, F>::words;
+  static constexpr int words = CodeBundle<V, F>::words;
   static constexpr int size = block_words<V, F>;
-  /// Load the next block before the units of this one are used: the shuffles of one and the arithmetic of the other then run side
-  /// by side. Takes registers for two blocks.
-  static constexpr bool ahead = size <= V::words_ahead;
+  /// Software pipelining: the next block is loaded before the bundles of the current one are used. Then the shuffles of one run
+  /// beside the arithmetic of the other. This needs registers for two blocks.
+  static constexpr bool pipelined = size <= V::pipelined_words;
 
   template <class Each>
   [[gnu::always_inline]] void walk_packed(std::int64_t until, Each each) {
     for (; at_ < until; at_ += words) {
-      i32 unit[words];
+      i32 bundle[words];
       for (int j = 0; j < words; ++j) {
-        unit[j] = V::load_words(packed_ + j * 64, 16);
+        bundle[j] = V::load_words(packed_ + j * 64, 16);
       }
       packed_ += words * 64;
-      each(unit);
+      each(bundle);
     }
   }
 
   const std::byte* packed_;
   std::int64_t at_;
   std::int64_t end_;
-  RowBlocks<V, size> blocks_;
+  StripBlocks<V, size> blocks_;
   bool begun_ = false;
   i32 block_[size];
 };
 
 template <class V, class F>
 void pack_strip(const WeightStrip& strip, std::int64_t k0, std::int64_t count, std::byte* panel) {
-  using U = Unit<V, F>;
+  using Bundle = CodeBundle<V, F>;
+  GQMM_ASSERT(k0 >= 0 && k0 % Bundle::codes == 0);
+  GQMM_ASSERT(count >= Bundle::codes && count % Bundle::codes == 0 && (k0 + count) * F::bits / 32 <= strip.words);
   using i32 = typename V::i32;
-  const auto pack_unit = [&panel](const i32* words) {
-    i32 line[U::lines];
-    U::to_lines(words, line);
-    for (int i = 0; i < U::lines; ++i) {
+  const auto pack_bundle = [&panel](const i32* words) {
+    i32 line[Bundle::lines];
+    Bundle::to_lines(words, line);
+    for (int i = 0; i < Bundle::lines; ++i) {
       V::store_words(panel, line[i], 16);
       panel += 64;
     }
   };
   const std::int64_t end = (k0 + count) * F::bits / 32;
-  typename Units<V, F>::Copies copies;
-  Units<V, F>(strip, k0 * F::bits / 32, end, copies).walk(end, pack_unit);
+  typename BundleWalker<V, F>::Copies copies;
+  BundleWalker<V, F>(strip, k0 * F::bits / 32, end, copies).walk(end, pack_bundle);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 namespace gqmm::cpu {
 namespace {
 
-/// function.operator()<0>() … <n − 1>().
+/// Calls function.operator()<0>() … function.operator()<n − 1>().
 template <int n, class Function>
 [[gnu::always_inline]] inline void unrolled(Function function) {
   [&]<int... i>(std::integer_sequence<int, i...>)

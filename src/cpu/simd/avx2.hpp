@@ -1,4 +1,4 @@
-// AVX2, FMA and F16C (Haswell, Zen and later): two ymm registers are 16 lanes.
+// The vocabulary for AVX2, FMA and F16C (Haswell, Zen and later). Two ymm registers hold the 16 lanes.
 #pragma once
 
 #include "cpu/simd/vocabulary.hpp"
@@ -18,23 +18,26 @@ struct Avx2 {
     __m256i lo, hi;
   };
 
-  // 16 ymm, two for every 16 lanes; integer sums + weights + mask + a broadcast + a product (float sums wait in memory):
+  // There are 16 ymm registers, two for every 16 lanes. A tile needs registers for integer sums + weights + mask + a broadcast +
+  // a product. The float sums wait in memory.
   //   1 slice   3 rows       6 + 2 + 1 + 1 + 2 = 12
   //   2 slices  2 rows       8 + 2 + 1 + 1 + 2 = 14
   //   3 slices  1 row        6 + 2 + 1 + 1 + 2 = 12
-  // A dot product is vpmaddubsw, vpmaddwd and vpaddd; only vpaddd is part of a sum's chain: 1 cycle, at most 4 per cycle, so that
-  // 4 sums would hide it, and there are 6. More rows would only share the mask and the shift of nibbles, and spill: one row more
-  // is 2 % slower with one slice, no faster with two, 1 % faster with three (Zen 4, as much as two runs differ by).
+  // A dot product is vpmaddubsw, vpmaddwd and vpaddd. Only vpaddd is part of a sum's dependency chain: its latency is 1 cycle, at
+  // most 4 start per cycle. So 4 sums would hide the latency, and there are 6. More rows would only share the mask and the shift
+  // of nibbles, and they spill. One more row is 2 % slower with one slice, equally fast with two, and 1 % faster with three.
+  // (This is on Zen 4; two runs differ by as much.)
   static constexpr TileSize gemm_tile[3] = {{3, 1}, {2, 1}, {1, 1}};
-  // 5 rows × 1 strip = 10 sums + 2 weights + 1 broadcast. fma: 4 cycles, 2 per cycle, so 8 sums hide its latency.
+  // 5 rows × 1 strip are 10 sums + 2 weights + 1 broadcast. An fma takes 4 cycles, and 2 start per cycle, so 8 sums hide its
+  // latency.
   static constexpr TileSize float_tile = {5, 1};
   static constexpr int float_gemv_rows = 4;  // 8 sums
-  // Measured with 1, 2, 4, 8, 12 rows: against tiles, mxfp8 takes .72, .8, .78, 1, 1.13 of the time, along N .93, 1.07, 1.3 and
-  // more.
-  static constexpr FewRows few_float_rows = {.along_k = 8, .along_n = 1};
+  // Measured with 1, 2, 4, 8, 12 rows. The GEMV for mxfp8 takes .72, .8, .78, 1, 1.13 of the time of tiles. For weights along n
+  // it takes .93, 1.07, 1.3 and more. The crossover is the last number of rows at which the GEMV is not slower.
+  static constexpr GemvCrossover float_gemv_crossover = {.along_k = 8, .along_n = 1};
   static constexpr bool wide_dot_differs = true;
   static constexpr bool picks_bits = false;
-  static constexpr int words_ahead = 4;
+  static constexpr int pipelined_words = 4;
 
   template <class Function>
   static i32 each(i32 a, i32 b, Function function) {
@@ -44,7 +47,7 @@ struct Avx2 {
   static __m256i first_words(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
-  // A copy of at most 32 bytes behind which 16 lanes may be read.
+  // Copies at most 32 bytes to a buffer of which 16 lanes may be read.
   static __m256i partial(const std::byte* p, int bytes) {
     alignas(32) std::byte buffer[32] = {};
     __builtin_memcpy(buffer, p, static_cast<std::size_t>(bytes));
@@ -72,7 +75,7 @@ struct Avx2 {
     const __m128i bytes = n >= 16 ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)) : _mm256_castsi256_si128(partial(p, n));
     return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
   }
-  // Rows n and n + 4 of eight to the halves of a register, then two rounds of shuffles within halves.
+  // Loads the rows n and n + 4 of eight into the halves of a register. Two rounds of shuffles within the halves follow.
   static void load_transposed8(const std::byte* p, std::int64_t stride, __m256i (&words)[4]) {
     __m256i row[4];
     for (int n = 0; n < 4; ++n) {
@@ -113,9 +116,14 @@ struct Avx2 {
     return _mm256_permute4x64_epi64(packed, 0xd8);
   }
   static void store_u16(std::byte* p, i32 a, int n) {
+    const __m256i halves = low_halves(a);
+    if (n >= 16) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves);
+      return;
+    }
     alignas(32) std::byte buffer[32];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(buffer), low_halves(a));
-    __builtin_memcpy(p, buffer, static_cast<std::size_t>(n >= 16 ? 32 : 2 * n));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(buffer), halves);
+    __builtin_memcpy(p, buffer, 2 * static_cast<std::size_t>(n));
   }
   static f32 broadcast(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
   static i32 broadcast(std::int32_t a) { return {_mm256_set1_epi32(a), _mm256_set1_epi32(a)}; }
@@ -125,11 +133,18 @@ struct Avx2 {
   static f32 add(f32 a, f32 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
   static f32 sub(f32 a, f32 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
   static f32 mul(f32 a, f32 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+  static f32 div(f32 a, f32 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
   static f32 fma(f32 a, f32 b, f32 c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
   static __m256 canonical(__m256 a) {
     return _mm256_blendv_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
   static f32 canonical(f32 a) { return {canonical(a.lo), canonical(a.hi)}; }
+  static f32 min(f32 a, f32 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+  static f32 max(f32 a, f32 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+  static f32 select_less(f32 a, f32 b, f32 c, f32 d) {
+    return {_mm256_blendv_ps(d.lo, c.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
+            _mm256_blendv_ps(d.hi, c.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
+  }
 
   static f32 as_f32(i32 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
   static i32 as_i32(f32 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
@@ -187,7 +202,8 @@ struct Avx2 {
   }
   static int count_at_least(i32 a, std::int32_t bound) { return __builtin_popcount(mask_at_least(a, bound)); }
 
-  // maddubs adds two products in 16 bits: 2 · 127 · 128 fits, 2 · 255 · 127 would saturate, so the top bit goes apart.
+  // vpmaddubsw adds two products in 16 bits. 2 · 127 · 128 fits; 2 · 255 · 127 would saturate. So the top bit of wide codes is
+  // multiplied on its own.
   template <int max_u>
   static i32 dot(i32 acc_s32, i32 w_u8, i32 x_s8) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -207,7 +223,7 @@ struct Avx2 {
 
   template <bool EvenOdd>
   static void pack_bytes(i32 a, std::int32_t* words) {
-    // The low byte of each lane to the bottom word of its 128-bit half, then the four words together.
+    // Move the low byte of each lane to the bottom word of its 128-bit half. Then put the four words together.
     const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
                                           0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
     const __m256i lo = _mm256_shuffle_epi8(a.lo, pick);
@@ -227,7 +243,7 @@ struct Avx2 {
     __builtin_memcpy(buffer, p, 2 * Bits);
     const __m128i stream = _mm_load_si128(reinterpret_cast<const __m128i*>(buffer));
     const auto half = [&](int first) {
-      // Lane i wants bits [i·Bits, i·Bits + Bits): the two bytes from i·Bits/8 on, shifted by i·Bits mod 8.
+      // Lane i needs the bits [i·Bits, i·Bits + Bits). They are in the two bytes from i·Bits/8 on, shifted by i·Bits mod 8.
       const __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
       const __m256i bit = _mm256_mullo_epi32(lane, _mm256_set1_epi32(Bits));
       const __m256i low = _mm256_srli_epi32(bit, 3);

@@ -1,4 +1,4 @@
-// AVX-512 F, BW, DQ, VL (Skylake-X, which has no VNNI): one zmm register is 16 lanes.
+// The vocabulary for AVX-512 F, BW, DQ, VL (Skylake-X, which has no VNNI). One zmm register holds the 16 lanes.
 #pragma once
 
 #include "cpu/simd/vocabulary.hpp"
@@ -12,26 +12,28 @@ struct Avx512Bw {
   using f32 = __m512;
   using i32 = __m512i;
 
-  // 32 zmm. A dot product is three instructions of which only vpaddd is part of a chain, so latency asks for nothing: tiles are
-  // rather tall than wide, for the mask and the shift of nibbles are shared by the rows. Integer sums + float sums + both halves
-  // of a line of nibbles + mask, ones, a broadcast and a product:
+  // There are 32 zmm registers. A dot product is three instructions, and only vpaddd is part of a sum's dependency chain. So
+  // latency asks for nothing. Tall tiles are better than wide ones, because rows share the mask and the shift of nibbles. A tile
+  // needs registers for integer sums + float sums + both halves of a line of nibbles + mask, ones, a broadcast and a product:
   //   1 slice   6 rows × 2 strips      12 + 12 + 4 + 4 = 32
   //   2 slices  3 rows × 2 strips      12 +  6 + 4 + 4 = 26
   //   3 slices  2 rows × 2 strips      12 +  4 + 4 + 4 = 24
-  // One row more with 2 and 3 slices would be 32 as well, for as many instructions: what it shares it spills.
+  // One more row with 2 and 3 slices would need 32 as well, but the number of instructions stays the same: what it saves by
+  // sharing, it spends on spills.
   static constexpr TileSize gemm_tile[3] = {{6, 2}, {3, 2}, {2, 2}};
-  // 8 rows × 3 strips = 24 sums + 3 weights; every broadcast of x is an embedded memory operand. fma: 4 cycles, 2 per cycle at
-  // most, so 8 sums would hide its latency; the others are there for the loads, of which a tile needs 11 for 24 fma.
+  // 8 rows × 3 strips are 24 sums + 3 weights; every broadcast of x is an operand in memory. An fma takes 4 cycles, and at most 2
+  // start per cycle, so 8 sums would hide its latency. The other sums reduce the loads: a tile needs 11 loads for 24 fma.
   static constexpr TileSize float_tile = {8, 3};
-  // 16 sums + 4 words, as many on the way, 5 of their transpose, 3 to become weights. It unpacks weights beside fma, whose pipes
-  // are busy for 17 cycles of 18 (Zen 4); a tile unpacks them before, once for all rows.
+  // Registers hold 16 sums + 4 words, as many words being loaded, 5 for their transpose, and 3 that become weights. This kernel
+  // unpacks weights beside the fma, whose ports are busy for 17 of 18 cycles (Zen 4). A tile unpacks them before, once for all
+  // rows.
   static constexpr int float_gemv_rows = 16;
-  // Measured with 1, 2, 4, 8, 16 rows: against tiles, mxfp8 takes .50, .50, .52, .64, .73 of the time, along N 1.0, .97,
-  // .86, 1.04, 1.09.
-  static constexpr FewRows few_float_rows = {.along_k = 16, .along_n = 4};
+  // Measured with 1, 2, 4, 8, 16 rows. The GEMV for mxfp8 takes .50, .50, .52, .64, .73 of the time of tiles. For weights along n
+  // it takes 1.0, .97, .86, 1.04, 1.09.
+  static constexpr GemvCrossover float_gemv_crossover = {.along_k = 16, .along_n = 4};
   static constexpr bool wide_dot_differs = true;
   static constexpr bool picks_bits = false;
-  static constexpr int words_ahead = 8;
+  static constexpr int pipelined_words = 8;
 
   static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1U << n) - 1U); }
 
@@ -40,8 +42,9 @@ struct Avx512Bw {
   static i32 load_words(const std::byte* p, int n) { return _mm512_maskz_loadu_epi32(first(n), p); }
   static i32 load_u16(const std::byte* p, int n) { return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p)); }
   static i32 load_u8(const std::byte* p, int n) { return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
-  // Rows n, n + 4, n + 8, n + 12 to the quarters of a register, then two rounds of shuffles within quarters. Of the first step
-  // two thirds are on half registers, which cost half; quarters that change places once all rows are loaded would cost more.
+  // Loads the rows n, n + 4, n + 8, n + 12 into the quarters of a register. Two rounds of shuffles within the quarters follow.
+  // Two thirds of the first step use half registers, which cost half. To exchange quarters after all rows are loaded would cost
+  // more.
   static void load_transposed(const std::byte* p, std::int64_t stride, i32 (&words)[4]) {
     i32 row[4];
     for (int n = 0; n < 4; ++n) {
@@ -69,10 +72,14 @@ struct Avx512Bw {
   static f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
   static f32 sub(f32 a, f32 b) { return _mm512_sub_ps(a, b); }
   static f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
+  static f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
   static f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
   static f32 canonical(f32 a) {
     return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), as_f32(broadcast(0x7fc00000)));
   }
+  static f32 min(f32 a, f32 b) { return _mm512_min_ps(a, b); }
+  static f32 max(f32 a, f32 b) { return _mm512_max_ps(a, b); }
+  static f32 select_less(f32 a, f32 b, f32 c, f32 d) { return _mm512_mask_mov_ps(d, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), c); }
 
   static f32 as_f32(i32 a) { return _mm512_castsi512_ps(a); }
   static i32 as_i32(f32 a) { return _mm512_castps_si512(a); }
@@ -107,7 +114,8 @@ struct Avx512Bw {
   static std::uint32_t mask_at_least(i32 a, std::int32_t bound) { return _mm512_cmpge_epi32_mask(a, broadcast(bound)); }
   static int count_at_least(i32 a, std::int32_t bound) { return __builtin_popcount(mask_at_least(a, bound)); }
 
-  // As on AVX2, maddubs adds two products in 16 bits: 2 · 255 · 127 would saturate, so the top bit of wide codes goes apart.
+  // As on AVX2, vpmaddubsw adds two products in 16 bits, and 2 · 255 · 127 would saturate. So the top bit of wide codes is
+  // multiplied on its own.
   template <int max_u>
   static i32 dot(i32 acc_s32, i32 w_u8, i32 x_s8) {
     const auto sum = [&](i32 w) { return _mm512_madd_epi16(_mm512_maddubs_epi16(w, x_s8), _mm512_set1_epi16(1)); };
@@ -133,8 +141,8 @@ struct Avx512Bw {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(words), bytes);
   }
 
-  /// The same `bytes` bytes at the bottom of each quarter. Without a mask where possible: its kmov, which compilers leave in
-  /// loops, costs 2 to 3 cycles for 16 codes.
+  /// Loads `bytes` bytes to the bottom of each quarter. It avoids a mask where possible: compilers leave the mask's kmov in
+  /// loops, where it costs 2 to 3 cycles for 16 codes.
   template <int bytes>
   static i32 load_to_quarters(const std::byte* p) {
     if constexpr (bytes == 8) {
@@ -153,7 +161,8 @@ struct Avx512Bw {
   }
   template <int Bits>
   static i32 unpack_codes(const std::byte* p) {
-    // Lane i wants bits [i·Bits, i·Bits + Bits): fetch the two bytes from i·Bits/8 on, shift by i·Bits mod 8, mask.
+    // Lane i needs the bits [i·Bits, i·Bits + Bits). Fetch the two bytes from i·Bits/8 on, shift them by i·Bits mod 8, and apply
+    // the mask.
     struct Indices {
       std::uint8_t byte[64];
     };
@@ -162,7 +171,7 @@ struct Avx512Bw {
       for (int lane = 0; lane < 16; ++lane) {
         index.byte[4 * lane] = static_cast<std::uint8_t>(lane * Bits / 8);
         index.byte[4 * lane + 1] = static_cast<std::uint8_t>((lane * Bits + Bits - 1) / 8);
-        index.byte[4 * lane + 2] = index.byte[4 * lane + 3] = 0x80;  // zero
+        index.byte[4 * lane + 2] = index.byte[4 * lane + 3] = 0x80;  // 0x80 selects zero
       }
       return index;
     }();

@@ -1,17 +1,18 @@
-// AVX-512 with VNNI, VBMI and VBMI2 (Ice Lake, Zen 4 and later): AVX-512 that picks codes out of words in one instruction.
+// The vocabulary for AVX-512 with VNNI, VBMI and VBMI2 (Ice Lake, Zen 4 and later). It picks codes out of words in one
+// instruction.
 #pragma once
 
-#include "cpu/simd/avx512.hpp"
+#include "cpu/simd/avx512vnni.hpp"
 
 namespace gqmm::cpu {
 namespace {
 
-struct Avx512Vbmi : Avx512 {
+struct Avx512Vbmi : Avx512Vnni {
   static constexpr bool picks_bits = true;
 
   template <int first, int pitch>
   static i32 pick_bits(i32 a) {
-    // vpmultishiftqb takes its bytes from anywhere in 64 bits, a pair of lanes, and wraps around.
+    // vpmultishiftqb takes each byte from any place in 64 bits, which are a pair of lanes. Places beyond the end wrap around.
     constexpr std::uint64_t control = [] {
       std::uint64_t places = 0;
       for (int byte = 0; byte < 8; ++byte) {

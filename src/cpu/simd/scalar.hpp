@@ -1,5 +1,5 @@
-// Plain C++ for any CPU: 16 lanes in an array. It is what the other vocabularies must agree with, bit for bit. Operands come by
-// reference: compilers would not leave out the copies.
+// The vocabulary in plain C++, for any CPU: the 16 lanes are an array. The other vocabularies must agree with it bit for bit.
+// Operands are passed by reference, because compilers would not remove the copies.
 #pragma once
 
 #include "cpu/simd/vocabulary.hpp"
@@ -22,12 +22,13 @@ struct Scalar {
   static constexpr TileSize gemm_tile[3] = {{1, 1}, {1, 1}, {1, 1}};
   static constexpr TileSize float_tile = {1, 1};
   static constexpr int float_gemv_rows = 1;
-  static constexpr FewRows few_float_rows = {.along_k = 1, .along_n = 1};
+  static constexpr GemvCrossover float_gemv_crossover = {.along_k = 1, .along_n = 1};
   static constexpr bool wide_dot_differs = false;
   static constexpr bool picks_bits = false;
-  static constexpr int words_ahead = 0;
+  static constexpr int pipelined_words = 0;
 
-  /// One function per operation: inlined, the kernels' unrolled loops would be 16 times as long, and GCC takes minutes over them.
+  /// Every operation stays a function of its own. If it were inlined, the kernels' unrolled loops would be 16 times as long, and
+  /// GCC would take minutes for them.
   template <class To, class Function>
   [[gnu::noinline]] static To make(const Function& function) {
     To result;
@@ -36,7 +37,7 @@ struct Scalar {
     }
     return result;
   }
-  /// Wrapping arithmetic goes through unsigned.
+  /// Arithmetic that wraps is done on unsigned integers.
   static std::int32_t wrap(std::uint32_t value) { return static_cast<std::int32_t>(value); }
   static std::uint32_t bits(std::int32_t value) { return static_cast<std::uint32_t>(value); }
 
@@ -60,7 +61,7 @@ struct Scalar {
   static i32 load_words(const std::byte* p, int n) { return load_elements<std::uint32_t>(p, n); }
   static i32 load_u16(const std::byte* p, int n) { return load_elements<std::uint16_t>(p, n); }
   static i32 load_u8(const std::byte* p, int n) { return load_elements<std::uint8_t>(p, n); }
-  /// Inlined, the lanes of all four would become variables of their own.
+  /// It is not inlined, because the lanes of all four words would become variables of their own.
   [[gnu::noinline]] static void load_transposed(const std::byte* p, std::int64_t stride, i32 (&words)[4]) {
     for (int n = 0; n < lanes; ++n) {
       std::int32_t row[4];
@@ -97,11 +98,19 @@ struct Scalar {
   static f32 mul(const f32& a, const f32& b) {
     return make<f32>([&](int l) { return a.lane[l] * b.lane[l]; });
   }
+  static f32 div(const f32& a, const f32& b) {
+    return make<f32>([&](int l) { return a.lane[l] / b.lane[l]; });
+  }
   static f32 fma(const f32& a, const f32& b, const f32& c) {
     return make<f32>([&](int l) { return std::fma(a.lane[l], b.lane[l], c.lane[l]); });
   }
   static f32 canonical(const f32& a) {
     return make<f32>([&](int l) { return std::isnan(a.lane[l]) ? std::bit_cast<float>(0x7fc00000) : a.lane[l]; });
+  }
+  static f32 min(const f32& a, const f32& b) { return select_less(a, b, a, b); }
+  static f32 max(const f32& a, const f32& b) { return select_less(b, a, a, b); }
+  static f32 select_less(const f32& a, const f32& b, const f32& c, const f32& d) {
+    return make<f32>([&](int l) { return a.lane[l] < b.lane[l] ? c.lane[l] : d.lane[l]; });
   }
 
   static f32 as_f32(const i32& a) { return std::bit_cast<f32>(a); }

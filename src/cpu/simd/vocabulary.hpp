@@ -1,11 +1,15 @@
-// What a kernel may ask of an instruction set. Each file beside this one is a struct of static functions over two types of 16
-// lanes, whatever the registers' width: one lane per output of a strip (plan/packed.hpp). So packed weights and results do not
-// depend on the instruction set, and kernels are written once.
+// The vocabulary concept: the operations that kernels need from an instruction set. Each file beside this one has one vocabulary,
+// a struct of static functions. The functions work on two types of 16 lanes, whatever the width of the registers. A lane is one
+// output of a strip (plan/packed.hpp). So packed weights and results do not depend on the instruction set, and kernels are
+// written once.
 //
 //     f32   16 float32           i32   16 × 32 bits: int32, or 4 bytes each (w_u8, x_s8)
 //
-// All of it is exact or correctly rounded, so that every instruction set gives the same bits (docs/numerics.md).
+// All operations are exact or correctly rounded. So every instruction set gives the same bits, except for the sign and payload of
+// a NaN (docs/reference/numerics.md).
 #pragma once
+
+#include "plan/tile.hpp"
 
 #include <concepts>
 #include <cstddef>
@@ -15,45 +19,33 @@ namespace gqmm::cpu {
 
 inline constexpr int lanes = 16;
 
-/// Up to how many rows the float GEMV is faster than the float GEMM.
-struct FewRows {
-  int along_k;  // strips of mxfp8
-  int along_n;  // any weights with transpose=False, whose 16 outputs of one k take more instructions to unpack
-
-  [[nodiscard]] constexpr int of(bool transpose) const { return transpose ? along_k : along_n; }
-};
-
-/// Rows and strips of a register tile.
-struct TileSize {
-  int mr;  // rows of x
-  int nv;  // strips of 16 outputs
-};
-
 template <class V>
 concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::i32 (&words)[4], float* floats, float scalar,
                               const std::byte* bytes, std::byte* out, int n, std::int32_t word, const std::uint8_t (&table)[16],
                               std::int64_t stride) {
-  // Tiles of the GEMM for 1, 2, 3 slices, and of the float GEMM.
+  // The sizes of the tiles: of the GEMM for 1, 2, 3 slices, and of the float GEMM.
   { V::gemm_tile[0] } -> std::convertible_to<TileSize>;
   { V::float_tile } -> std::convertible_to<TileSize>;
-  /// Rows, a power of two, that the float GEMV takes at a time.
+  /// The most rows that one float GEMV kernel takes: a power of two.
   { V::float_gemv_rows } -> std::convertible_to<int>;
-  { V::few_float_rows } -> std::convertible_to<FewRows>;
-  /// Whether dot<255> is other code than dot<127>.
+  { V::float_gemv_crossover } -> std::convertible_to<GemvCrossover>;
+  /// Whether dot<255> has other code than dot<127>.
   { V::wide_dot_differs } -> std::convertible_to<bool>;
-  /// Words of 16 rows that registers hold beside the sums and words of a decode kernel: loaded ahead of their use.
-  { V::words_ahead } -> std::convertible_to<int>;
-  /// Whether there is pick_bits<first, pitch>(i): byte j of a lane becomes the lane's 8 bits from first + j · pitch on, of which
-  /// those beyond its ends may be anything.
+  /// The number of words of 16 rows that a decode kernel loads before their use (software pipelining). Registers hold them beside
+  /// the sums and the current words.
+  { V::pipelined_words } -> std::convertible_to<int>;
+  /// Whether pick_bits<first, pitch>(i) exists. It sets byte j of a lane to the lane's 8 bits from first + j · pitch on. Bits
+  /// beyond the ends of the lane may have any value.
   { V::picks_bits } -> std::convertible_to<bool>;
 
-  // Memory. load and store take any address; n counts elements, the lanes past n are zero on load and untouched on store.
+  // Memory. load and store take any address. n counts elements: the lanes past n become zero in a load and are not written by a
+  // store.
   { V::load(floats) } -> std::same_as<typename V::f32>;
   { V::store(floats, f) };
   { V::load_words(bytes, n) } -> std::same_as<typename V::i32>;
   { V::load_u16(bytes, n) } -> std::same_as<typename V::i32>;
   { V::load_u8(bytes, n) } -> std::same_as<typename V::i32>;
-  /// Four words of each of 16 rows, `stride` bytes apart: words[j] lane n is word j of row n.
+  /// Loads four words of each of 16 rows, which lie `stride` bytes apart. Lane n of words[j] is word j of row n.
   { V::load_transposed(bytes, stride, words) };
   { V::store_words(out, i, n) };
   { V::store_u16(out, i, n) };  // the low halves of the lanes
@@ -62,12 +54,19 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::prefetch(bytes) };
   { V::prefetch_l2(bytes) };  // into L2 only
 
-  // Float arithmetic, each operation rounded once.
+  // Float arithmetic. Each operation rounds once.
   { V::add(f, f) } -> std::same_as<typename V::f32>;
   { V::sub(f, f) } -> std::same_as<typename V::f32>;
   { V::mul(f, f) } -> std::same_as<typename V::f32>;
+  { V::div(f, f) } -> std::same_as<typename V::f32>;
   { V::fma(f, f, f) } -> std::same_as<typename V::f32>;  // a · b + c
   { V::canonical(f) } -> std::same_as<typename V::f32>;  // NaN becomes the positive quiet NaN
+
+  // Choices between floats, as C++ makes them. A comparison with a NaN is false, so min and max return b then. They return b for
+  // two zeros of any sign, too.
+  { V::min(f, f) } -> std::same_as<typename V::f32>;                // a < b ? a : b
+  { V::max(f, f) } -> std::same_as<typename V::f32>;                // a > b ? a : b
+  { V::select_less(f, f, f, f) } -> std::same_as<typename V::f32>;  // a < b ? c : d
 
   // Conversions.
   { V::as_f32(i) } -> std::same_as<typename V::f32>;  // the same bits
@@ -77,7 +76,7 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::from_f16(i) } -> std::same_as<typename V::f32>;   // of the low halves of the lanes
   { V::to_f16(f) } -> std::same_as<typename V::i32>;     // rounded, in the low halves
 
-  // Integer arithmetic, wrapping.
+  // Integer arithmetic, which wraps.
   { V::add(i, i) } -> std::same_as<typename V::i32>;
   { V::sub(i, i) } -> std::same_as<typename V::i32>;
   { V::bit_and(i, i) } -> std::same_as<typename V::i32>;
@@ -86,20 +85,20 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::template shift_left<3>(i) } -> std::same_as<typename V::i32>;
   { V::template shift_right<3>(i) } -> std::same_as<typename V::i32>;  // logical
   { V::template shift_right_arithmetic<3>(i) } -> std::same_as<typename V::i32>;
-  { V::template funnel_right<3>(i, i) } -> std::same_as<typename V::i32>;  // of 64 bits: the first argument below the second
+  { V::template funnel_right<3>(i, i) } -> std::same_as<typename V::i32>;  // shifts 64 bits; the first argument is the low half
   { V::reduce_max(i) } -> std::same_as<std::int32_t>;
   { V::reduce_add(i) } -> std::same_as<std::int32_t>;
   { V::count_at_least(i, word) } -> std::same_as<int>;           // lanes ≥ word
   { V::mask_at_least(i, word) } -> std::same_as<std::uint32_t>;  // the same as a bit mask, lane 0 lowest
 
   // Bytes.
-  /// acc + Σ_4 w_u8 · x_s8 per lane, exact for w ≤ max_u.
+  /// Returns acc + Σ_4 w_u8 · x_s8 for each lane, exact for w ≤ max_u.
   { V::template dot<127>(i, i, i) } -> std::same_as<typename V::i32>;
-  /// table[nibble] for every byte of the argument, all of which are < 16.
+  /// Returns table[nibble] for every byte of the argument. All bytes must be < 16.
   { V::lookup(table, i) } -> std::same_as<typename V::i32>;
-  /// The low byte of each lane in four words: in order, or (EvenOdd) per 8 lanes the even ones, then the odd ones.
+  /// Writes the low byte of each lane to four words: in order, or (EvenOdd) the even ones of each 8 lanes before the odd ones.
   { V::template pack_bytes<true>(i, &word) };
-  /// 16 consecutive Bits-bit codes of a little-endian bit stream that starts at a byte; reads 2·Bits bytes.
+  /// Loads 16 consecutive codes of Bits bits from a little-endian bit stream that starts at a byte. It reads 2·Bits bytes.
   { V::template unpack_codes<5>(bytes) } -> std::same_as<typename V::i32>;
 };
 

@@ -1,4 +1,5 @@
-// The kernels on AVX-512 without VNNI. Compiled with those flags: nothing but this one function may be visible outside.
+// The kernels for AVX-512 without VNNI. Only this file is compiled for these extensions, so it exports one function. The linker
+// might use any other function of it on older machines. The test targets.EachDefinesOneFunction checks that.
 #include "cpu/simd/avx512bw.hpp"
 
 #include "cpu/kernels/make_table.hpp"

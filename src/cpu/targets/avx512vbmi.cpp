@@ -1,5 +1,6 @@
-// The kernels on AVX-512 VNNI that VBMI makes better. Compiled with those flags: nothing but this one function may be visible
-// outside.
+// The kernels for AVX-512 with VNNI that VBMI improves. Only this file is compiled for these extensions, so it exports one
+// function. The linker might use any other function of it on older machines. The test targets.EachDefinesOneFunction checks
+// that.
 #include "cpu/simd/avx512vbmi.hpp"
 
 #include "cpu/kernels/make_table.hpp"
@@ -9,9 +10,9 @@
 namespace gqmm::cpu {
 
 const KernelTable& avx512vbmi_kernels() {
-  using Table = PickedTable<Avx512Vbmi, AllFormats>;  // a type of this file alone, and so is FirstUse of it
+  using Table = PickedTable<Avx512Vbmi, AllFormats>;  // this type, and so FirstUse of it, exists in this file only
   constinit static threads::FirstUse<const Table> made;
-  return made.get([] { return Table(avx512_kernels()); }).table;
+  return made.get([] { return Table(avx512vnni_kernels()); }).table;
 }
 
 }  // namespace gqmm::cpu

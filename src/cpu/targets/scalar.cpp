@@ -1,4 +1,4 @@
-// The kernels in plain C++. Compiled for the baseline of the target.
+// The kernels in plain C++. This file is compiled for the baseline of the target.
 #include "cpu/simd/scalar.hpp"
 
 #include "cpu/kernels/make_table.hpp"

@@ -14,6 +14,8 @@
 
 namespace gqmm::conformance {
 
+using namespace detail;
+
 /// The names of the instruction sets that this machine runs.
 std::vector<std::string> supported_instruction_sets();
 
@@ -46,9 +48,10 @@ struct Contract {
   double (*bound)(const Problem&, const ReferenceValue&);
   double (*fraction)(const Problem&, const ReferenceValue&, float y);
 };
-/// docs/numerics.md
+/// docs/reference/numerics.md
 inline constexpr Contract error_contract = {error_bound, error_fraction};
-/// For an outlier under a zero weight: 2û · Σ|x||ŵ| for the half types, 2^−17 · Σ|x||ŵ| for float32.
+/// For an outlier under a zero weight: 2û · Σ|x||ŵ| for the half types, 2^−17 · Σ|x||ŵ| for float32; and where the result is
+/// subnormal, half of the smallest subnormal.
 extern const Contract outlier_contract;
 
 struct Judgement {

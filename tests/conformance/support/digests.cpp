@@ -9,6 +9,9 @@
 #include <span>
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 constexpr Dtype compute_types[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
@@ -71,7 +74,7 @@ DigestProblem::DigestProblem(const Family& family, int problem) {
   spec.scale_dtype = random.one_of(compute_types);
   spec.transpose = family.transpose;
   spec.precision = family.format == nullptr ? Precision::standard : precisions[problem % 3];
-  spec.global_scale = family.format != nullptr && family.format->mode == Mode::nvfp4 && random.chance(0.5);
+  spec.global_scale = family.format != nullptr && family.format->has_global_scale && random.chance(0.5);
   choose_extents(spec, 4.6, random);
   packed = family.format != nullptr && family.transpose && problem % 4 == 3;
 
@@ -101,7 +104,7 @@ Digest DigestProblem::digest() const {
     y = call_poisoned(operands);
   }
   Hash hash;
-  hash.add(std::span(y.bytes(), static_cast<std::size_t>(y.size()) * size_of(y.dtype())));
+  hash.add(std::span(y.bytes(), y.nbytes()));
   return {operands_digest, hash.value()};
 }
 

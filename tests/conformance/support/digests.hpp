@@ -10,6 +10,8 @@
 
 namespace gqmm::conformance {
 
+using namespace detail;
+
 /// Every format, group size, order of w and type of x in every precision, in an order that every build agrees on.
 struct Family {
   std::string name;  ///< "affine_4bit_g64_transposed_float16"

@@ -10,6 +10,8 @@
 
 namespace gqmm::conformance {
 
+using namespace detail;
+
 class Oracle {
  public:
   /// Evaluates the whole problem. It does not depend on slices, threads or the type of y.

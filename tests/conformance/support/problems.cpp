@@ -10,6 +10,9 @@
 #include <string_view>
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 constexpr std::string_view name_of(IndexForm form) {
@@ -117,12 +120,13 @@ void make_scales(const Spec& spec, std::size_t groups, Contents& c, Random& rand
       }
       break;
     }
-    case ScaleEncoding::e8m0:
+    case ScaleEncoding::e8m0: {
+      const int most = 2 - std::ilogb(largest_value(*format.float_code));  // weights of magnitudes below 8
       for (std::size_t i = 0; i < groups; ++i) {
-        c.scale_bytes.push_back(
-            static_cast<std::uint8_t>(127 + (format.bits == 8 ? random.integer(-12, -6) : random.integer(-6, 0))));
+        c.scale_bytes.push_back(static_cast<std::uint8_t>(127 + random.integer(most - 6, most)));
       }
       break;
+    }
     case ScaleEncoding::e4m3:
       for (std::size_t i = 0; i < groups; ++i) {
         const std::int64_t sign = random.chance(0.1) ? 0x80 : 0;
@@ -145,9 +149,11 @@ void make_weights(const Spec& spec, Contents& c, Random& random) {
     if (spec.values == Values::positive) {
       word |= static_cast<std::uint32_t>(random.bits()) | static_cast<std::uint32_t>(random.bits());
     }
-    if (spec.format->mode == Mode::mxfp8) {  // ordinary weights are not NaN
+    if (has_special_codes(*spec.format)) {  // ordinary weights are finite
+      const SmallFloat& type = *spec.format->float_code;
       for (int byte = 0; byte < 32; byte += 8) {
-        word ^= (word >> byte & 0x7fU) == 0x7fU ? 1U << byte : 0U;
+        const unsigned magnitude = word >> byte & type.magnitude_mask();
+        word ^= magnitude >= type.first_special() ? (type.magnitude_mask() + 1 - type.first_special()) << byte : 0U;
       }
     }
   }
@@ -307,31 +313,32 @@ Operands lay_out_operands(const Spec& spec, const Contents& c) {
 
   if (spec.format == nullptr) {
     operands.dense = true;
-    operands.w = spec.transpose ? lay_out_k_contiguous(spec, c, next_layout(), random)
-                                : lay_out(bytes_of(c.b, spec.scale_dtype), with_matrix(c.w_leading, spec.K, spec.N),
-                                          spec.scale_dtype, next_layout(), random);
+    operands.weights.w = spec.transpose ? lay_out_k_contiguous(spec, c, next_layout(), random)
+                                        : lay_out(bytes_of(c.b, spec.scale_dtype), with_matrix(c.w_leading, spec.K, spec.N),
+                                                  spec.scale_dtype, next_layout(), random);
     return operands;
   }
   const Format& format = *spec.format;
   const std::int64_t rows = spec.transpose ? spec.N : spec.K;
   const std::int64_t along = spec.transpose ? spec.K : spec.N;
-  operands.w = lay_out(std::as_bytes(std::span(c.w)), with_matrix(c.w_leading, rows, along * format.bits / 32), Dtype::uint32,
-                       next_layout(), random);
+  QuantizedWeights& weights = operands.weights;
+  weights.w = lay_out(std::as_bytes(std::span(c.w)), with_matrix(c.w_leading, rows, along * format.bits / 32), Dtype::uint32,
+                      next_layout(), random);
   const Shape scale_shape = with_matrix(c.w_leading, rows, along / spec.group_size);
   if (format.scale_encoding == ScaleEncoding::floating) {
-    options.scales = lay_out(bytes_of(c.scales, spec.scale_dtype), scale_shape, spec.scale_dtype, next_layout(), random);
-    options.biases = lay_out(bytes_of(c.biases, spec.scale_dtype), scale_shape, spec.scale_dtype, next_layout(), random);
+    weights.scales = lay_out(bytes_of(c.scales, spec.scale_dtype), scale_shape, spec.scale_dtype, next_layout(), random);
+    weights.biases = lay_out(bytes_of(c.biases, spec.scale_dtype), scale_shape, spec.scale_dtype, next_layout(), random);
   } else {
-    options.scales = lay_out(as_bytes(c.scale_bytes), scale_shape, Dtype::uint8, next_layout(), random);
+    weights.scales = lay_out(as_bytes(c.scale_bytes), scale_shape, Dtype::uint8, next_layout(), random);
   }
   if (spec.global_scale) {
     const Layout layout = strided ? Layout::odd_address : Layout::contiguous;
-    options.global_scale = lay_out(bytes_of(c.global_scales, Dtype::float32), c.w_leading, Dtype::float32, layout, random);
+    weights.global_scale = lay_out(bytes_of(c.global_scales, Dtype::float32), c.w_leading, Dtype::float32, layout, random);
   }
-  options.mode = format.mode;
-  options.bits = format.bits;
-  options.group_size = spec.group_size;
-  options.transpose = spec.transpose;
+  weights.mode = format.mode;
+  weights.bits = format.bits;
+  weights.group_size = spec.group_size;
+  weights.transpose = spec.transpose;
   options.precision = spec.precision;
   return operands;
 }

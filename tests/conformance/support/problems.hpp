@@ -14,6 +14,8 @@
 
 namespace gqmm::conformance {
 
+using namespace detail;
+
 /// How the pairs are said.
 enum class IndexForm {
   both,      ///< lhs and rhs, one-dimensional
@@ -40,7 +42,7 @@ struct Spec {
   Dtype x_dtype = Dtype::float32;
   Dtype scale_dtype = Dtype::float32;  ///< affine
   bool transpose = true;               ///< dense: b's columns are contiguous along K
-  bool global_scale = false;           ///< nvfp4
+  bool global_scale = false;           ///< for formats that have one
   Precision precision = Precision::standard;
   std::int64_t M = 1;
   std::int64_t N = 1;
@@ -75,6 +77,11 @@ struct Contents {
   std::vector<std::int64_t> rhs;
 };
 
+/// Whether some of a format's codes are Inf or NaN.
+inline bool has_special_codes(const Format& format) {
+  return format.float_code && format.float_code->special != SpecialCodes::none;
+}
+
 /// The code at [expert, row, index] of w, `row` and `index` in w's own order.
 unsigned code_at(const Spec& spec, const Contents& contents, std::int64_t expert, std::int64_t row, std::int64_t index);
 void set_code(const Spec& spec, Contents& contents, std::int64_t expert, std::int64_t row, std::int64_t index, unsigned code);
@@ -85,7 +92,7 @@ Contents random_contents(const Spec& spec);
 struct Operands {
   bool dense = false;
   array x;
-  array w;
+  QuantizedWeights weights;  // dense: only its w, which is gather_mm's b
   GatherQmmOptions options;
 };
 

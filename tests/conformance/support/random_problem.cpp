@@ -7,6 +7,9 @@
 #include <limits>
 
 namespace gqmm::conformance {
+
+using namespace detail;
+
 namespace {
 
 constexpr Dtype compute_types[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
@@ -27,7 +30,7 @@ Spec random_spec(std::uint64_t seed) {
     spec.format = &formats()[to_size(random.integer(0, static_cast<std::int64_t>(formats().size()) - 1))];
     spec.group_size =
         spec.format->group_sizes[to_size(random.integer(0, static_cast<std::int64_t>(spec.format->group_sizes.size()) - 1))];
-    spec.global_scale = spec.format->mode == Mode::nvfp4 && random.chance(0.5);
+    spec.global_scale = spec.format->has_global_scale && random.chance(0.5);
     spec.precision = random.one_of(precisions);
   }
   choose_extents(spec, 7.65, random);

@@ -176,3 +176,62 @@ class TestErrors:
         with pytest.raises(ValueError, match="Invalid quantization mode 'int2'"):
             drop_in.gather_qmm(x, w, scales, biases, rhs_indices=mx.array([0]), mode="int2")
         assert drop_in.status().calls["gather_qmm"] == drop_in.Calls(before.ours, before.stock + 1)
+
+
+class TestQuantizedWeights:
+    """gqmm.QuantizedWeights of MLX's arrays in the place of w."""
+
+    @pytest.mark.parametrize("setting", SETTINGS, **ids)
+    def test_products_have_the_bits_of_the_arrays(self, rng, setting):
+        arrays = to_mlx(*oracle.random_weights(rng, setting, (3,), 8, 64).arrays())
+        weights = gqmm.QuantizedWeights(*arrays, **setting.arguments())
+        x = mx.array(rng.standard_normal((3, 2, 64), np.float32))
+        rhs = mx.array([2, 0, 1])
+        for ours, expected in (
+            (
+                drop_in.gather_qmm(x, weights, rhs_indices=rhs),
+                drop_in.gather_qmm(x, *arrays, rhs_indices=rhs, **setting.arguments()),
+            ),
+            (drop_in.quantized_matmul(x, weights), drop_in.quantized_matmul(x, *arrays, **setting.arguments())),
+        ):
+            assert mx.array_equal(ours, expected)
+
+    def test_transpose_and_global_scale_are_theirs(self, rng):
+        plain = oracle.random_weights(rng, Setting("affine", 4, 64), (), 64, 8, transpose=False)
+        weights = gqmm.QuantizedWeights(*to_mlx(*plain.arrays()), transpose=False)
+        assert drop_in.quantized_matmul(mx.ones((1, 8)), weights).shape == (1, 64)
+        nvfp4 = oracle.random_weights(rng, Setting("nvfp4", 4, 16), (2,), 8, 64)
+        scale = mx.array([2.0, 3.0])
+        weights = gqmm.QuantizedWeights(*to_mlx(*nvfp4.arrays()), mode="nvfp4", global_scale=scale)
+        expected = drop_in.gather_qmm(mx.ones((2, 1, 64)), *to_mlx(*nvfp4.arrays()), mode="nvfp4", global_scale=scale)
+        assert mx.array_equal(drop_in.gather_qmm(mx.ones((2, 1, 64)), weights), expected)
+
+    def test_the_gradient_of_x_is_that_of_the_arrays(self, rng):
+        arrays = mx.quantize(mx.array(rng.standard_normal((8, 64), np.float32)))
+        weights = gqmm.QuantizedWeights(*arrays)
+        x = mx.array(rng.standard_normal((2, 64), np.float32))
+        ours = mx.grad(lambda x: drop_in.quantized_matmul(x, weights).sum())(x)
+        assert mx.array_equal(ours, mx.grad(lambda x: drop_in.quantized_matmul(x, *arrays).sum())(x))
+
+    def test_a_packed_copy_is_made_of_their_arrays(self, rng):
+        weights = gqmm.QuantizedWeights(*mx.quantize(mx.array(rng.standard_normal((8, 64), np.float32))))
+        x = mx.array(rng.standard_normal((2, 64), np.float32))
+        with drop_in.install(pack=True):
+            mx.eval(weights.w, weights.scales, weights.biases)
+            assert mx.array_equal(mx.quantized_matmul(x, weights), mx.quantized_matmul(x, weights))
+
+    def test_errors(self, rng):
+        arrays = mx.quantize(mx.array(rng.standard_normal((8, 64), np.float32)))
+        weights, x = gqmm.QuantizedWeights(*arrays), mx.ones((1, 64))
+        with pytest.raises(
+            ValueError, match=r"\[quantized_matmul\] scales is given but w = <gqmm.QuantizedWeights .*> holds its own"
+        ):
+            drop_in.quantized_matmul(x, weights, arrays[1])
+        with pytest.raises(ValueError, match=r"\[gather_qmm\] bits = 8 but w is QuantizedWeights with bits = 4; leave it out"):
+            drop_in.gather_qmm(x, weights, bits=8)
+        with pytest.raises(ValueError, match=r"transpose = false but w is QuantizedWeights with transpose = true"):
+            drop_in.gather_qmm(x, weights, transpose=False)
+        with pytest.raises(TypeError, match=r"\[gather_qmm\] (w|scales): expected an mlx.core.array, got ndarray"):
+            drop_in.gather_qmm(x, gqmm.QuantizedWeights(*map(np.array, arrays)))
+        with pytest.raises(ValueError, match=r"\[gather_qmm\] scales is missing; pass the second array"):
+            drop_in.gather_qmm(x, arrays[0])

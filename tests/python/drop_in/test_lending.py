@@ -101,7 +101,7 @@ def test_a_write_through_an_alias_is_seen(x, alias, when, which):
     use(x, weights)
     assert drop_in.status().packed_arrays == 0
     assert drop_in.status().in_place_arrays == 1
-    assert "1 weights not packed, for another library has their memory" in str(drop_in.status())
+    assert "1 weights not packed, because another library has their memory" in str(drop_in.status())
     memory = bytes_of(view)
     for value in (1, 2):
         memory[: len(memory) // 2] = value

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import oracle
 import pytest
 
 drop_in = pytest.importorskip("gqmm.mlx")
+mlx_oracle = pytest.importorskip("mlx_oracle")
 mx = pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.mlx
 
@@ -143,7 +145,7 @@ def test_second_derivatives(normal):
     close(gradient_norm(drop_in.quantized_matmul), gradient_norm(mx.quantized_matmul))
 
 
-@pytest.mark.parametrize("mode", ["mxfp4", "mxfp8", "nvfp4"])
+@pytest.mark.parametrize("mode", [setting.mode for setting in mlx_oracle.of_mlx(oracle.MICROSCALING)])
 def test_floating_point_modes_have_gradients_of_x_alone(normal, mode):
     w, scales = mx.quantize(normal(E, N, K), mode=mode)
     x = normal(3, 1, 2, K)

@@ -1,0 +1,282 @@
+"""moe_ffn over arrays of MLX, and the expert layers of mlx-lm that install() computes with it."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+import weakref
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from gqmm import _activations as activations
+from gqmm.mlx._load import extension
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    from gqmm._gqmm import QuantizedWeights
+
+_MODULE = "mlx_lm.models.switch_layers"
+_COMPUTE_TYPES = (mx.float32, mx.float16, mx.bfloat16)
+_MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
+
+
+def moe_ffn(
+    x: mx.array,
+    topk_ids: mx.array,
+    topk_weights: mx.array | None,
+    gate: QuantizedWeights | mx.array,
+    up: QuantizedWeights | mx.array | None,
+    down: QuantizedWeights | mx.array,
+    *,
+    activation: activations.Activation = activations.SwiGLU(),  # noqa: B008  (it is frozen)
+    gate_up_order: str = "gate_up",
+    gate_bias: mx.array | None = None,
+    up_bias: mx.array | None = None,
+    down_bias: mx.array | None = None,
+    missing: str = "error",
+    local_experts: tuple[int, int] | None = None,
+    precision: str | None = None,
+    stream: mx.Stream | mx.Device | None = None,
+) -> mx.array:
+    """Compute the feed-forward layer of a mixture of experts as one primitive of MLX's lazy graphs.
+
+    Arguments, shapes and types are those of gqmm.moe_ffn, with arrays of MLX. Weights are gqmm.QuantizedWeights of MLX's arrays,
+    or dense arrays. The layer has MLX's transforms. Gradients are computed from products, and the forward is computed again for
+    them. On another device than the CPU the graph has MLX's own functions.
+
+    Args:
+        x: the tokens, float16, bfloat16 or float32, shape (…, H).
+        topk_ids: the experts of each token, any integer type, shape (…, k).
+        topk_weights: the router's weights, shape (…, k). None: the slots are not added up.
+        gate: shape (E, I, H), or (E, 2·I, H) in gate_up_order if the activation is gated and up is None.
+        up: shape (E, I, H), or None.
+        down: shape (E, H, I).
+        activation: an object such as gqmm.SwiGLU().
+        gate_up_order: "gate_up", "up_gate" or "interleaved".
+        gate_bias: None, or shape (E, I) or (E, 2·I).
+        up_bias: None, or shape (E, I).
+        down_bias: None, or shape (E, H).
+        missing: what a negative id means: "error", or "zero" for a slot of zeros.
+        local_experts: None, or (first, count): the weights hold only these experts.
+        precision: "default", "fast" or "float32". None stands for what install() was given.
+        stream: a stream or device of MLX.
+
+    Returns:
+        A lazy array of shape (…, H), or (…, k, H) without topk_weights, of the type of x.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: shapes, types or settings contradict each other.
+        RuntimeError: an id is out of range. It is raised when the result is evaluated.
+    """
+    y: mx.array = extension.moe_ffn(
+        x,
+        topk_ids,
+        topk_weights,
+        gate,
+        up,
+        down,
+        activations.checked_tuple(activation, "[moe_ffn] activation"),
+        gate_up_order,
+        gate_bias,
+        up_bias,
+        down_bias,
+        missing,
+        local_experts,
+        precision,
+        stream,
+    )
+    return y
+
+
+class _NotFusedError(Exception):
+    """A layer stays as mlx-lm has it, for this reason."""
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _gelu(activation: Any) -> activations.GELU:
+    match activation._approx:
+        case "none":
+            return activations.GELU()
+        case "precise" | "tanh":
+            return activations.GELU("tanh")
+        case other:
+            raise _NotFusedError(f"its activation is nn.GELU(approx={other!r})")
+
+
+# The activations of mlx-lm's models by their class: functions that return gqmm's. Each is tested against stock.
+_ACTIVATIONS: dict[str, Callable[[Any], activations.Activation]] = {
+    "mlx_lm.models.switch_layers.SwiGLU": lambda a: activations.SwiGLU(),
+    "mlx_lm.models.muse_spark.PreciseSwiGLU": lambda a: activations.SwiGLU(),
+    "mlx_lm.models.activations.SwigluOAI": lambda a: activations.SwiGLU(alpha=a._alpha, limit=a._limit, bias=1.0),
+    "mlx_lm.models.deepseek_v41.DeepseekV41SwiGLU": lambda a: activations.SwiGLU(limit=a.limit if a.limit > 0 else None),
+    "mlx_lm.models.step3p5.ClampedSwiGLU": lambda a: activations.SwiGLUStep(a.limit),
+    "mlx_lm.models.gemma4_text.GeGLU": lambda a: activations.GeGLU("tanh"),
+    "mlx_lm.models.kimi_k3.SiTU": lambda a: activations.SiTU(a.beta, a.linear_beta),
+    "mlx.nn.layers.activations.GELU": _gelu,
+    "mlx.nn.layers.activations.SiLU": lambda a: activations.SiLU(),
+    "mlx.nn.layers.activations.ReLU2": lambda a: activations.ReLU2(),
+}
+_GATED = (activations.SwiGLU, activations.GeGLU, activations.SiTU, activations.SwiGLUStep)
+
+
+def _activation(activation: Any, gated: bool) -> activations.Activation:
+    found = _ACTIVATIONS.get(_name(type(activation)))
+    if found is None:
+        raise _NotFusedError(f"its activation is {_name(type(activation))}")
+    ours = found(activation)
+    if isinstance(ours, _GATED) != gated:
+        raise _NotFusedError(f"its activation is {_name(type(activation))}")
+    return ours
+
+
+def _linear(layer: Any) -> tuple[Any, mx.array | None, list[mx.Dtype]]:
+    """Return the layer's weights as the extension takes them, its bias, and the types that the stock result promotes to."""
+    kind = _name(type(layer))
+    bias = layer.get("bias")
+    types = [] if bias is None else [bias.dtype]
+    if kind == f"{_MODULE}.SwitchLinear":
+        return layer["weight"], bias, [*types, layer["weight"].dtype]
+    if kind != f"{_MODULE}.QuantizedSwitchLinear":
+        raise _NotFusedError(f"one of its layers is {kind}")
+    if layer.mode not in _MODES:
+        raise _NotFusedError(f"its weights have mode {layer.mode!r}")
+    biases = layer.get("biases")
+    if layer.mode == "affine":
+        types += [layer["scales"].dtype, biases.dtype]
+    weights = (layer["weight"], layer["scales"], biases, getattr(layer, "global_scale", None))
+    return (*weights, layer.group_size, layer.bits, layer.mode), bias, types
+
+
+def _fused(x: mx.array, indices: mx.array, layers: Sequence[Any], activation: Any) -> mx.array:
+    """Compute a layer of mlx-lm. `layers`: gate, up and down, or two layers around an activation that is not gated."""
+    ours = _activation(activation, gated=len(layers) == 3)
+    weights, biases, types = zip(*map(_linear, layers), strict=True)
+    promoted = {x.dtype, *(dtype for some in types for dtype in some)}
+    if not promoted.issubset(_COMPUTE_TYPES):
+        raise _NotFusedError(f"its types are {', '.join(sorted(map(str, promoted)))}")
+    # The result has the type that stock's has; and so has x, as it is multiplied by weights of that type there.
+    x = x.astype(x.dtype if len(promoted) == 1 else mx.float32)
+    gate, up, down = (weights[0], None, weights[1]) if len(weights) == 2 else weights
+    gate_bias, up_bias, down_bias = (biases[0], None, biases[1]) if len(biases) == 2 else biases
+    y: mx.array = extension.moe_ffn(
+        x,
+        mx.stop_gradient(indices),
+        None,
+        gate,
+        up,
+        down,
+        activations.as_tuple(ours),
+        "gate_up",
+        gate_bias,
+        up_bias,
+        down_bias,
+        "error",
+        None,
+        None,
+        None,
+    )
+    return y
+
+
+_CLASSES: dict[str, tuple[str, ...]] = {"SwitchGLU": ("gate_proj", "up_proj", "down_proj"), "SwitchMLP": ("fc1", "fc2")}
+
+
+class TakeOver(importlib.abc.MetaPathFinder):
+    """Computes SwitchGLU and SwitchMLP of mlx-lm with moe_ffn, whether mlx-lm is imported already or will be."""
+
+    def __init__(self) -> None:
+        self._stock: dict[type, Any] = {}
+        self.installed = False
+        self._searches = False  # find_spec asks the other finders
+        # Layers by their id, because modules are dictionaries and have no hash: a reference, and why the layer is not fused.
+        self._layers: dict[int, tuple[weakref.ref[Any], str | None]] = {}
+
+    @property
+    def fused_layers(self) -> int:
+        """The number of layers that exist now and were computed by moe_ffn at their last call."""
+        return sum(why is None for _, why in list(self._layers.values()))
+
+    @property
+    def other_layers(self) -> dict[str, int]:
+        """Why other layers that exist now were computed as mlx-lm has them, and how many."""
+        return dict(Counter(why for _, why in list(self._layers.values()) if why is not None))
+
+    def install(self) -> None:
+        """Replace the methods. Does nothing if they are replaced already."""
+        if self.installed:
+            return
+        self.installed = True
+        if _MODULE in sys.modules:
+            self._patch(sys.modules[_MODULE])
+        sys.meta_path.insert(0, self)
+
+    def uninstall(self) -> None:
+        """Restore mlx-lm's own methods."""
+        self.installed = False
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        for layer_class, call in self._stock.items():
+            layer_class.__call__ = call  # type: ignore[method-assign]
+        self._stock.clear()
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find the module as other finders do, and patch it once it has run."""
+        if name != _MODULE or self._searches:
+            return None
+        self._searches = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._searches = False
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def run_and_patch(module: ModuleType) -> None:
+            run(module)
+            if self.installed:
+                self._patch(module)
+
+        spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]
+        return spec
+
+    def _patch(self, module: ModuleType) -> None:
+        for class_name, names in _CLASSES.items():
+            layer_class = getattr(module, class_name, None)
+            if layer_class is not None:
+                self._stock[layer_class] = layer_class.__call__
+                layer_class.__call__ = self._call_of(layer_class.__call__, names)
+
+    def _note(self, layer: Any, why: str | None) -> None:
+        key = id(layer)
+        known = self._layers.get(key)
+        if known is None or known[1] != why:
+            self._layers[key] = (weakref.ref(layer, lambda _: self._layers.pop(key, None)), why)
+
+    def _call_of(self, stock: Any, names: tuple[str, ...]) -> Any:
+        def call(layer: Any, x: mx.array, indices: mx.array) -> mx.array:
+            y: mx.array
+            try:
+                y = _fused(x, indices, [layer[name] for name in names], layer.activation)
+            except _NotFusedError as why:
+                self._note(layer, str(why))
+                y = stock(layer, x, indices)
+                return y
+            self._note(layer, None)
+            return y
+
+        return call
+
+
+# The one object. The extension keeps it, because this module may be imported again.
+take_over: TakeOver = extension.__dict__.setdefault("take_over", TakeOver())

@@ -1,0 +1,148 @@
+#include "grouped.hpp"
+
+#include "arrays.hpp"
+#include "composed.hpp"
+#include "indexing.hpp"
+#include "product.hpp"
+
+#include <gqmm/infer.hpp>
+
+#include <mlx/ops.h>
+#include <mlx/primitives.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace gqmm::mlx {
+namespace {
+
+using Arrays = std::vector<mx::array>;
+
+// --- The experts of rows -------------------------------------------------------------------------------------------------
+
+/// A primitive whose only input is offsets and whose result is the expert of each row, or -1. The evaluation fails for offsets
+/// that gqmm refuses. The result then is -1 for all rows, which tasks that read it all the same refuse or skip.
+class ExpertsOfRows final : public mx::UnaryPrimitive {
+ public:
+  ExpertsOfRows(mx::Stream stream, const GroupedRows& grouped) : UnaryPrimitive(stream), grouped_(grouped) {}
+
+  [[nodiscard]] const char* name() const override { return "GqmmExpertsOfRows"; }
+  [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
+    const GroupedRows& that = static_cast<const ExpertsOfRows&>(other).grouped_;
+    return grouped_.op == that.op && grouped_.rows == that.rows && grouped_.experts == that.experts &&
+           grouped_.behind == that.behind;
+  }
+  std::vector<mx::Shape> output_shapes(const Arrays&) override { return {{static_cast<int>(grouped_.rows)}}; }
+
+  void eval_cpu(const Arrays& inputs, mx::array& out) override {
+    evaluate_on_stream(stream(), inputs, out,
+                       [grouped = grouped_, offsets = mx::array::unsafe_weak_copy(inputs.front())](mx::array& y) {
+                         const std::vector<std::int64_t> experts = gqmm::experts_of_rows(view_of(offsets), grouped);
+                         std::copy(experts.begin(), experts.end(), y.data<std::int64_t>());
+                       });
+  }
+  void eval_gpu(const Arrays&, mx::array&) override { throw std::runtime_error("GqmmExpertsOfRows runs on the CPU only."); }
+
+ private:
+  GroupedRows grouped_;  // its name is a literal
+};
+
+/// Computes `product(rows, experts)` for rows (R, 1, K) and experts (R,), and drops the middle dimension of the result. Rows
+/// behind the last group take part as zeros, so nothing of them reaches a result or a gradient.
+mx::array of_groups(const char* op, const mx::array& x, std::int64_t experts, const mx::array& offsets, Missing behind,
+                    mx::Stream s, const std::function<mx::array(const mx::array&, const mx::array&)>& product) {
+  const GroupedRows grouped = {.op = op, .rows = x.shape(0), .experts = experts, .behind = behind};
+  const mx::array ids({x.shape(0)}, mx::int64, std::make_shared<ExpertsOfRows>(s, grouped), {offsets});
+  const mx::array rows = mx::expand_dims(x, 1, s);
+  if (behind == Missing::error) {
+    return mx::squeeze(product(rows, ids), 1, s);
+  }
+  const mx::array zero(std::int64_t{0});
+  const mx::array here = mx::expand_dims(mx::greater_equal(ids, zero, s), {1, 2}, s);
+  const mx::array y = product(mx::where(here, rows, mx::zeros_like(rows, s), s), mx::maximum(ids, zero, s));
+  return mx::squeeze(mx::where(here, y, mx::zeros_like(y, s), s), 1, s);
+}
+
+void check_rank(const char* op, const char* name, const mx::array& a, std::size_t rank, const char* wanted) {
+  if (a.ndim() != rank) {
+    const Shape shape(a.shape().begin(), a.shape().end());
+    throw std::invalid_argument(std::string("[") + op + "] " + name + " has shape " + to_string(shape) + "; it must be " +
+                                wanted);
+  }
+}
+
+// --- The sum of the slots ----------------------------------------------------------------------------------------------------
+
+/// The sum in MLX's functions.
+mx::array sum_of_slots(const Arrays& inputs, mx::Stream s) {
+  const mx::array& slots = inputs[0];
+  const mx::array weights = mx::expand_dims(mx::astype(inputs[1], mx::float32, s), -1, s);
+  const mx::array sum = mx::sum(mx::multiply(mx::astype(slots, mx::float32, s), weights, s), -2, false, s);
+  return mx::astype(sum, slots.dtype(), s);
+}
+
+class Combine final : public Composed {
+ public:
+  using Composed::Composed;
+
+  [[nodiscard]] const char* name() const override { return "GqmmMoeCombine"; }
+  [[nodiscard]] bool is_equivalent(const Primitive&) const override { return true; }
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
+    const Shape shape = infer_moe_combine(outline_of(inputs[0]), outline_of(inputs[1])).shape;
+    return {mx::Shape(shape.begin(), shape.end())};
+  }
+  void eval_cpu(const Arrays& inputs, mx::array& out) override {
+    evaluate_on_stream(stream(), inputs, out, [weak = weak_copies(inputs)](mx::array& y) {
+      gqmm::moe_combine(view_of(weak[0]), view_of(weak[1]), {.out = writable_view_of(y)});
+    });
+  }
+  std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
+    const Arrays moved = batch_in_front(inputs, axes, inputs.size(), stream());
+    return {{moe_combine(moved[0], moved[1], stream())}, {0}};
+  }
+
+ protected:
+  mx::array composed(const Arrays& inputs) override { return sum_of_slots(inputs, stream()); }
+};
+
+}  // namespace
+
+mx::array grouped_qmm(const mx::array& x, const QuantizedArguments& weights, const mx::array& offsets, Missing rows) {
+  constexpr const char* op = "grouped_qmm";
+  check_rank(op, "x", x, 2, "(R, K)");
+  check_rank(op, "w", weights.w, 3, "(E, …), the codes of a matrix for each expert");
+  const mx::Stream s = mx::to_stream(weights.stream);
+  return of_groups(op, x, weights.w.shape(0), offsets, rows, s, [&](const mx::array& sorted, const mx::array& ids) {
+    QuantizedArguments arguments = weights;
+    arguments.rhs_indices = ids;
+    return mlx::gather_qmm(sorted, arguments);
+  });
+}
+
+mx::array grouped_mm(const mx::array& x, const mx::array& b, const mx::array& offsets, Missing rows, mx::StreamOrDevice stream) {
+  constexpr const char* op = "grouped_mm";
+  check_rank(op, "x", x, 2, "(R, K)");
+  check_rank(op, "b", b, 3, "(E, K, N)");
+  const mx::Stream s = mx::to_stream(stream);
+  return of_groups(op, x, b.shape(0), offsets, rows, s, [&](const mx::array& sorted, const mx::array& ids) {
+    return mlx::gather_mm(sorted, b, std::nullopt, ids, false, s);
+  });
+}
+
+mx::array moe_combine(const mx::array& slots, const mx::array& topk_weights, mx::StreamOrDevice stream) {
+  const mx::Stream s = mx::to_stream(stream);
+  const ResultType result = infer_moe_combine(outline_of(slots), outline_of(topk_weights));
+  if (s.device != mx::Device::cpu) {
+    return sum_of_slots({slots, topk_weights}, s);
+  }
+  return mx::array({result.shape.begin(), result.shape.end()}, mlx_dtype(result.dtype), std::make_shared<Combine>(s),
+                   {slots, topk_weights});
+}
+
+}  // namespace gqmm::mlx

@@ -1,0 +1,78 @@
+// Calls of moe_ffn made from a short description and a seed.
+#pragma once
+
+#include "conformance/support/random.hpp"
+#include "formats/format.hpp"
+
+#include <gqmm/gqmm.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+namespace gqmm::conformance {
+
+using namespace detail;
+
+/// How a layer is stored.
+struct Storage {
+  const Format* format = nullptr;  // nullptr: dense
+  int group_size = 0;
+  Dtype dtype = Dtype::float32;  // of scales, or of dense matrices
+  bool packed = false;
+  bool transpose = true;
+};
+
+/// A whole call.
+struct MoeSpec {
+  std::int64_t tokens = 3;
+  std::int64_t k = 2;
+  std::int64_t experts = 4;
+  std::int64_t H = 64;
+  std::int64_t I = 64;
+  Dtype dtype = Dtype::float32;
+  Precision precision = Precision::standard;
+  Activation activation = SwiGLU();
+  bool separate_up = true;
+  GateUpOrder order = GateUpOrder::gate_up;
+  bool biases = false;
+  bool shared = false;
+  std::int64_t shared_I = 32;
+  Storage gate;
+  Storage up;
+  Storage down;
+  std::uint64_t seed = 1;
+};
+
+/// One line from which the call can be made again.
+std::string describe(const MoeSpec& spec);
+
+/// The operands of a call of moe_ffn.
+struct MoeOperands {
+  array x;
+  array ids;
+  std::optional<array> weights;
+  ExpertWeights gate;
+  std::optional<ExpertWeights> up;
+  ExpertWeights down;
+  MoeFfnOptions options;
+
+  [[nodiscard]] array call() const { return moe_ffn(x, ids, weights, gate, up, down, options); }
+  [[nodiscard]] array call_with(const std::function<void(MoeOperands&)>& change) const {
+    MoeOperands other = *this;
+    change(other);
+    return other.call();
+  }
+};
+
+/// Normally distributed values of this deviation, rounded to `dtype`.
+array floats(const Shape& shape, Dtype dtype, double deviation, Random& random);
+
+/// The operands of a spec.
+MoeOperands make(const MoeSpec& spec);
+
+/// A small call of any kind.
+MoeSpec random_moe(std::uint64_t seed);
+
+}  // namespace gqmm::conformance

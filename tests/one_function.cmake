@@ -1,0 +1,18 @@
+# cmake -D NM= -D OBJECTS= -D MATCH= -D FUNCTION= -P one_function.cmake
+# Fails unless each object file that matches defines one function that a linker sees: another one, an inline function of the
+# standard library say, could be taken for a program on a machine without the file's instruction set. (Data would do no harm.)
+set(checked 0)
+foreach(object IN LISTS OBJECTS)
+  if(NOT object MATCHES "${MATCH}")
+    continue()
+  endif()
+  execute_process(COMMAND ${NM} --extern-only --defined-only ${object} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX MATCHALL " [TWi] [^\n]*" functions "${symbols}")
+  if(NOT functions MATCHES "^ T [^;]*${FUNCTION}[^;]*$")
+    message(FATAL_ERROR "${object} defines: ${functions}")
+  endif()
+  math(EXPR checked "${checked} + 1")
+endforeach()
+if(checked EQUAL 0)
+  message(FATAL_ERROR "no object matches ${MATCH} among ${OBJECTS}")
+endif()
