@@ -3,6 +3,7 @@
 #pragma once
 
 #include <gqmm/array.hpp>
+#include <gqmm/attention.hpp>
 #include <gqmm/export.hpp>
 #include <gqmm/moe.hpp>
 #include <gqmm/ops.hpp>
@@ -44,6 +45,9 @@ struct GQMM_API ResultType {
 
 [[nodiscard]] GQMM_API ResultType infer_moe_combine(const array& slots, const array& topk_weights,
                                                     const MoeCombineOptions& options = {});
+
+[[nodiscard]] GQMM_API ResultType infer_scaled_dot_product_attention(const array& q, const array& k, const array& v, float scale,
+                                                                     const AttentionOptions& options = {});
 
 /// The rows that offsets divide, as errors call them.
 struct GQMM_API GroupedRows {

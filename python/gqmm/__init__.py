@@ -6,6 +6,7 @@ CPUs, and take arrays of NumPy, PyTorch, JAX and MLX.
 
 from gqmm import _threadpoolctl
 from gqmm._activations import GELU, Activation, GeGLU, ReLU2, SiLU, SiTU, SwiGLU, SwiGLUStep
+from gqmm._attention import scaled_dot_product_attention
 from gqmm._formats import Format, formats
 from gqmm._gqmm import (
     Device,
@@ -80,6 +81,7 @@ __all__ = [
     "quantize",
     "quantized_matmul",
     "quantized_matmul_vjp",
+    "scaled_dot_product_attention",
     "set_num_threads",
     "unpack",
 ]

@@ -56,6 +56,7 @@ struct FunctionCounts {
   CallCounts quantized_matmul;
   CallCounts gather_mm;
   CallCounts moe_ffn;
+  CallCounts scaled_dot_product_attention;
 };
 FunctionCounts& counts();
 

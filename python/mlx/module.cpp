@@ -1,5 +1,6 @@
 // The extension module gqmm.mlx._mlx: functions over arrays of MLX. Their signatures are those of mlx.core in MLX 0.32.4, and in
 // the earlier versions that the module can be built for.
+#include "attention.hpp"
 #include "evaluation_errors.hpp"
 #include "expert_layer.hpp"
 #include "functions.hpp"
@@ -206,6 +207,22 @@ LinearArguments linear_of(const char* name, nb::handle passed, const OptionalArr
   return linear;
 }
 
+mx::array call_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale,
+                         const std::variant<std::monostate, std::string, mx::array>& mask, const OptionalArray& sinks,
+                         const OptionalArray& origin, bool force_fused, mx::StreamOrDevice stream) {
+  AttentionArguments arguments = {.scale = scale, .sinks = sinks, .origin = origin, .force_fused = force_fused, .stream = stream};
+  if (const auto* name = std::get_if<std::string>(&mask)) {
+    if (*name != "causal") {
+      throw std::invalid_argument("[scaled_dot_product_attention] mask = \"" + *name +
+                                  "\" is unknown; use \"causal\", an array or None");
+    }
+    arguments.causal = true;
+  } else if (const auto* given = std::get_if<mx::array>(&mask)) {
+    arguments.mask = *given;
+  }
+  return scaled_dot_product_attention(q, k, v, arguments);
+}
+
 mx::array call_moe_ffn(const mx::array& x, const mx::array& topk_ids, const OptionalArray& topk_weights, nb::handle gate,
                        nb::handle up, nb::handle down, const nb::tuple& activation, const std::string& gate_up_order,
                        const OptionalArray& gate_bias, const OptionalArray& up_bias, const OptionalArray& down_bias,
@@ -266,6 +283,7 @@ nb::dict call_counts() {
   add("quantized_matmul", counts().quantized_matmul);
   add("gather_mm", counts().gather_mm);
   add("moe_ffn", counts().moe_ffn);
+  add("scaled_dot_product_attention", counts().scaled_dot_product_attention);
   return result;
 }
 
@@ -383,6 +401,31 @@ Arguments, types and errors are those of gather_qmm. x has shape (…, M, K) or 
   m.def("moe_ffn", &call_moe_ffn, "x"_a, "topk_ids"_a, "topk_weights"_a.none(), "gate"_a, "up"_a.none(), "down"_a, "activation"_a,
         "gate_up_order"_a, "gate_bias"_a.none(), "up_bias"_a.none(), "down_bias"_a.none(), "missing"_a, "local_experts"_a.none(),
         "precision"_a.none(), "stream"_a.none(), "The layer of gqmm.mlx.moe_ffn, with the activation as a tuple.");
+  m.def(
+      "scaled_dot_product_attention", &call_attention, "q"_a, "k"_a, "v"_a, nb::kw_only(), "scale"_a, "mask"_a = nb::none(),
+      "sinks"_a = nb::none(), "origin"_a = nb::none(), "force_fused"_a = false, "stream"_a = nb::none(),
+      nb::sig("def scaled_dot_product_attention(q: mlx.core.array, k: mlx.core.array, v: mlx.core.array, *, scale: float, "
+              "mask: mlx.core.array | str | None = None, sinks: mlx.core.array | None = None, "
+              "origin: mlx.core.array | None = None, force_fused: bool = False, "
+              "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+      R"(Compute attention, as gqmm.scaled_dot_product_attention does, with the arguments of mx.fast.scaled_dot_product_attention.
+
+Args:
+    q: float16, bfloat16 or float32, shape (B, Hq, T, D).
+    k, v: likewise, shapes (B, Hkv, L, D) and (B, Hkv, L, Dv).
+    scale: the factor of the scores.
+    mask: None, "causal", or an array that broadcasts to (B, Hq, T, L): bool, or a float that is added to the scores.
+    sinks: None, or shape (Hq,): the score of one more key whose value is zero.
+    origin: None, or integers of shape (B,): for each batch element the index along L of the key at position 0. With it, a
+        sequence has the same bits behind padding as alone.
+    force_fused: if it is true, MLX's own function takes the call.
+    stream: a stream or device of MLX. On another device than the CPU the call runs MLX's own function.
+
+Returns:
+    A lazy array of shape (B, Hq, T, Dv) and the type that q, k and v promote to. MLX's own function computes its gradients.
+
+Raises:
+    ValueError: shapes or types contradict each other.)");
   m.def("moe_combine", &moe_combine, "slots"_a, "topk_weights"_a, nb::kw_only(), "stream"_a = nb::none(),
         nb::sig("def moe_combine(slots: mlx.core.array, topk_weights: mlx.core.array, *, "
                 "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),

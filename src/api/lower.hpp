@@ -5,10 +5,12 @@
 #include "api/kept_memory.hpp"
 #include "api/weight_source.hpp"
 #include "internal_api.hpp"
+#include "plan/attention_problem.hpp"
 #include "plan/gradient_problem.hpp"
 #include "plan/moe_problem.hpp"
 #include "plan/problem.hpp"
 
+#include <gqmm/attention.hpp>
 #include <gqmm/gradients.hpp>
 #include <gqmm/grouped.hpp>
 #include <gqmm/infer.hpp>
@@ -78,6 +80,15 @@ struct LoweredMoe : KeptMemory {
 GQMM_INTERNAL_API LoweredMoe lower_moe_ffn(const array& x, const array& topk_ids, const std::optional<array>& topk_weights,
                                            const ExpertWeights& gate, const std::optional<ExpertWeights>& up,
                                            const ExpertWeights& down, const MoeFfnOptions& options);
+
+/// An AttentionProblem together with everything that it points to but its operands' own memory. If there is nothing to compute,
+/// because the result is empty or there are no keys, problem.y is nullptr.
+struct LoweredAttention : KeptMemory {
+  AttentionProblem problem;
+  array result;  // in the caller's shape; problem.y is its memory
+};
+
+LoweredAttention lower_attention(const array& q, const array& k, const array& v, float scale, const AttentionOptions& options);
 
 /// The ids of a call as numbers of the weights' experts, or no_expert (plan/routing.hpp).
 std::vector<std::int64_t> load_expert_ids(const array& topk_ids, const MoeFfnOptions& options, std::int64_t experts);

@@ -125,13 +125,13 @@ void ExpertProduct::multiply_floats(std::int64_t strip, std::int64_t strips, con
       at[r] = c[static_cast<std::size_t>(row) + r] + strip * lanes;
     }
     const PrefetchQueue::Lines lines = prefetches.take(k / prefetch_k, reinterpret_cast<const std::byte*>(panel));
-    kernels_.float_gemm[count - 1][strips - 1]({.w = panel,
-                                                .strip_stride = k * lanes,
-                                                .x = x + row,
-                                                .c = at.data(),
-                                                .k = static_cast<int>(k),
-                                                .prefetch = lines.begin,
-                                                .prefetch_lines = lines.per_point});
+    kernels_.float_gemm[count - 1][strips - 1]({.tile = {.w = panel,
+                                                         .strip_stride = k * lanes,
+                                                         .x = x + row,
+                                                         .k = static_cast<int>(k),
+                                                         .prefetch = lines.begin,
+                                                         .prefetch_lines = lines.per_point},
+                                                .c = at.data()});
   }
 }
 

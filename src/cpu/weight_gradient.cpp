@@ -135,12 +135,12 @@ class BlockOfGradient {
           x[r] = columns + (k + static_cast<std::int64_t>(r)) * column_stride;
           c[r] = sums + (k + static_cast<std::int64_t>(r)) * block_extent + s * lanes;
         }
-        kernels_.float_gemm[count - 1][strips - 1]({.w = panel + s * rows * lanes,
-                                                    .strip_stride = rows * lanes,
-                                                    .x = x.data(),
-                                                    .c = c.data(),
-                                                    .k = static_cast<int>(rows),
-                                                    .prefetch = reinterpret_cast<const std::byte*>(panel)});
+        kernels_.float_gemm[count - 1][strips - 1]({.tile = {.w = panel + s * rows * lanes,
+                                                             .strip_stride = rows * lanes,
+                                                             .x = x.data(),
+                                                             .k = static_cast<int>(rows),
+                                                             .prefetch = reinterpret_cast<const std::byte*>(panel)},
+                                                    .c = c.data()});
       }
     }
   }

@@ -73,7 +73,7 @@ TEST(AssertionsDeathTest, StripsArePackedAndDequantizedInWholeGroups) {
 }
 
 TEST(AssertionsDeathTest, FloatKernelsRefuseBlocksOfAnotherSize) {
-  EXPECT_DEATH(active_kernels().float_gemm[0][0]({.k = 129}), "float_path.hpp:.*a.k <= float_block");
+  EXPECT_DEATH(active_kernels().float_gemm[0][0]({.tile = {.k = 129}}), "float_path.hpp:.*a.tile.k <= float_block");
   StripStream stream;
   stream.strip.words = 8;
   EXPECT_DEATH(kernels_of(Mode::mxfp8, 8).float_gemv[0](stream, {.x = nullptr, .k = 64}), "float_gemv.hpp:.*strip.words");

@@ -178,9 +178,16 @@ inline constexpr Operation operations[] = {
     of_floats<V>(
         "exp_nonpositive", Promise::same_float, 1, [](auto a, auto, auto) { return exp_nonpositive<V>(a); },
         Domain::not_positive),
+    of_floats<V>(
+        "exp2_nonpositive", Promise::same_float, 1, [](auto a, auto, auto) { return exp2_nonpositive<V>(a); },
+        Domain::not_positive),
     of_floats<V>("sigmoid", Promise::same_float, 1, [](auto a, auto, auto) { return sigmoid<V>(a); }),
     of_floats<V>("tanh", Promise::same_float, 1, [](auto a, auto, auto) { return tanh<V>(a); }),
     of_floats<V>("normal_cdf", Promise::same_float, 1, [](auto a, auto, auto) { return normal_cdf<V>(a); }),
+
+    of_floats<V>(
+        "reduce_max, floats", Promise::same_float, 1, [](auto a, auto, auto) { return V::broadcast(V::reduce_max(a)); },
+        Domain::below_2_to_31),
 
     of_words<V>("to_f32", Promise::same_bits, 1, [](auto a, auto, auto) { return V::to_f32(a); }),
     of_floats<V>(

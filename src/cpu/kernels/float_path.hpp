@@ -10,6 +10,7 @@
 
 #include "assertion.hpp"
 #include "cpu/kernels/float_strip.hpp"
+#include "cpu/kernels/float_tile.hpp"
 #include "cpu/kernels/scales.hpp"
 #include "cpu/kernels/slice.hpp"
 #include "cpu/kernels/unpack.hpp"
@@ -113,39 +114,9 @@ void dequantize_along_n(CodesAlongN rows, std::int64_t count, float* out) {
 
 template <class V, int mr, int nv>
 void float_gemm_tile(const FloatGemmArguments& a) {
-  GQMM_ASSERT(a.k >= 1 && a.k <= float_block);
-  GQMM_ASSERT(a.prefetch_lines >= 0 && a.prefetch_lines <= 2);
-  using f32 = typename V::f32;
-  f32 sum[mr][nv];
-  for (int r = 0; r < mr; ++r) {
-    for (int v = 0; v < nv; ++v) {
-      sum[r][v] = V::broadcast(0.0F);
-    }
-  }
-  const auto multiply = [&](int k) __attribute__((always_inline)) {
-    f32 w[nv];
-    for (int v = 0; v < nv; ++v) {
-      w[v] = V::load(a.w + v * a.strip_stride + k * lanes);
-    }
-    for (int r = 0; r < mr; ++r) {
-      const f32 x = V::broadcast(a.x[r][k]);
-      for (int v = 0; v < nv; ++v) {
-        sum[r][v] = V::fma(x, w[v], sum[r][v]);
-      }
-    }
-  };
-  const std::byte* prefetch = a.prefetch;
-  const std::int64_t second_line = a.prefetch_lines > 1 ? line_bytes : 0;
-  int k = 0;
-  for (; k + prefetch_k <= a.k; k += prefetch_k) {
-    V::prefetch_l2(prefetch);
-    V::prefetch_l2(prefetch + second_line);
-    prefetch += a.prefetch_lines * line_bytes;
-    unrolled<prefetch_k>([&]<int i>() __attribute__((always_inline)) { multiply(k + i); });
-  }
-  for (; k < a.k; ++k) {
-    multiply(k);
-  }
+  GQMM_ASSERT(a.tile.k >= 1 && a.tile.k <= float_block);
+  typename V::f32 sum[mr][nv];
+  float_tile_sums<V, mr, nv>(a.tile, sum);
   for (int r = 0; r < mr; ++r) {
     for (int v = 0; v < nv; ++v) {
       float* c = a.c[r] + v * lanes;

@@ -102,15 +102,19 @@ struct GemmArguments {
   int prefetch_lines = 0;               // 0, 1 or 2 lines for each bundle of 32 (16) k
 };
 
-/// Arguments of a register tile of the float GEMM over a block of k: c += x · w. The block is summed on its own first.
-struct FloatGemmArguments {
+/// Operands of a register tile of float32 products: mr rows × nv strips over k.
+struct FloatTileOperands {
   const float* w = nullptr;         // [k][16 lanes] of the first strip
   std::int64_t strip_stride = 0;    // floats between strips
-  const float* const* x = nullptr;  // per row, at the block's first k
-  float* const* c = nullptr;        // per row
+  const float* const* x = nullptr;  // per row, at the first k
   int k = 0;
   const std::byte* prefetch = nullptr;  // memory to prefetch; any mapped address if prefetch_lines is 0
   int prefetch_lines = 0;               // 0, 1 or 2 lines for each prefetch_k
+};
+/// Arguments of a register tile of the float GEMM over a block of k: c += x · w. The block is summed on its own first.
+struct FloatGemmArguments {
+  FloatTileOperands tile;
+  float* const* c = nullptr;  // per row
 };
 inline constexpr int prefetch_k = 4;  // number of k between prefetches in a tile of the float GEMM
 

@@ -6,26 +6,13 @@
 #include "cpu/kernels/float_gemv.hpp"
 #include "cpu/kernels/gemm.hpp"
 #include "cpu/kernels/gemv.hpp"
+#include "cpu/kernels/int_list.hpp"
 #include "formats/registry.hpp"
 
 #include <bit>
 
 namespace gqmm::cpu {
 namespace {
-
-template <int... values>
-struct IntList {};
-/// IntList<1, 2, …, n>
-template <int n, int... rest>
-struct UpTo : UpTo<n - 1, n, rest...> {};
-template <int... rest>
-struct UpTo<0, rest...> {
-  using type = IntList<rest...>;
-};
-template <int... values, class Function>
-constexpr void for_each(IntList<values...>, Function function) {
-  (function.template operator()<values>(), ...);
-}
 
 template <class V, class F>
 constexpr FormatKernels make_format_kernels() {

@@ -187,6 +187,12 @@ struct Avx2 {
     m = _mm256_max_epi32(m, _mm256_shuffle_epi32(m, 0xb1));
     return _mm256_cvtsi256_si32(m);
   }
+  static float reduce_max(f32 a) {
+    const __m256 m = _mm256_max_ps(a.lo, a.hi);
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+  }
   static std::int32_t reduce_add(i32 a) {
     __m256i m = _mm256_add_epi32(a.lo, a.hi);
     m = _mm256_add_epi32(m, _mm256_permute4x64_epi64(m, 0x4e));

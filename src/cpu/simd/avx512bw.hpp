@@ -110,6 +110,7 @@ struct Avx512Bw {
     return bit_or(shift_right<N>(low), shift_left<32 - N>(high));
   }
   static std::int32_t reduce_max(i32 a) { return _mm512_reduce_max_epi32(a); }
+  static float reduce_max(f32 a) { return _mm512_reduce_max_ps(a); }
   static std::int32_t reduce_add(i32 a) { return _mm512_reduce_add_epi32(a); }
   static std::uint32_t mask_at_least(i32 a, std::int32_t bound) { return _mm512_cmpge_epi32_mask(a, broadcast(bound)); }
   static int count_at_least(i32 a, std::int32_t bound) { return __builtin_popcount(mask_at_least(a, bound)); }

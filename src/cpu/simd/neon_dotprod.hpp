@@ -196,6 +196,7 @@ struct NeonDotprod {
     return each<i32>([](auto x, auto y) { return vsliq_n_s32(x, y, 32 - N); }, shift_right<N>(low), high);
   }
   static std::int32_t reduce_max(i32 a) { return vmaxvq_s32(vmaxq_s32(vmaxq_s32(a.q[0], a.q[1]), vmaxq_s32(a.q[2], a.q[3]))); }
+  static float reduce_max(f32 a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.q[0], a.q[1]), vmaxq_f32(a.q[2], a.q[3]))); }
   static std::int32_t reduce_add(i32 a) { return vaddvq_s32(vaddq_s32(vaddq_s32(a.q[0], a.q[1]), vaddq_s32(a.q[2], a.q[3]))); }
   static std::uint32_t mask_at_least(i32 a, std::int32_t bound) {
     static constexpr std::uint32_t place[4] = {1, 2, 4, 8};

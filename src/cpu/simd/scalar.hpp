@@ -166,6 +166,13 @@ struct Scalar {
     }
     return largest;
   }
+  static float reduce_max(const f32& a) {
+    float largest = a.lane[0];
+    for (const float lane : a.lane) {
+      largest = lane > largest ? lane : largest;
+    }
+    return largest;
+  }
   static std::int32_t reduce_add(const i32& a) {
     std::uint32_t sum = 0;
     for (const std::int32_t lane : a.lane) {

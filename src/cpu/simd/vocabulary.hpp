@@ -68,6 +68,8 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   { V::max(f, f) } -> std::same_as<typename V::f32>;                // a > b ? a : b
   { V::select_less(f, f, f, f) } -> std::same_as<typename V::f32>;  // a < b ? c : d
 
+  { V::reduce_max(f) } -> std::same_as<float>;  // the largest lane; any value if a lane is a NaN
+
   // Conversions.
   { V::as_f32(i) } -> std::same_as<typename V::f32>;  // the same bits
   { V::as_i32(f) } -> std::same_as<typename V::i32>;

@@ -1,0 +1,60 @@
+"""Run a function with modules once they have been imported."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+
+class AfterImport(importlib.abc.MetaPathFinder):
+    """Calls a function with modules of given names: at once with those that are imported already, later with others."""
+
+    def __init__(self, names: Collection[str], function: Callable[[ModuleType], None]) -> None:
+        self._names = frozenset(names)
+        self._function = function
+        self._searches = False  # find_spec asks the other finders
+        self.active = False
+
+    def start(self) -> None:
+        """Call the function from now on. Does nothing if it is active already."""
+        if self.active:
+            return
+        self.active = True
+        for name in self._names:
+            if name in sys.modules:
+                self._function(sys.modules[name])
+        sys.meta_path.insert(0, self)
+
+    def stop(self) -> None:
+        """Call the function no more."""
+        self.active = False
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find the module as other finders do, and call the function once it has run."""
+        if name not in self._names or self._searches:
+            return None
+        self._searches = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._searches = False
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def run_and_call(module: ModuleType) -> None:
+            run(module)
+            if self.active:
+                self._function(module)
+
+        spec.loader.exec_module = run_and_call  # type: ignore[method-assign]
+        return spec

@@ -1,0 +1,115 @@
+"""scaled_dot_product_attention: values against NumPy, arrays of every library, and what it refuses."""
+
+from __future__ import annotations
+
+import gqmm
+import ml_dtypes
+import numpy as np
+import pytest
+
+B, HEADS, KV_HEADS, T, L, D, DV = 2, 6, 2, 5, 40, 16, 24
+
+
+class Call:
+    """Operands that fit each other."""
+
+    def __init__(self, rng, dtype=np.float32):
+        self.q = rng.standard_normal((B, HEADS, T, D), dtype=np.float32).astype(dtype)
+        self.k = rng.standard_normal((B, KV_HEADS, L, D), dtype=np.float32).astype(dtype)
+        self.v = rng.standard_normal((B, KV_HEADS, L, DV), dtype=np.float32).astype(dtype)
+
+    def __call__(self, **options):
+        return gqmm.scaled_dot_product_attention(self.q, self.k, self.v, scale=D**-0.5, **options)
+
+    def expected(self, visible=None, added=0.0, sinks=None):
+        """Return the result in float64; `visible` and `added` broadcast to the scores."""
+        k, v = (np.repeat(a.astype(np.float64), HEADS // KV_HEADS, axis=1) for a in (self.k, self.v))
+        scores = self.q.astype(np.float64) @ k.swapaxes(-1, -2) * D**-0.5 + added
+        if visible is not None:
+            scores = np.where(visible, scores, -np.inf)
+        if sinks is not None:
+            column = np.broadcast_to(sinks.astype(np.float64)[None, :, None, None], (*scores.shape[:-1], 1))
+            scores = np.concatenate([scores, column], -1)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        return weights[..., :L] @ v
+
+
+@pytest.fixture
+def call(rng):
+    return Call(rng)
+
+
+# The largest error of these operands is about 2 units in the last place of the type; the bound itself is checked in C++.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float16, 1e-3), (ml_dtypes.bfloat16, 8e-3)])
+def test_values(rng, dtype, tolerance):
+    call = Call(rng, dtype)
+    y = call()
+    assert y.dtype == dtype
+    assert y.shape == (B, HEADS, T, DV)
+    expected = call.expected()
+    assert np.abs(y.astype(np.float64) - expected).max() < tolerance * np.abs(expected).max()
+
+
+def test_masks_and_sinks(rng, call):
+    causal = np.arange(L) <= np.arange(L - T, L)[:, None]
+    np.testing.assert_allclose(call(mask="causal"), call.expected(causal), atol=2e-6)
+    np.testing.assert_array_equal(call(mask=causal), call(mask="causal"))
+    some = rng.random((B, 1, T, L)) < 0.5
+    np.testing.assert_allclose(call(mask=some), call.expected(some), atol=2e-6)
+    added = rng.standard_normal((HEADS, 1, L), dtype=np.float32)
+    np.testing.assert_allclose(call(mask=added), call.expected(added=added.astype(np.float64)), atol=2e-6)
+    sinks = rng.standard_normal(HEADS, dtype=np.float32)
+    np.testing.assert_allclose(call(sinks=sinks), call.expected(sinks=sinks), atol=2e-6)
+
+
+def test_origin_gives_the_bits_of_the_sequence_alone(rng, call):
+    alone = call(mask="causal")
+    padding = 7
+    padded = Call(rng)
+    padded.q = call.q
+    padded.k, padded.v = (np.pad(a, [(0, 0), (0, 0), (padding, 0), (0, 0)], constant_values=np.nan) for a in (call.k, call.v))
+    keys = np.arange(L + padding)
+    mask = (keys >= padding) & (keys <= np.arange(L + padding - T, L + padding)[:, None])
+    np.testing.assert_array_equal(padded(mask=mask, origin=np.full(B, padding)), alone)
+
+
+def test_threads_and_out(call):
+    expected = call()
+    out = np.empty_like(expected)
+    for threads in (1, 2, 7):
+        assert call(out=out, stream=gqmm.Stream(threads=threads)) is out
+        np.testing.assert_array_equal(out, expected)
+    view = np.zeros((B * HEADS * T * DV + B * KV_HEADS * L * DV,), np.float32)
+    call.v = view[: B * KV_HEADS * L * DV].reshape(B, KV_HEADS, L, DV)
+    with pytest.raises(ValueError, match=r"\[scaled_dot_product_attention\] out .*overlap"):
+        call(out=view[: B * HEADS * T * DV].reshape(B, HEADS, T, DV))
+
+
+def test_arrays_of_torch(call):
+    torch = pytest.importorskip("torch")
+    expected = call(mask="causal")
+    call.q, call.k, call.v = map(torch.from_numpy, (call.q, call.k, call.v))
+    y = call(mask="causal")
+    assert isinstance(y, torch.Tensor)
+    np.testing.assert_array_equal(y.numpy(), expected)
+
+
+def test_arrays_of_mlx(call):
+    mx = pytest.importorskip("mlx.core")
+    expected = call(mask="causal")
+    call.q, call.k, call.v = map(mx.array, (call.q, call.k, call.v))
+    y = call(mask="causal")
+    assert isinstance(y, mx.array)
+    np.testing.assert_array_equal(np.array(y), expected)
+
+
+def test_errors(call):
+    with pytest.raises(ValueError, match='mask = "casual" is unknown; use "causal", an array or None'):
+        call(mask="casual")
+    with pytest.raises(ValueError, match=r"sinks has shape \(1,\); it must be \(6,\)"):
+        call(sinks=np.zeros(1, np.float32))
+    with pytest.raises(TypeError, match="scale"):
+        gqmm.scaled_dot_product_attention(call.q, call.k, call.v, scale="0.5")
+    with pytest.raises(TypeError, match="mask"):
+        call(mask=3)
