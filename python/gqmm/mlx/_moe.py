@@ -8,7 +8,7 @@ import sys
 import weakref
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -107,40 +107,51 @@ def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _gelu(activation: Any) -> activations.GELU:
+def _gelu(activation: Any) -> tuple[Any, ...]:
     match activation._approx:
         case "none":
-            return activations.GELU()
+            return activations.GELU, "none"
         case "precise" | "tanh":
-            return activations.GELU("tanh")
+            return activations.GELU, "tanh"
         case other:
             raise _NotFusedError(f"its activation is nn.GELU(approx={other!r})")
 
 
-# The activations of mlx-lm's models by their class: functions that return gqmm's. Each is tested against stock.
-_ACTIVATIONS: dict[str, Callable[[Any], activations.Activation]] = {
-    "mlx_lm.models.switch_layers.SwiGLU": lambda a: activations.SwiGLU(),
-    "mlx_lm.models.muse_spark.PreciseSwiGLU": lambda a: activations.SwiGLU(),
-    "mlx_lm.models.activations.SwigluOAI": lambda a: activations.SwiGLU(alpha=a._alpha, limit=a._limit, bias=1.0),
-    "mlx_lm.models.deepseek_v41.DeepseekV41SwiGLU": lambda a: activations.SwiGLU(limit=a.limit if a.limit > 0 else None),
-    "mlx_lm.models.step3p5.ClampedSwiGLU": lambda a: activations.SwiGLUStep(a.limit),
-    "mlx_lm.models.gemma4_text.GeGLU": lambda a: activations.GeGLU("tanh"),
-    "mlx_lm.models.kimi_k3.SiTU": lambda a: activations.SiTU(a.beta, a.linear_beta),
+# The activations of mlx-lm's models by their class: functions that return gqmm's class and constants. Each is tested against
+# stock.
+_ACTIVATIONS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
+    "mlx_lm.models.switch_layers.SwiGLU": lambda a: (activations.SwiGLU,),
+    "mlx_lm.models.muse_spark.PreciseSwiGLU": lambda a: (activations.SwiGLU,),
+    "mlx_lm.models.activations.SwigluOAI": lambda a: (activations.SwiGLU, a._alpha, a._limit, 1.0),
+    "mlx_lm.models.deepseek_v41.DeepseekV41SwiGLU": lambda a: (activations.SwiGLU, 1.0, a.limit if a.limit > 0 else None),
+    "mlx_lm.models.step3p5.ClampedSwiGLU": lambda a: (activations.SwiGLUStep, a.limit),
+    "mlx_lm.models.gemma4_text.GeGLU": lambda a: (activations.GeGLU, "tanh"),
+    "mlx_lm.models.kimi_k3.SiTU": lambda a: (activations.SiTU, a.beta, a.linear_beta),
     "mlx.nn.layers.activations.GELU": _gelu,
-    "mlx.nn.layers.activations.SiLU": lambda a: activations.SiLU(),
-    "mlx.nn.layers.activations.ReLU2": lambda a: activations.ReLU2(),
+    "mlx.nn.layers.activations.SiLU": lambda a: (activations.SiLU,),
+    "mlx.nn.layers.activations.ReLU2": lambda a: (activations.ReLU2,),
 }
 _GATED = (activations.SwiGLU, activations.GeGLU, activations.SiTU, activations.SwiGLUStep)
 
 
-def _activation(activation: Any, gated: bool) -> activations.Activation:
-    found = _ACTIVATIONS.get(_name(type(activation)))
+@cache
+def _tuple_of(kind: Any, *constants: Any) -> tuple[Any, ...]:
+    """Return an activation as the extension takes it. Making one takes as long as the rest of a layer's Python code."""
+    return activations.as_tuple(kind(*constants))
+
+
+def _activation(activation: Any, gated: bool) -> tuple[Any, ...]:
+    name = _name(type(activation))
+    found = _ACTIVATIONS.get(name)
     if found is None:
-        raise _NotFusedError(f"its activation is {_name(type(activation))}")
+        raise _NotFusedError(f"its activation is {name}")
     ours = found(activation)
-    if isinstance(ours, _GATED) != gated:
-        raise _NotFusedError(f"its activation is {_name(type(activation))}")
-    return ours
+    if (ours[0] in _GATED) != gated:
+        raise _NotFusedError(f"its activation is {name}")
+    try:
+        return _tuple_of(*ours)
+    except ValueError as error:
+        raise _NotFusedError(f"its activation is {name}: {error}") from error
 
 
 def _linear(layer: Any) -> tuple[Any, mx.array | None, list[mx.Dtype]]:
@@ -166,7 +177,7 @@ def _layer_of(x: mx.array, indices: mx.array, layers: Sequence[Any], activation:
 
     `layers`: gate, up and down, or two layers around an activation that is not gated.
     """
-    ours = activations.as_tuple(_activation(activation, gated=len(layers) == 3))
+    ours = _activation(activation, gated=len(layers) == 3)
     weights, biases, types = zip(*map(_linear, layers), strict=True)
     promoted = {x.dtype, *(dtype for some in types for dtype in some)}
     if not promoted.issubset(_COMPUTE_TYPES):

@@ -53,10 +53,9 @@ for _name in _methods_in_place():
 
 
 class Slots(_Step):
-    """The slots of an expert layer, shape (…, k, H)."""
+    """The slots of an expert layer, shape (…, k, H). They are made of what gives their sum, a Sum."""
 
-    def __init__(self, values: mx.array, sum_of_slots: Sum):
-        super().__init__(values, sum_of_slots)
+    __slots__ = ()
 
     def __mul__(self, other: Any) -> mx.array:
         return self._weighted(mx.array.__mul__(self, other), other)
@@ -71,14 +70,13 @@ class Slots(_Step):
             and weights.dtype in _WEIGHT_TYPES
             and weights.shape == (*self.shape[:-1], 1)
         )
-        return _WeightedSlots(product, self, weights.squeeze(-1)) if is_weights else product
+        return _WeightedSlots(product, (self._made, self.dtype, weights.squeeze(-1))) if is_weights else product
 
 
 class _WeightedSlots(_Step):
-    """Slots times their weights."""
+    """Slots times their weights, made of the Sum, the type of the slots, and the weights."""
 
-    def __init__(self, values: mx.array, slots: Slots, weights: mx.array):
-        super().__init__(values, (slots._made, slots.dtype, weights))
+    __slots__ = ()
 
     def sum(self, axis: Any = None, keepdims: bool = False, *, stream: Any = None) -> mx.array:
         """Add up elements, as mx.array.sum does."""
@@ -88,14 +86,13 @@ class _WeightedSlots(_Step):
         if self.dtype == dtype:
             total: mx.array = sum_of_slots(weights)
             return total
-        return _Sum(super().sum(axis), sum_of_slots, dtype, weights)
+        return _WideSum(super().sum(axis), self._made)
 
 
-class _Sum(_Step):
-    """The sum, of a wider type than the slots: the weights are of that type."""
+class _WideSum(_Step):
+    """The sum, of a wider type than the slots because the weights are of that type. It is made of the same."""
 
-    def __init__(self, values: mx.array, sum_of_slots: Sum, dtype: mx.Dtype, weights: mx.array):
-        super().__init__(values, (sum_of_slots, dtype, weights))
+    __slots__ = ()
 
     def astype(self, dtype: mx.Dtype, stream: Any = None) -> mx.array:
         """Convert to another type, as mx.array.astype does."""
