@@ -451,16 +451,16 @@ FAMILIES = {
 # Model files without a family, and why.
 LEFT_OUT = {
     "muse_spark": "its attention is a Metal kernel, which MLX does not have on the CPU",
-    "prism_hadamard_qwen35": "its linear layers are packed with a rotation, and it has no experts of its own",
+    "prism_hadamard_qwen35": "it packs dense layers of qwen3_5, and has experts only as that has them",
 }
 
 # Model files whose own code adds up the slots, and why.
 SUM_STAYS = {
-    "bailing_moe": "its sum is a function of its own, compiled by mx.compile",
-    "deepseek_v41": "it adds up in float32",
-    "llama4": "it has one expert a token, and multiplies that expert's input by the weight",
+    "bailing_moe": "the sum is a function of its own, compiled by mx.compile",
+    "deepseek_v41": "it converts the slots to float32 first",
+    "llama4": "there is nothing to add up: a token has one expert",
     "longcat_flash": "it calls mx.sum",
-    "longcat_flash_ngram": "as longcat_flash",
+    "longcat_flash_ngram": "its layers are longcat_flash's",
 }
 
 
