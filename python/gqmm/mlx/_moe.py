@@ -7,12 +7,15 @@ import importlib.util
 import sys
 import weakref
 from collections import Counter
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from gqmm import _activations as activations
 from gqmm.mlx._load import extension
+from gqmm.mlx._slots import BLOCKS, Slots, block_is_running, forward_of_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 
     from gqmm._gqmm import QuantizedWeights
 
-_MODULE = "mlx_lm.models.switch_layers"
+_MODELS = "mlx_lm.models"
+_MODULE = f"{_MODELS}.switch_layers"
 _COMPUTE_TYPES = (mx.float32, mx.float16, mx.bfloat16)
 _MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
 
@@ -103,40 +107,51 @@ def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _gelu(activation: Any) -> activations.GELU:
+def _gelu(activation: Any) -> tuple[Any, ...]:
     match activation._approx:
         case "none":
-            return activations.GELU()
+            return activations.GELU, "none"
         case "precise" | "tanh":
-            return activations.GELU("tanh")
+            return activations.GELU, "tanh"
         case other:
             raise _NotFusedError(f"its activation is nn.GELU(approx={other!r})")
 
 
-# The activations of mlx-lm's models by their class: functions that return gqmm's. Each is tested against stock.
-_ACTIVATIONS: dict[str, Callable[[Any], activations.Activation]] = {
-    "mlx_lm.models.switch_layers.SwiGLU": lambda a: activations.SwiGLU(),
-    "mlx_lm.models.muse_spark.PreciseSwiGLU": lambda a: activations.SwiGLU(),
-    "mlx_lm.models.activations.SwigluOAI": lambda a: activations.SwiGLU(alpha=a._alpha, limit=a._limit, bias=1.0),
-    "mlx_lm.models.deepseek_v41.DeepseekV41SwiGLU": lambda a: activations.SwiGLU(limit=a.limit if a.limit > 0 else None),
-    "mlx_lm.models.step3p5.ClampedSwiGLU": lambda a: activations.SwiGLUStep(a.limit),
-    "mlx_lm.models.gemma4_text.GeGLU": lambda a: activations.GeGLU("tanh"),
-    "mlx_lm.models.kimi_k3.SiTU": lambda a: activations.SiTU(a.beta, a.linear_beta),
+# The activations of mlx-lm's models by their class: functions that return gqmm's class and constants. Each is tested against
+# stock.
+_ACTIVATIONS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
+    "mlx_lm.models.switch_layers.SwiGLU": lambda a: (activations.SwiGLU,),
+    "mlx_lm.models.muse_spark.PreciseSwiGLU": lambda a: (activations.SwiGLU,),
+    "mlx_lm.models.activations.SwigluOAI": lambda a: (activations.SwiGLU, a._alpha, a._limit, 1.0),
+    "mlx_lm.models.deepseek_v41.DeepseekV41SwiGLU": lambda a: (activations.SwiGLU, 1.0, a.limit if a.limit > 0 else None),
+    "mlx_lm.models.step3p5.ClampedSwiGLU": lambda a: (activations.SwiGLUStep, a.limit),
+    "mlx_lm.models.gemma4_text.GeGLU": lambda a: (activations.GeGLU, "tanh"),
+    "mlx_lm.models.kimi_k3.SiTU": lambda a: (activations.SiTU, a.beta, a.linear_beta),
     "mlx.nn.layers.activations.GELU": _gelu,
-    "mlx.nn.layers.activations.SiLU": lambda a: activations.SiLU(),
-    "mlx.nn.layers.activations.ReLU2": lambda a: activations.ReLU2(),
+    "mlx.nn.layers.activations.SiLU": lambda a: (activations.SiLU,),
+    "mlx.nn.layers.activations.ReLU2": lambda a: (activations.ReLU2,),
 }
 _GATED = (activations.SwiGLU, activations.GeGLU, activations.SiTU, activations.SwiGLUStep)
 
 
-def _activation(activation: Any, gated: bool) -> activations.Activation:
-    found = _ACTIVATIONS.get(_name(type(activation)))
+@cache
+def _tuple_of(kind: Any, *constants: Any) -> tuple[Any, ...]:
+    """Return an activation as the extension takes it. Making one takes as long as the rest of a layer's Python code."""
+    return activations.as_tuple(kind(*constants))
+
+
+def _activation(activation: Any, gated: bool) -> tuple[Any, ...]:
+    name = _name(type(activation))
+    found = _ACTIVATIONS.get(name)
     if found is None:
-        raise _NotFusedError(f"its activation is {_name(type(activation))}")
+        raise _NotFusedError(f"its activation is {name}")
     ours = found(activation)
-    if isinstance(ours, _GATED) != gated:
-        raise _NotFusedError(f"its activation is {_name(type(activation))}")
-    return ours
+    if (ours[0] in _GATED) != gated:
+        raise _NotFusedError(f"its activation is {name}")
+    try:
+        return _tuple_of(*ours)
+    except ValueError as error:
+        raise _NotFusedError(f"its activation is {name}: {error}") from error
 
 
 def _linear(layer: Any) -> tuple[Any, mx.array | None, list[mx.Dtype]]:
@@ -157,8 +172,11 @@ def _linear(layer: Any) -> tuple[Any, mx.array | None, list[mx.Dtype]]:
     return (*weights, layer.group_size, layer.bits, layer.mode), bias, types
 
 
-def _fused(x: mx.array, indices: mx.array, layers: Sequence[Any], activation: Any) -> mx.array:
-    """Compute a layer of mlx-lm. `layers`: gate, up and down, or two layers around an activation that is not gated."""
+def _layer_of(x: mx.array, indices: mx.array, layers: Sequence[Any], activation: Any) -> Callable[[mx.array | None], mx.array]:
+    """Return what computes a layer of mlx-lm for the router's weights, or for None.
+
+    `layers`: gate, up and down, or two layers around an activation that is not gated.
+    """
     ours = _activation(activation, gated=len(layers) == 3)
     weights, biases, types = zip(*map(_linear, layers), strict=True)
     promoted = {x.dtype, *(dtype for some in types for dtype in some)}
@@ -166,29 +184,43 @@ def _fused(x: mx.array, indices: mx.array, layers: Sequence[Any], activation: An
         raise _NotFusedError(f"its types are {', '.join(sorted(map(str, promoted)))}")
     # The result has the type that stock's has; and so has x, as it is multiplied by weights of that type there.
     x = x.astype(x.dtype if len(promoted) == 1 else mx.float32)
+    indices = mx.stop_gradient(indices)
     gate, up, down = (weights[0], None, weights[1]) if len(weights) == 2 else weights
     gate_bias, up_bias, down_bias = (biases[0], None, biases[1]) if len(biases) == 2 else biases
-    y: mx.array = extension.moe_ffn(
-        x,
-        mx.stop_gradient(indices),
-        None,
-        gate,
-        up,
-        down,
-        activations.as_tuple(ours),
-        "gate_up",
-        gate_bias,
-        up_bias,
-        down_bias,
-        "error",
-        None,
-        None,
-        None,
-    )
-    return y
+
+    def compute(topk_weights: mx.array | None) -> mx.array:
+        y: mx.array = extension.moe_ffn(
+            x,
+            indices,
+            topk_weights,
+            gate,
+            up,
+            down,
+            ours,
+            "gate_up",
+            gate_bias,
+            up_bias,
+            down_bias,
+            "error",
+            None,
+            None,
+            None,
+        )
+        return y
+
+    return compute
 
 
 _CLASSES: dict[str, tuple[str, ...]] = {"SwitchGLU": ("gate_proj", "up_proj", "down_proj"), "SwitchMLP": ("fc1", "fc2")}
+
+
+@dataclass
+class _Known:
+    """A layer that ran, and what became of its last call."""
+
+    layer: weakref.ref[Any]
+    why_not: str | None = None  # why it is not fused
+    is_summed: bool = False
 
 
 class TakeOver(importlib.abc.MetaPathFinder):
@@ -198,26 +230,31 @@ class TakeOver(importlib.abc.MetaPathFinder):
         self._stock: dict[type, Any] = {}
         self.installed = False
         self._searches = False  # find_spec asks the other finders
-        # Layers by their id, because modules are dictionaries and have no hash: a reference, and why the layer is not fused.
-        self._layers: dict[int, tuple[weakref.ref[Any], str | None]] = {}
+        self._layers: dict[int, _Known] = {}  # by the layer's id, because modules are dictionaries and have no hash
 
     @property
     def fused_layers(self) -> int:
         """The number of layers that exist now and were computed by moe_ffn at their last call."""
-        return sum(why is None for _, why in list(self._layers.values()))
+        return sum(known.why_not is None for known in list(self._layers.values()))
+
+    @property
+    def summed_layers(self) -> int:
+        """The number of fused layers that gave the sum of their slots at their last call."""
+        return sum(known.is_summed for known in list(self._layers.values()))
 
     @property
     def other_layers(self) -> dict[str, int]:
         """Why other layers that exist now were computed as mlx-lm has them, and how many."""
-        return dict(Counter(why for _, why in list(self._layers.values()) if why is not None))
+        return dict(Counter(known.why_not for known in list(self._layers.values()) if known.why_not is not None))
 
     def install(self) -> None:
         """Replace the methods. Does nothing if they are replaced already."""
         if self.installed:
             return
         self.installed = True
-        if _MODULE in sys.modules:
-            self._patch(sys.modules[_MODULE])
+        for name in (_MODULE, *(f"{_MODELS}.{model}" for model in BLOCKS)):
+            if name in sys.modules:
+                self._patch(sys.modules[name])
         sys.meta_path.insert(0, self)
 
     def uninstall(self) -> None:
@@ -231,7 +268,8 @@ class TakeOver(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Find the module as other finders do, and patch it once it has run."""
-        if name != _MODULE or self._searches:
+        package, _, module = name.rpartition(".")
+        if self._searches or package != _MODELS or not (name == _MODULE or module in BLOCKS):
             return None
         self._searches = True
         try:
@@ -251,29 +289,46 @@ class TakeOver(importlib.abc.MetaPathFinder):
         return spec
 
     def _patch(self, module: ModuleType) -> None:
-        for class_name, names in _CLASSES.items():
-            layer_class = getattr(module, class_name, None)
-            if layer_class is not None:
-                self._stock[layer_class] = layer_class.__call__
-                layer_class.__call__ = self._call_of(layer_class.__call__, names)
+        if module.__name__ == _MODULE:
+            for class_name, names in _CLASSES.items():
+                self._replace(module, class_name, partial(self._call_of, names=names))
+        else:
+            self._replace(module, BLOCKS[module.__name__.rpartition(".")[2]], forward_of_block)
 
-    def _note(self, layer: Any, why: str | None) -> None:
+    def _replace(self, module: ModuleType, class_name: str, of_stock: Callable[[Any], Any]) -> None:
+        found = getattr(module, class_name, None)
+        if found is not None:
+            self._stock[found] = found.__call__
+            found.__call__ = of_stock(found.__call__)
+
+    def _note(self, layer: Any, why_not: str | None) -> _Known:
         key = id(layer)
         known = self._layers.get(key)
-        if known is None or known[1] != why:
-            self._layers[key] = (weakref.ref(layer, lambda _: self._layers.pop(key, None)), why)
+        if known is None:
+            known = self._layers[key] = _Known(weakref.ref(layer, lambda _: self._layers.pop(key, None)))
+        known.why_not, known.is_summed = why_not, False
+        return known
 
     def _call_of(self, stock: Any, names: tuple[str, ...]) -> Any:
         def call(layer: Any, x: mx.array, indices: mx.array) -> mx.array:
             y: mx.array
             try:
-                y = _fused(x, indices, [layer[name] for name in names], layer.activation)
+                compute = _layer_of(x, indices, [layer[name] for name in names], layer.activation)
             except _NotFusedError as why:
                 self._note(layer, str(why))
                 y = stock(layer, x, indices)
                 return y
-            self._note(layer, None)
-            return y
+            y = compute(None)
+            known = self._note(layer, None)
+            if not block_is_running():
+                return y
+
+            def sum_of_slots(topk_weights: mx.array) -> mx.array:
+                total = compute(topk_weights)
+                known.is_summed = True
+                return total
+
+            return Slots(y, sum_of_slots)
 
         return call
 

@@ -62,7 +62,8 @@ class Calls:
     """The numbers of a function's calls that became gqmm's products (ours) and MLX's own products (stock).
 
     A function compiled by mx.compile counts a call each time that MLX traces it. A moe_ffn counts its products as calls of
-    gather_qmm or gather_mm as well.
+    gather_qmm or gather_mm as well. An expert layer of mlx-lm that gives the sum of its slots counts two calls of moe_ffn: the
+    slots are in the graph as well, although they are never computed.
     """
 
     ours: int
@@ -85,6 +86,7 @@ class Status:
     packed_modules_bytes: int  # bytes of those sets
     in_place_arrays: int  # weights that pack=True leaves in place, because their memory has been lent to another library
     fused_layers: int  # expert layers of mlx-lm, among those that exist now, that are one moe_ffn
+    summed_layers: int  # those of them that give the sum of their slots, weighted by the router
     other_layers: dict[str, int]  # why others are as mlx-lm has them, and how many
 
     def __str__(self) -> str:
@@ -93,7 +95,9 @@ class Status:
         lines = [f"gqmm {self.versions['gqmm']} on MLX {self.versions['mlx']}: {names or 'nothing'} replaced"]
         lines += [f"  {name}: {calls.ours} calls of gqmm's, {calls.stock} of MLX's" for name, calls in self.calls.items()]
         if self.fused_layers:
-            lines.append(f"  {self.fused_layers} expert layers of mlx-lm are one moe_ffn each")
+            lines.append(
+                f"  {self.fused_layers} expert layers of mlx-lm are one moe_ffn each, {self.summed_layers} with the sum of slots"
+            )
         lines += [f"  {count} expert layers of mlx-lm are not: {why}" for why, count in self.other_layers.items()]
         if self.packed_so_far:
             held = f"{self.packed_arrays} of them held, {self.packed_bytes / 1e6:.1f} MB"
@@ -133,7 +137,8 @@ def install(*, precision: str = "default", pack: bool = False, pack_limit: int |
     own functions: those on a GPU's stream, in a mode or type that gqmm does not know, and gather_mm without indices.
 
     The expert layers of mlx-lm (SwitchGLU, SwitchMLP) become one moe_ffn each, whether mlx-lm is imported before or after. A
-    layer with an activation or a linear layer that gqmm does not know stays as it is; status() says why.
+    layer with an activation or a linear layer that gqmm does not know stays as it is; status() says why. In most blocks of
+    mlx-lm the same moe_ffn adds up the slots with the router's weights.
 
     Args:
         precision: "default", "fast" or "float32", as in gqmm.gather_qmm.
@@ -186,5 +191,6 @@ def status() -> Status:
         packed_modules_bytes=modules_size,
         in_place_arrays=lent,
         fused_layers=take_over.fused_layers,
+        summed_layers=take_over.summed_layers,
         other_layers=take_over.other_layers,
     )

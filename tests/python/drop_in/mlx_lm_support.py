@@ -1,7 +1,9 @@
-"""What the tests of mlx-lm on the drop-in share: the two sides, stock and ours, and how to compare them."""
+"""What the tests of mlx-lm on the drop-in share: the two sides, stock and ours, how to compare them, and tiny models."""
 
 from __future__ import annotations
 
+import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,8 +13,14 @@ from typing import Any, TypeVar
 
 import gqmm.mlx as drop_in
 import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm
 import numpy as np
 import pytest
+from families import Family
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.switch_layers import SwitchLinear
+from mlx_lm.utils import quantize_model
 
 ROOT = Path(__file__).resolve().parents[3]
 OURS = ROOT / "models" / "shakespeare-moe-affine4"
@@ -75,11 +83,61 @@ def evaluated(array: mx.array) -> np.ndarray:
     return np.array(array.astype(mx.float32))
 
 
-def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float | np.ndarray) -> None:
     assert actual.shape == expected.shape
-    error = np.abs(actual - expected)
-    worst = np.unravel_index(error.argmax(), error.shape)  # a NaN, if there is one
+    error, allowed = np.abs(actual - expected), np.broadcast_to(tolerance, expected.shape)
+    worst = np.unravel_index((error - allowed).argmax(), error.shape)  # a NaN, if there is one
     at = tuple(map(int, worst))
-    assert error[worst] <= tolerance, (
-        f"at {at}: {actual[worst]!r}, stock {expected[worst]!r}: {error[worst]:.2g} apart, more than {tolerance:.2g}"
+    assert error[worst] <= allowed[worst], (
+        f"at {at}: {actual[worst]!r}, stock {expected[worst]!r}: {error[worst]:.2g} apart, more than {allowed[worst]:.2g}"
     )
+
+
+def build(family: Family, **changes: Any) -> nn.Module:
+    """Make the model with random weights; `changes` of its configuration come last."""
+    try:
+        module = importlib.import_module(f"mlx_lm.models.{family.module}")
+    except ModuleNotFoundError:
+        pytest.skip(f"mlx-lm {mlx_lm.__version__} has no model {family.module}")
+    mx.random.seed(23)
+    model = module.Model(module.ModelArgs.from_dict(family.full_config(**changes)))
+
+    def random(parameter: mx.array) -> mx.array:
+        """In place of what starts constant: all zeros, as biases and some routers do, or all ones, as norms do."""
+        if not mx.issubdtype(parameter.dtype, mx.floating) or mx.any(parameter != parameter.reshape(-1)[0]).item():
+            return parameter
+        size = 0.1 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+        return parameter + size * mx.random.normal(parameter.shape)
+
+    model.update(tree_unflatten([(name, random(parameter)) for name, parameter in tree_flatten(model.parameters())]))
+    if family.others:
+        # As in the checkpoints of mlx-community: the experts as they were published, and all else in 8 bits.
+        nn.quantize(model, **family.quantization, class_predicate=lambda _, layer: isinstance(layer, SwitchLinear))
+        nn.quantize(model, **family.others)
+    elif family.quantization:
+        quantize_model(model, {}, **family.quantization)
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def terms(model: nn.Module) -> int:
+    """How many products of two numbers are summed on the way from a token to a logit: K of each matrix."""
+    total = 0
+    for _, layer in model.named_modules():
+        if "scales" in layer:
+            total += layer.scales.shape[-1] * layer.group_size
+        elif isinstance(layer, (nn.Linear, SwitchLinear)):
+            total += layer.weight.shape[-1]
+    return total
+
+
+def tolerance_of(expected: np.ndarray, summed_terms: int, unit: float = 2**-24) -> float:
+    """How far two sides may be apart that round by up to `unit` of each number.
+
+    A sum of K random terms is a random walk: after k of them it is √(k/K) of its size in the end. Each addition rounds it by up
+    to a unit of its size, in the root mean square by unit/√3 of it, and all together by unit·√(K/6) of the result. Norms and
+    residual sums hand a matrix's relative error on to the result, no greater than it was, where the errors of all matrices meet:
+    unit·√(ΣK/6) on each of the two sides. No more than one result in 500 million is 6 root mean squares off.
+    """
+    return 6 * math.sqrt(2) * unit * math.sqrt(summed_terms / 6) * float(np.sqrt(np.mean(expected**2)))

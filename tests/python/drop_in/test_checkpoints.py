@@ -43,8 +43,8 @@ pytestmark = pytest.mark.mlx
 
 QMM = ("gather_qmm", "quantized_matmul")  # the products of these models: the experts', and all others
 
-# Float32's rounding in the matrices that a token passes, as test_families.py derives it, is 6·√2·2⁻²⁴·√(ΣK/6) of the logits' root
-# mean square, which is 4.3 in these models. ΣK = 3·(7·256 + 128) + 256, and so it is 7e-5.
+# Float32's rounding in the matrices that a token passes is 6·√2·2⁻²⁴·√(ΣK/6) of the logits' root mean square, as
+# mlx_lm_support.py derives it. That mean is 4.3 in these models. ΣK = 3·(7·256 + 128) + 256, and so it is 7e-5.
 LOGITS = 1e-4
 
 

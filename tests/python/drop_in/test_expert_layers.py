@@ -294,6 +294,15 @@ def test_other_layers_stay_and_status_says_why():
     assert drop_in.status().fused_layers == fused_before
 
 
+def test_an_activation_whose_constants_gqmm_refuses_stays():
+    layer = random_layer(switch_layers.SwitchGLU, SwigluOAI(limit=float("inf")))
+    theirs = np.array(run(layer))
+    with drop_in.install():
+        np.testing.assert_allclose(np.array(run(layer)), theirs, rtol=1e-4, atol=1e-5)
+        reasons = drop_in.status().other_layers
+    assert any(why.startswith("its activation is mlx_lm.models.activations.SwigluOAI: ") and "limit" in why for why in reasons)
+
+
 def test_training_goes_through_the_layer():
     layer = random_layer(switch_layers.SwitchGLU, SwigluOAI())
     x, ids = mx.random.normal((TOKENS, H)), mx.random.randint(0, E, (TOKENS, K))
