@@ -65,6 +65,21 @@ mx::array product(const mx::array& x, const QuantizedArguments& a, bool gathers)
   return is_vector ? mx::squeeze(y, -2, stream) : y;
 }
 
+/// Makes the dense product. A vector in front is a row, and one behind a column; its dimension is dropped from the result.
+mx::array product_of_vectors_or_matrices(const mx::array& a, const mx::array& b, const std::optional<mx::array>& lhs_indices,
+                                         const std::optional<mx::array>& rhs_indices, mx::Stream stream) {
+  const mx::array rows = a.ndim() == 1 ? mx::expand_dims(a, 0, stream) : a;
+  const mx::array columns = b.ndim() == 1 ? mx::expand_dims(b, 1, stream) : b;
+  mx::array y = dense_product({.x = rows, .weights = {columns}, .lhs_indices = lhs_indices, .rhs_indices = rhs_indices}, stream);
+  if (b.ndim() == 1) {
+    y = mx::squeeze(y, -1, stream);
+  }
+  if (a.ndim() == 1) {
+    y = mx::squeeze(y, b.ndim() == 1 ? -1 : -2, stream);
+  }
+  return y;
+}
+
 }  // namespace
 
 FunctionCounts& counts() {
@@ -84,17 +99,31 @@ mx::array gather_mm(const mx::array& a, const mx::array& b, const std::optional<
     ++counts().gather_mm.stock;
     return mx::gather_mm(a, b, lhs_indices, rhs_indices, sorted_indices, stream);
   }
-  const mx::array rows = a.ndim() == 1 ? mx::expand_dims(a, 0, stream) : a;
-  const mx::array columns = b.ndim() == 1 ? mx::expand_dims(b, 1, stream) : b;
-  mx::array y = dense_product({.x = rows, .weights = {columns}, .lhs_indices = lhs_indices, .rhs_indices = rhs_indices}, stream);
   ++counts().gather_mm.ours;
-  if (b.ndim() == 1) {
-    y = mx::squeeze(y, -1, stream);
+  return product_of_vectors_or_matrices(a, b, lhs_indices, rhs_indices, stream);
+}
+
+mx::array matmul(const mx::array& a, const mx::array& b, mx::StreamOrDevice stream_or_device) {
+  const mx::Stream stream = mx::to_stream(stream_or_device);
+  if (!is_on_cpu(stream) || !is_compute_type(a) || !is_compute_type(b) || a.ndim() == 0 || b.ndim() == 0) {
+    ++counts().matmul.stock;
+    return mx::matmul(a, b, stream);
   }
-  if (a.ndim() == 1) {
-    y = mx::squeeze(y, b.ndim() == 1 ? -1 : -2, stream);
+  ++counts().matmul.ours;
+  return product_of_vectors_or_matrices(a, b, std::nullopt, std::nullopt, stream);
+}
+
+mx::array addmm(const mx::array& c, const mx::array& a, const mx::array& b, float alpha, float beta,
+                mx::StreamOrDevice stream_or_device) {
+  const mx::Stream stream = mx::to_stream(stream_or_device);
+  if (!is_on_cpu(stream) || !is_compute_type(a) || !is_compute_type(b) || !is_compute_type(c) || a.ndim() == 0 || b.ndim() == 0) {
+    ++counts().matmul.stock;
+    return mx::addmm(c, a, b, alpha, beta, stream);
   }
-  return y;
+  const auto scaled = [&](const mx::array& y, float factor) {
+    return factor == 1 ? y : mx::multiply(y, mx::array(factor, y.dtype()), stream);
+  };
+  return mx::add(scaled(mlx::matmul(a, b, stream), alpha), scaled(c, beta), stream);
 }
 
 }  // namespace gqmm::mlx

@@ -45,6 +45,9 @@ mx::array quantized_matmul(const mx::array& x, const QuantizedArguments& argumen
 mx::array gather_qmm(const mx::array& x, const QuantizedArguments& arguments);
 mx::array gather_mm(const mx::array& a, const mx::array& b, const std::optional<mx::array>& lhs_indices,
                     const std::optional<mx::array>& rhs_indices, bool sorted_indices, mx::StreamOrDevice stream);
+mx::array matmul(const mx::array& a, const mx::array& b, mx::StreamOrDevice stream);
+/// Makes beta · c + alpha · (a @ b). The product is rounded to its type before the sum.
+mx::array addmm(const mx::array& c, const mx::array& a, const mx::array& b, float alpha, float beta, mx::StreamOrDevice stream);
 
 /// The number of products that gqmm put into graphs, and the number of calls that went to MLX's function.
 struct CallCounts {
@@ -55,6 +58,7 @@ struct FunctionCounts {
   CallCounts gather_qmm;
   CallCounts quantized_matmul;
   CallCounts gather_mm;
+  CallCounts matmul;
   CallCounts moe_ffn;
   CallCounts scaled_dot_product_attention;
 };

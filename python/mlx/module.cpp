@@ -282,7 +282,8 @@ nb::dict call_counts() {
   add("gather_qmm", counts().gather_qmm);
   add("quantized_matmul", counts().quantized_matmul);
   add("gather_mm", counts().gather_mm);
-  add("moe_ffn", counts().moe_ffn);
+  add("matmul", counts().matmul);
+  add("moe", counts().moe_ffn);
   add("scaled_dot_product_attention", counts().scaled_dot_product_attention);
   return result;
 }
@@ -401,6 +402,26 @@ Arguments, types and errors are those of gather_qmm. x has shape (…, M, K) or 
   m.def("moe_ffn", &call_moe_ffn, "x"_a, "topk_ids"_a, "topk_weights"_a.none(), "gate"_a, "up"_a.none(), "down"_a, "activation"_a,
         "gate_up_order"_a, "gate_bias"_a.none(), "up_bias"_a.none(), "down_bias"_a.none(), "missing"_a, "local_experts"_a.none(),
         "precision"_a.none(), "stream"_a.none(), "The layer of gqmm.mlx.moe_ffn, with the activation as a tuple.");
+  m.def("matmul", &matmul, nb::arg(), nb::arg(), nb::kw_only(), "stream"_a = nb::none(),
+        nb::sig("def matmul(a: mlx.core.array, b: mlx.core.array, /, *, "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Multiply matrices, as mlx.core.matmul does. Sums are in float32, and a row has the same bits in any batch.
+
+Args:
+    a, b: float16, bfloat16 or float32, shapes (…, M, K) and (…, K, N); leading dimensions broadcast. A vector is a row in front
+        and a column behind. Arrays of other types go to MLX's own function.
+    stream: a stream or device of MLX. On another device than the CPU the call runs MLX's own function.
+
+Returns:
+    A lazy array of shape (…, M, N) and the type that a and b promote to.
+
+Raises:
+    ValueError: shapes contradict each other.)");
+  m.def("addmm", &addmm, nb::arg(), nb::arg(), nb::arg(), "alpha"_a = 1.0F, "beta"_a = 1.0F, nb::kw_only(),
+        "stream"_a = nb::none(),
+        nb::sig("def addmm(c: mlx.core.array, a: mlx.core.array, b: mlx.core.array, /, alpha: float = 1.0, beta: float = 1.0, *, "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Compute beta · c + alpha · (a @ b), as mlx.core.addmm does. Types and errors are those of matmul.)");
   m.def(
       "scaled_dot_product_attention", &call_attention, "q"_a, "k"_a, "v"_a, nb::kw_only(), "scale"_a, "mask"_a = nb::none(),
       "sinks"_a = nb::none(), "origin"_a = nb::none(), "force_fused"_a = false, "stream"_a = nb::none(),

@@ -1,7 +1,7 @@
-"""MLX's quantized and gathered products on the CPU, computed by gqmm. It serves mlx-lm and all other programs on MLX.
+"""MLX's products and attention on the CPU, computed by gqmm. It serves mlx-lm and all other programs on MLX.
 
     import gqmm.mlx
-    gqmm.mlx.install()      # mx.gather_qmm, mx.quantized_matmul and mx.gather_mm are gqmm's from here on
+    gqmm.mlx.install()      # mx.gather_qmm and the other operators of gqmm.mlx.OPERATORS are gqmm's from here on
 
 A program that shall not be changed can be run with ``python -m gqmm.mlx -m mlx_lm generate --model …``. The functions build
 MLX's lazy graphs and have its transforms (grad, vjp, jvp, vmap, compile). docs/guide/mlx.md says how they differ from MLX's own.
@@ -9,30 +9,38 @@ MLX's lazy graphs and have its transforms (grad, vjp, jvp, vmap, compile). docs/
 
 from gqmm.mlx._load import extension
 from gqmm.mlx._moe import moe_ffn
+from gqmm.mlx._operators import OPERATORS
 from gqmm.mlx._pack_model import PackReport, pack_model
 from gqmm.mlx._patch import Calls, Installation, Status, install, status, uninstall
 
+addmm = extension.addmm
 gather_mm = extension.gather_mm
 gather_qmm = extension.gather_qmm
 grouped_mm = extension.grouped_mm
 grouped_qmm = extension.grouped_qmm
+matmul = extension.matmul
 moe_combine = extension.moe_combine
 quantized_matmul = extension.quantized_matmul
+scaled_dot_product_attention = extension.scaled_dot_product_attention
 
 __all__ = [
+    "OPERATORS",
     "Calls",
     "Installation",
     "PackReport",
     "Status",
+    "addmm",
     "gather_mm",
     "gather_qmm",
     "grouped_mm",
     "grouped_qmm",
     "install",
+    "matmul",
     "moe_combine",
     "moe_ffn",
     "pack_model",
     "quantized_matmul",
+    "scaled_dot_product_attention",
     "status",
     "uninstall",
 ]

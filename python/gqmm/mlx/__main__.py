@@ -7,7 +7,11 @@ import os
 import runpy
 import sys
 
-from gqmm.mlx import install, status
+from gqmm.mlx import OPERATORS, install, status
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
 
 
 def main() -> None:
@@ -19,6 +23,8 @@ def main() -> None:
     )
     parser.add_argument("--precision", choices=["default", "fast", "float32"], default="default", help="as in gqmm.gather_qmm")
     parser.add_argument("--pack", action="store_true", help="copy weights into the kernels' order: faster, more memory")
+    parser.add_argument("--only", type=_names, metavar="A,B", help=f"replace these alone of {', '.join(OPERATORS)}")
+    parser.add_argument("--without", type=_names, default=(), metavar="A,B", help="replace all but these")
     parser.add_argument(
         "--status", action="store_true", help="at the end, print to stderr what was replaced and how often it ran"
     )
@@ -33,7 +39,10 @@ def main() -> None:
     if not options.module and not os.path.exists(program[0]):
         parser.error(f"{program[0]}: no such file")
 
-    install(precision=options.precision, pack=options.pack)
+    try:
+        install(only=options.only, without=options.without, precision=options.precision, pack=options.pack)
+    except ValueError as error:
+        parser.error(str(error))
     sys.argv = program
     try:
         if options.module:

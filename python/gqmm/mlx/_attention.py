@@ -29,6 +29,11 @@ class AttentionOfModels:
         # How often a cache whose positions are not known served a call, by its class.
         self.other_caches: Counter[str] = Counter()
 
+    @property
+    def installed(self) -> bool:
+        """Whether mlx-lm's function is replaced, or will be once it is imported."""
+        return self._imports.active
+
     def install(self) -> None:
         """Replace the function in every module of mlx-lm that has it. Does nothing if it is replaced already."""
         self._imports.start()
@@ -73,9 +78,7 @@ class AttentionOfModels:
         origin = known.origin
         if isinstance(origin, int):
             origin = mx.full((queries.shape[0],), origin, mx.int64) if origin != 0 else None
-        y = extension.scaled_dot_product_attention(
-            queries, keys, values, scale=scale, mask=mask, sinks=sinks, origin=origin
-        )
+        y = extension.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, origin=origin)
         return y
 
 

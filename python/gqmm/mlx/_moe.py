@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
-import sys
 import weakref
 from collections import Counter
 from dataclasses import dataclass
@@ -14,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from gqmm import _activations as activations
+from gqmm.mlx._imports import AfterImport
 from gqmm.mlx._load import extension
 from gqmm.mlx._slots import BLOCKS, Slots, block_is_running, forward_of_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
     from gqmm._gqmm import QuantizedWeights
@@ -223,13 +220,12 @@ class _Known:
     is_summed: bool = False
 
 
-class TakeOver(importlib.abc.MetaPathFinder):
+class TakeOver:
     """Computes SwitchGLU and SwitchMLP of mlx-lm with moe_ffn, whether mlx-lm is imported already or will be."""
 
     def __init__(self) -> None:
         self._stock: dict[type, Any] = {}
-        self.installed = False
-        self._searches = False  # find_spec asks the other finders
+        self._imports = AfterImport([_MODULE, *(f"{_MODELS}.{model}" for model in BLOCKS)], self._patch)
         self._layers: dict[int, _Known] = {}  # by the layer's id, because modules are dictionaries and have no hash
 
     @property
@@ -247,46 +243,21 @@ class TakeOver(importlib.abc.MetaPathFinder):
         """Why other layers that exist now were computed as mlx-lm has them, and how many."""
         return dict(Counter(known.why_not for known in list(self._layers.values()) if known.why_not is not None))
 
+    @property
+    def installed(self) -> bool:
+        """Whether mlx-lm's methods are replaced, or will be once they are imported."""
+        return self._imports.active
+
     def install(self) -> None:
         """Replace the methods. Does nothing if they are replaced already."""
-        if self.installed:
-            return
-        self.installed = True
-        for name in (_MODULE, *(f"{_MODELS}.{model}" for model in BLOCKS)):
-            if name in sys.modules:
-                self._patch(sys.modules[name])
-        sys.meta_path.insert(0, self)
+        self._imports.start()
 
     def uninstall(self) -> None:
         """Restore mlx-lm's own methods."""
-        self.installed = False
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
+        self._imports.stop()
         for layer_class, call in self._stock.items():
             layer_class.__call__ = call  # type: ignore[method-assign]
         self._stock.clear()
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Find the module as other finders do, and patch it once it has run."""
-        package, _, module = name.rpartition(".")
-        if self._searches or package != _MODELS or not (name == _MODULE or module in BLOCKS):
-            return None
-        self._searches = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._searches = False
-        if spec is None or spec.loader is None:
-            return spec
-        run = spec.loader.exec_module
-
-        def run_and_patch(module: ModuleType) -> None:
-            run(module)
-            if self.installed:
-                self._patch(module)
-
-        spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]
-        return spec
 
     def _patch(self, module: ModuleType) -> None:
         if module.__name__ == _MODULE:

@@ -6,19 +6,18 @@ import atexit
 import importlib.metadata
 import os
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
-
-import mlx.core as mx
+from typing import TYPE_CHECKING
 
 from gqmm._gqmm import version
+from gqmm.mlx._attention import attention_of_models
 from gqmm.mlx._load import extension
 from gqmm.mlx._moe import take_over
+from gqmm.mlx._operators import install_operators, installed_operators, selected_operators
 from gqmm.mlx._watch import watch
 
-_NAMES = ("gather_qmm", "quantized_matmul", "gather_mm")
-# MLX's own functions. The extension keeps them, because mx may have gqmm's functions when this module is imported again.
-_stock: dict[str, Any] = extension.__dict__.setdefault("stock_functions", {name: getattr(mx, name) for name in _NAMES})
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from types import TracebackType
 
 
 @dataclass(frozen=True)
@@ -37,23 +36,20 @@ atexit.register(extension.forget_packed_copies)
 
 
 class Installation:
-    """The result of install(): a context manager. At its end it restores the functions and settings that install() replaced."""
+    """The result of install(): a context manager. At its end it restores the operators and settings that install() replaced."""
 
-    def __init__(self, functions: dict[str, Any], settings: _Settings, took_over: bool):
-        self._functions, self._settings, self._took_over = functions, settings, took_over
+    def __init__(self, operators: tuple[str, ...], settings: _Settings):
+        self._operators, self._settings = operators, settings
 
     def __repr__(self) -> str:
         """Describe the installation, for example at Python's prompt."""
-        return f"<gqmm in the place of {', '.join(f'mx.{name}' for name in _NAMES)}>"
+        return f"<gqmm in the place of {', '.join(installed_operators()) or 'nothing'}>"
 
     def __enter__(self) -> Installation:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        for name, function in self._functions.items():
-            setattr(mx, name, function)
-        if not self._took_over:
-            take_over.uninstall()
+        install_operators(self._operators)
         _configure(self._settings)
 
 
@@ -75,7 +71,7 @@ class Status:
     """The functions that are installed, and how often they ran in this process."""
 
     installed: bool
-    functions: tuple[str, ...]  # the functions of mlx.core that are gqmm's now
+    operators: tuple[str, ...]  # those of gqmm.mlx.OPERATORS that are gqmm's now
     precision: str
     versions: dict[str, str]
     calls: dict[str, Calls]
@@ -88,10 +84,16 @@ class Status:
     fused_layers: int  # expert layers of mlx-lm, among those that exist now, that are one moe_ffn
     summed_layers: int  # those of them that give the sum of their slots, weighted by the router
     other_layers: dict[str, int]  # why others are as mlx-lm has them, and how many
+    other_caches: dict[str, int]  # calls of attention with caches whose positions are not known, by their class
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Those of the operators that are functions of mlx.core."""
+        return tuple(name for name in self.operators if name in ("gather_qmm", "quantized_matmul", "gather_mm"))
 
     def __str__(self) -> str:
         """Describe the status in a few lines of text."""
-        names = ", ".join(f"mx.{name}" for name in self.functions)
+        names = ", ".join(self.operators)
         lines = [f"gqmm {self.versions['gqmm']} on MLX {self.versions['mlx']}: {names or 'nothing'} replaced"]
         lines += [f"  {name}: {calls.ours} calls of gqmm's, {calls.stock} of MLX's" for name, calls in self.calls.items()]
         if self.fused_layers:
@@ -99,6 +101,10 @@ class Status:
                 f"  {self.fused_layers} expert layers of mlx-lm are one moe_ffn each, {self.summed_layers} with the sum of slots"
             )
         lines += [f"  {count} expert layers of mlx-lm are not: {why}" for why, count in self.other_layers.items()]
+        lines += [
+            f"  {count} calls of attention had a {cache}, whose positions are not known: bits depend on padding"
+            for cache, count in self.other_caches.items()
+        ]
         if self.packed_so_far:
             held = f"{self.packed_arrays} of them held, {self.packed_bytes / 1e6:.1f} MB"
             lines.append(f"  {self.packed_so_far} weights packed so far; {held}")
@@ -129,8 +135,15 @@ def _memory() -> int:
         return machine
 
 
-def install(*, precision: str = "default", pack: bool = False, pack_limit: int | None = None) -> Installation:
-    """Replace mx.gather_qmm, mx.quantized_matmul and mx.gather_mm by gqmm's functions, for the CPU.
+def install(
+    *,
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
+    precision: str = "default",
+    pack: bool = False,
+    pack_limit: int | None = None,
+) -> Installation:
+    """Replace operators of MLX and mlx-lm by gqmm's, for the CPU. The last call wins.
 
     Programs that call ``mx.gather_qmm``, as mlx.nn and mlx-lm do, call gqmm's function from now on. Functions that mx.compile has
     traced before, and names imported by ``from mlx.core import …``, keep the functions of that time. Some calls still run MLX's
@@ -140,7 +153,11 @@ def install(*, precision: str = "default", pack: bool = False, pack_limit: int |
     layer with an activation or a linear layer that gqmm does not know stays as it is; status() says why. In most blocks of
     mlx-lm the same moe_ffn adds up the slots with the router's weights.
 
+    Attention of mlx-lm's models knows the positions of their caches, so a request has the same bits alone and in a batch.
+
     Args:
+        only: names of gqmm.mlx.OPERATORS to replace. None stands for all of them.
+        without: names of operators to leave as they are.
         precision: "default", "fast" or "float32", as in gqmm.gather_qmm.
         pack: whether weights that are used again are copied once into the order in which the kernels read them. Products are
             then faster, and the weights take their size in memory twice. A copy is freed with its array.
@@ -151,36 +168,35 @@ def install(*, precision: str = "default", pack: bool = False, pack_limit: int |
         A context manager. At its end it restores what was there before. It may be ignored.
 
     Raises:
-        ValueError: there is no such precision, or pack_limit is below 0.
+        TypeError: only or without is one string.
+        ValueError: only and without are both given, or name an unknown operator; there is no such precision; or pack_limit is
+            below 0.
     """
+    operators = selected_operators(only, without)
     if pack_limit is not None and pack_limit < 0:
         raise ValueError(f"[gqmm.mlx] pack_limit = {pack_limit} is negative; give bytes, or None for half of the memory")
-    before = Installation({name: getattr(mx, name) for name in _NAMES}, _settings, take_over.installed)
+    before = Installation(installed_operators(), _settings)
     if pack_limit is None:
         pack_limit = _memory() // 2
     _configure(_Settings(precision, pack, pack_limit))
-    for name in _NAMES:
-        setattr(mx, name, getattr(extension, name))
-    take_over.install()
+    install_operators(operators)
     return before
 
 
 def uninstall() -> None:
     """Restore MLX's own functions, and free the packed copies."""
-    for name, function in _stock.items():
-        setattr(mx, name, function)
-    take_over.uninstall()
+    install_operators(())
     _configure(_Settings())
 
 
 def status() -> Status:
     """Return which functions are replaced at the moment, the versions, and how often gqmm's and MLX's functions ran."""
-    functions = tuple(name for name in _NAMES if getattr(mx, name) is getattr(extension, name))
+    operators = installed_operators()
     held, size, so_far, lent = extension.packed_copies()
     modules, modules_size = extension.packed_parameters()
     return Status(
-        installed=bool(functions),
-        functions=functions,
+        installed=bool(operators),
+        operators=operators,
         precision=_settings.precision,
         versions={"gqmm": version(), "mlx": importlib.metadata.version("mlx")},
         calls={name: Calls(*calls) for name, calls in extension.call_counts().items()},
@@ -193,4 +209,5 @@ def status() -> Status:
         fused_layers=take_over.fused_layers,
         summed_layers=take_over.summed_layers,
         other_layers=take_over.other_layers,
+        other_caches=dict(attention_of_models.other_caches),
     )
