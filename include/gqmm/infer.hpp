@@ -53,6 +53,9 @@ struct GQMM_API GroupedRows {
   Missing behind = Missing::error;  ///< what happens to rows behind the last group
 };
 
+/// Checks the type and the shape of offsets, and reads no value. Throws std::invalid_argument as the operator does.
+GQMM_API void check_offsets(const array& offsets, const GroupedRows& grouped);
+
 /// The expert of each row, or −1 behind the last group. Throws std::invalid_argument, as the operator does, for offsets that
 /// grouped_qmm refuses.
 [[nodiscard]] GQMM_API std::vector<std::int64_t> experts_of_rows(const array& offsets, const GroupedRows& grouped);

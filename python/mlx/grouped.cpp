@@ -49,6 +49,25 @@ class ExpertsOfRows final : public mx::UnaryPrimitive {
   }
   void eval_gpu(const Arrays&, mx::array&) override { throw std::runtime_error("GqmmExpertsOfRows runs on the CPU only."); }
 
+  Arrays jvp(const Arrays& primals, const Arrays&, const std::vector<int>&) override {
+    return {mx::zeros(output_shapes(primals).front(), mx::int64, stream())};
+  }
+  /// Each element of the batch is computed alone. Offsets are few, and rows of all elements then share one product.
+  std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
+    const mx::Stream s = stream();
+    const mx::array batch = mx::moveaxis(inputs.front(), axes.front(), 0, s);
+    Arrays each;
+    for (int i = 0; i < batch.shape(0); ++i) {
+      each.push_back(experts_of_rows(mx::take(batch, i, 0, s), grouped_, s));
+    }
+    const mx::Shape none = concatenate({0}, output_shapes(inputs).front());
+    return {{each.empty() ? mx::zeros(none, mx::int64, s) : mx::stack(each, 0, s)}, {0}};
+  }
+
+  static mx::array experts_of_rows(const mx::array& offsets, const GroupedRows& grouped, mx::Stream s) {
+    return mx::array({static_cast<int>(grouped.rows)}, mx::int64, std::make_shared<ExpertsOfRows>(s, grouped), {offsets});
+  }
+
  private:
   GroupedRows grouped_;  // its name is a literal
 };
@@ -58,7 +77,8 @@ class ExpertsOfRows final : public mx::UnaryPrimitive {
 mx::array of_groups(const char* op, const mx::array& x, std::int64_t experts, const mx::array& offsets, Missing behind,
                     mx::Stream s, const std::function<mx::array(const mx::array&, const mx::array&)>& product) {
   const GroupedRows grouped = {.op = op, .rows = x.shape(0), .experts = experts, .behind = behind};
-  const mx::array ids({x.shape(0)}, mx::int64, std::make_shared<ExpertsOfRows>(s, grouped), {offsets});
+  gqmm::check_offsets(outline_of(offsets), grouped);
+  const mx::array ids = ExpertsOfRows::experts_of_rows(offsets, grouped, s);
   const mx::array rows = mx::expand_dims(x, 1, s);
   if (behind == Missing::error) {
     return mx::squeeze(product(rows, ids), 1, s);
