@@ -117,8 +117,8 @@ class Combine final : public Composed {
     const Shape shape = infer_moe_combine(outline_of(inputs[0]), outline_of(inputs[1])).shape;
     return {mx::Shape(shape.begin(), shape.end())};
   }
-  void eval_cpu(const Arrays& inputs, mx::array& out) override {
-    evaluate_on_stream(stream(), inputs, out, [weak = weak_copies(inputs)](mx::array& y) {
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    evaluate_on_stream(stream(), inputs, outputs.front(), [weak = weak_copies(inputs)](mx::array& y) {
       gqmm::moe_combine(view_of(weak[0]), view_of(weak[1]), {.out = writable_view_of(y)});
     });
   }
@@ -128,7 +128,7 @@ class Combine final : public Composed {
   }
 
  protected:
-  mx::array composed(const Arrays& inputs) override { return sum_of_slots(inputs, stream()); }
+  Arrays composed(const Arrays& inputs) override { return {sum_of_slots(inputs, stream())}; }
 };
 
 }  // namespace

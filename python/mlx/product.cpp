@@ -51,25 +51,37 @@ std::vector<mx::array> weak_copies(const std::vector<mx::array>& arrays) {
   return copies;
 }
 
-void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
-                        std::function<void(mx::array& out)> compute) {
-  out.set_data(mx::allocator::malloc(out.nbytes()));
+void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, std::vector<mx::array>& outs,
+                        std::function<void(std::vector<mx::array>& outs)> compute) {
   mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream);
   for (const mx::array& input : inputs) {
     encoder.set_input_array(input);
   }
-  encoder.set_output_array(out);
-  encoder.dispatch(remembering_errors([compute = std::move(compute), y = mx::array::unsafe_weak_copy(out)]() mutable {
-    if (y.size() == 0) {
+  for (mx::array& out : outs) {
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+    encoder.set_output_array(out);
+  }
+  encoder.dispatch(remembering_errors([compute = std::move(compute), results = weak_copies(outs)]() mutable {
+    if (std::all_of(results.begin(), results.end(), [](const mx::array& y) { return y.size() == 0; })) {
       return;
     }
     try {
-      compute(y);
+      compute(results);
     } catch (...) {
-      std::memset(y.data<std::byte>(), 0xFF, y.nbytes());  // NaN in every type, because MLX now takes y for evaluated
+      for (mx::array& y : results) {  // NaN in every type, because MLX now takes y for evaluated
+        if (y.size() != 0) {
+          std::memset(y.data<std::byte>(), 0xFF, y.nbytes());
+        }
+      }
       throw;
     }
   }));
+}
+
+void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
+                        std::function<void(mx::array& out)> compute) {
+  std::vector<mx::array> outs = {out};  // shares what is known of the memory
+  evaluate_on_stream(stream, inputs, outs, [compute = std::move(compute)](std::vector<mx::array>& ys) { compute(ys.front()); });
 }
 
 Product::Product(mx::Stream stream, const ProductArrays& operands)
