@@ -42,6 +42,9 @@ struct GQMM_API ResultType {
                                                 const ExpertWeights& gate, const std::optional<ExpertWeights>& up,
                                                 const ExpertWeights& down, const MoeFfnOptions& options = {});
 
+/// Checks the values of topk_ids. Throws std::invalid_argument as moe_ffn does. Of `gate` only the shape is read.
+GQMM_API void check_topk_ids(const array& topk_ids, const ExpertWeights& gate, const MoeFfnOptions& options = {});
+
 [[nodiscard]] GQMM_API ResultType infer_moe_combine(const array& slots, const array& topk_weights,
                                                     const MoeCombineOptions& options = {});
 

@@ -2,6 +2,7 @@
 
 #include "arrays.hpp"
 #include "composed.hpp"
+#include "evaluation_errors.hpp"
 #include "indexing.hpp"
 #include "layer_inputs.hpp"
 #include "layer_of_products.hpp"
@@ -20,16 +21,42 @@
 namespace gqmm::mlx {
 namespace {
 
-/// The gradients of a layer by some of its inputs. Its inputs are those of the layer, and the gradient of the layer's result.
-class ExpertLayerVjp final : public Composed {
+/// What the layer and its gradients share: settings that say how to read the inputs.
+class OfLayer : public Composed {
  public:
-  ExpertLayerVjp(mx::Stream stream, LayerSettings settings, std::vector<int> argnums)
-      : Composed(stream), settings_(std::move(settings)), argnums_(std::move(argnums)) {}
+  OfLayer(mx::Stream stream, LayerSettings settings, bool knows_ids)
+      : Composed(stream), settings_(std::move(settings)), knows_ids_(knows_ids) {}
+
+ protected:
+  /// Checks ids that were known when the graph was built. Returns the settings to evaluate these inputs with.
+  LayerSettings prepare(const std::vector<mx::array>& inputs) {
+    const ExpertLayerArguments arguments = read_inputs(inputs, settings_, stream());
+    if (knows_ids_) {
+      const MoeFfnCall outline = outline_of_call(arguments, settings_);
+      check_known([&] { check_topk_ids(view_of(arguments.topk_ids), outline.gate, outline.options); });
+    }
+    LayerSettings settings = settings_;
+    drop_other_copies(settings, arguments);
+    return settings;
+  }
+  [[nodiscard]] const LayerSettings& settings() const { return settings_; }
+  [[nodiscard]] bool knows_ids() const { return knows_ids_; }
+
+ private:
+  LayerSettings settings_;
+  bool knows_ids_;
+};
+
+/// The gradients of a layer by some of its inputs. Its inputs are those of the layer, and the gradient of the layer's result.
+class ExpertLayerVjp final : public OfLayer {
+ public:
+  ExpertLayerVjp(mx::Stream stream, LayerSettings settings, bool knows_ids, std::vector<int> argnums)
+      : OfLayer(stream, std::move(settings), knows_ids), argnums_(std::move(argnums)) {}
 
   [[nodiscard]] const char* name() const override { return "GqmmMoeFfnVjp"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
     const auto& that = static_cast<const ExpertLayerVjp&>(other);
-    return settings_ == that.settings_ && argnums_ == that.argnums_;
+    return settings() == that.settings() && argnums_ == that.argnums_;
   }
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
     std::vector<mx::Shape> shapes;
@@ -40,8 +67,7 @@ class ExpertLayerVjp final : public Composed {
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    LayerSettings settings = settings_;
-    drop_other_copies(settings, read_inputs(inputs, settings_, stream()));
+    const LayerSettings settings = prepare(inputs);
     const std::vector<mx::array> weak = weak_copies(inputs);
     evaluate_on_stream(stream(), inputs, outputs,
                        [a = read_inputs(weak, settings, stream()), dy = weak.back(), settings,
@@ -66,32 +92,30 @@ class ExpertLayerVjp final : public Composed {
   std::vector<mx::array> composed(const std::vector<mx::array>& inputs) override {
     const std::vector<mx::array> primals(inputs.begin(), inputs.end() - 1);
     const auto layer = [this](const std::vector<mx::array>& arrays) {
-      return std::vector<mx::array>{layer_of_products(read_inputs(arrays, settings_, stream()), stream())};
+      return std::vector<mx::array>{layer_of_products(read_inputs(arrays, settings(), stream()), stream())};
     };
     return mx::vjp(function_of(primals, argnums_, layer), selected(primals, argnums_), {inputs.back()}).second;
   }
 
  private:
-  LayerSettings settings_;
   std::vector<int> argnums_;
 };
 
-class ExpertLayer final : public Composed {
+class ExpertLayer final : public OfLayer {
  public:
-  ExpertLayer(mx::Stream stream, LayerSettings settings) : Composed(stream), settings_(std::move(settings)) {}
+  using OfLayer::OfLayer;
 
   [[nodiscard]] const char* name() const override { return "GqmmMoeFfn"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
-    return settings_ == static_cast<const ExpertLayer&>(other).settings_;
+    return settings() == static_cast<const ExpertLayer&>(other).settings();
   }
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
-    const Shape shape = result_of(read_inputs(inputs, settings_, stream()), settings_).shape;
+    const Shape shape = result_of(read_inputs(inputs, settings(), stream()), settings()).shape;
     return {mx::Shape(shape.begin(), shape.end())};
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    LayerSettings settings = settings_;
-    drop_other_copies(settings, read_inputs(inputs, settings_, stream()));
+    const LayerSettings settings = prepare(inputs);
     evaluate_on_stream(stream(), inputs, outputs.front(),
                        [a = read_inputs(weak_copies(inputs), settings, stream()), settings](mx::array& y) {
                          MoeFfnCall call = evaluated_call(a, settings);
@@ -103,7 +127,7 @@ class ExpertLayer final : public Composed {
                              const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override {
     MoeFfnWrt wrt;
     MoeFfnGradients gradients;
-    const std::vector<GradientPlace> places = gradient_places(settings_, wrt, gradients);
+    const std::vector<GradientPlace> places = gradient_places(settings(), wrt, gradients);
     const bool has_all = std::all_of(argnums.begin(), argnums.end(), [&](int argnum) {
       const auto input = static_cast<std::size_t>(argnum);
       return input < places.size() && places[input].wanted != nullptr;
@@ -119,29 +143,26 @@ class ExpertLayer final : public Composed {
     }
     std::vector<mx::array> inputs = primals;
     inputs.push_back(cotangents.front());
-    return mx::array::make_arrays(std::move(shapes), types, std::make_shared<ExpertLayerVjp>(stream(), settings_, argnums),
-                                  inputs);
+    return mx::array::make_arrays(std::move(shapes), types,
+                                  std::make_shared<ExpertLayerVjp>(stream(), settings(), knows_ids(), argnums), inputs);
   }
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
                                                            const std::vector<int>& axes) override {
-    const std::size_t of_tokens = settings_.inputs_of_tokens();
+    const std::size_t of_tokens = settings().inputs_of_tokens();
     if (std::any_of(axes.begin() + static_cast<std::ptrdiff_t>(of_tokens), axes.end(), [](int axis) { return axis >= 0; })) {
       return Composed::vmap(inputs, axes);
     }
     std::vector<mx::array> moved = batch_in_front(inputs, axes, of_tokens, stream());
-    const ResultType result = result_of(read_inputs(moved, settings_, stream()), settings_);
-    mx::array y({result.shape.begin(), result.shape.end()}, mlx_dtype(result.dtype),
-                std::make_shared<ExpertLayer>(stream(), settings_), std::move(moved));
+    const ResultType result = result_of(read_inputs(moved, settings(), stream()), settings());
+    auto layer = std::make_shared<ExpertLayer>(stream(), settings(), is_known(moved[1]));
+    mx::array y({result.shape.begin(), result.shape.end()}, mlx_dtype(result.dtype), std::move(layer), std::move(moved));
     return {{std::move(y)}, {0}};
   }
 
  protected:
   std::vector<mx::array> composed(const std::vector<mx::array>& inputs) override {
-    return {layer_of_products(read_inputs(inputs, settings_, stream()), stream())};
+    return {layer_of_products(read_inputs(inputs, settings(), stream()), stream())};
   }
-
- private:
-  LayerSettings settings_;
 };
 
 /// Calls function(linear) for each linear layer.
@@ -174,7 +195,8 @@ mx::array moe_ffn(const ExpertLayerArguments& a) {
   // Each product counts as a call of the function that would compute it alone.
   for_each_linear(a, [](const LinearArguments& linear) { ++(linear.quantized ? counts().gather_qmm : counts().gather_mm).ours; });
   return mx::array({result.shape.begin(), result.shape.end()}, mlx_dtype(result.dtype),
-                   std::make_shared<ExpertLayer>(stream, std::move(layer.settings)), std::move(layer.inputs));
+                   std::make_shared<ExpertLayer>(stream, std::move(layer.settings), is_known(a.topk_ids)),
+                   std::move(layer.inputs));
 }
 
 }  // namespace gqmm::mlx

@@ -2,6 +2,7 @@
 
 #include "arrays.hpp"
 #include "composed.hpp"
+#include "evaluation_errors.hpp"
 #include "indexing.hpp"
 #include "product.hpp"
 
@@ -16,6 +17,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -30,7 +32,8 @@ using Arrays = std::vector<mx::array>;
 /// that gqmm refuses. The result then is -1 for all rows, which tasks that read it all the same refuse or skip.
 class ExpertsOfRows final : public mx::UnaryPrimitive {
  public:
-  ExpertsOfRows(mx::Stream stream, const GroupedRows& grouped) : UnaryPrimitive(stream), grouped_(grouped) {}
+  ExpertsOfRows(mx::Stream stream, const GroupedRows& grouped, bool knows_offsets)
+      : UnaryPrimitive(stream), grouped_(grouped), knows_offsets_(knows_offsets) {}
 
   [[nodiscard]] const char* name() const override { return "GqmmExpertsOfRows"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
@@ -41,6 +44,9 @@ class ExpertsOfRows final : public mx::UnaryPrimitive {
   std::vector<mx::Shape> output_shapes(const Arrays&) override { return {{static_cast<int>(grouped_.rows)}}; }
 
   void eval_cpu(const Arrays& inputs, mx::array& out) override {
+    if (knows_offsets_) {
+      check_known([&] { std::ignore = gqmm::experts_of_rows(view_of(inputs.front()), grouped_); });
+    }
     evaluate_on_stream(stream(), inputs, out,
                        [grouped = grouped_, offsets = mx::array::unsafe_weak_copy(inputs.front())](mx::array& y) {
                          const std::vector<std::int64_t> experts = gqmm::experts_of_rows(view_of(offsets), grouped);
@@ -65,11 +71,13 @@ class ExpertsOfRows final : public mx::UnaryPrimitive {
   }
 
   static mx::array experts_of_rows(const mx::array& offsets, const GroupedRows& grouped, mx::Stream s) {
-    return mx::array({static_cast<int>(grouped.rows)}, mx::int64, std::make_shared<ExpertsOfRows>(s, grouped), {offsets});
+    return mx::array({static_cast<int>(grouped.rows)}, mx::int64, std::make_shared<ExpertsOfRows>(s, grouped, is_known(offsets)),
+                     {offsets});
   }
 
  private:
   GroupedRows grouped_;  // its name is a literal
+  bool knows_offsets_;
 };
 
 /// Computes `product(rows, experts)` for rows (R, 1, K) and experts (R,), and drops the middle dimension of the result. Rows

@@ -79,6 +79,8 @@ GQMM_INTERNAL_API LoweredMoe lower_moe_ffn(const array& x, const array& topk_ids
                                            const ExpertWeights& gate, const std::optional<ExpertWeights>& up,
                                            const ExpertWeights& down, const MoeFfnOptions& options);
 
+/// The number of the weights' matrices, which have one leading dimension.
+std::int64_t count_experts(const ExpertWeights& weights);
 /// The ids of a call as numbers of the weights' experts, or no_expert (plan/routing.hpp).
 std::vector<std::int64_t> load_expert_ids(const array& topk_ids, const MoeFfnOptions& options, std::int64_t experts);
 

@@ -174,6 +174,23 @@ def test_any_number_of_errors_stops_nothing():
     subprocess.run([sys.executable, "-c", MANY_ERRORS], check=True, timeout=120)
 
 
+@pytest.mark.skipif(mx.__version__ == "0.32.1", reason="MLX 0.32.1 takes a failed array for evaluated once it has raised")
+def test_wrong_values_that_were_given_raise_each_time(layer):
+    ids, offsets, b = mx.full((TOKENS, K), E), mx.array([0, 1, 2, 3, 4, TOKENS + 1]), mx.zeros((E, H, I))
+    mx.eval(ids, offsets)
+    results = [
+        (layer(ids=ids), "topk_ids"),
+        (layer.gradient(layer.x, ids), "topk_ids"),
+        (mx.exp(layer(ids=ids, shared=layer.shared)), "topk_ids"),
+        (drop_in.grouped_mm(layer.x, b, offsets), "offsets"),
+        (mx.grad(lambda x: drop_in.grouped_mm(x, b, offsets, rows="zero").sum())(layer.x), "offsets"),
+    ]
+    for result, name in results:
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match=rf"{name}\[.*\] = 6 "):
+                mx.eval(result)
+
+
 def test_a_step_of_training_by_adapters_beside_the_experts():
     """Adapters on attention and router train through frozen experts, which are one primitive each. MLX compiles the step."""
     pytest.importorskip("mlx_lm")
