@@ -43,6 +43,9 @@ struct GQMM_API ResultType {
                                                 const ExpertWeights& gate, const std::optional<ExpertWeights>& up,
                                                 const ExpertWeights& down, const MoeFfnOptions& options = {});
 
+/// Checks the values of topk_ids. Throws std::invalid_argument as moe_ffn does. Of `gate` only the shape is read.
+GQMM_API void check_topk_ids(const array& topk_ids, const ExpertWeights& gate, const MoeFfnOptions& options = {});
+
 [[nodiscard]] GQMM_API ResultType infer_moe_combine(const array& slots, const array& topk_weights,
                                                     const MoeCombineOptions& options = {});
 
@@ -56,6 +59,9 @@ struct GQMM_API GroupedRows {
   std::int64_t experts = 0;         ///< matrices of the weights
   Missing behind = Missing::error;  ///< what happens to rows behind the last group
 };
+
+/// Checks the type and the shape of offsets, and reads no value. Throws std::invalid_argument as the operator does.
+GQMM_API void check_offsets(const array& offsets, const GroupedRows& grouped);
 
 /// The expert of each row, or −1 behind the last group. Throws std::invalid_argument, as the operator does, for offsets that
 /// grouped_qmm refuses.

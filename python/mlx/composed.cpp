@@ -1,42 +1,38 @@
 #include "composed.hpp"
 
+#include "evaluation_errors.hpp"
 #include "indexing.hpp"
 
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
-#include <functional>
 #include <stdexcept>
 #include <string>
 
 namespace gqmm::mlx {
-namespace {
 
-std::vector<mx::array> selected(const std::vector<mx::array>& primals, const std::vector<int>& argnums) {
+std::vector<mx::array> selected(const std::vector<mx::array>& arrays, const std::vector<int>& positions) {
   std::vector<mx::array> some;
-  some.reserve(argnums.size());
-  for (const int argnum : argnums) {
-    some.push_back(primals[static_cast<std::size_t>(argnum)]);
+  some.reserve(positions.size());
+  for (const int position : positions) {
+    some.push_back(arrays[static_cast<std::size_t>(position)]);
   }
   return some;
 }
 
-/// The function of all inputs as a function of some.
-std::function<std::vector<mx::array>(const std::vector<mx::array>&)> function_of(
-    const std::vector<mx::array>& primals, const std::vector<int>& argnums,
-    std::function<mx::array(const std::vector<mx::array>&)> of_all) {
-  return [primals, argnums, of_all = std::move(of_all)](const std::vector<mx::array>& some) {
-    std::vector<mx::array> inputs = primals;
-    for (std::size_t i = 0; i < argnums.size(); ++i) {
-      inputs[static_cast<std::size_t>(argnums[i])] = some[i];
+ArrayFunction function_of(const std::vector<mx::array>& arrays, const std::vector<int>& positions, ArrayFunction of_all) {
+  return [arrays, positions, of_all = std::move(of_all)](const std::vector<mx::array>& some) {
+    std::vector<mx::array> inputs = arrays;
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      inputs[static_cast<std::size_t>(positions[i])] = some[i];
     }
-    return std::vector<mx::array>{of_all(inputs)};
+    return of_all(inputs);
   };
 }
 
-}  // namespace
+Composed::Composed(mx::Stream stream) : Primitive(stream) { settle_after_errors(stream); }
 
-void Composed::eval_gpu(const std::vector<mx::array>&, mx::array&) {
+void Composed::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
   throw std::runtime_error(std::string(name()) + " runs on the CPU only.");
 }
 
@@ -50,6 +46,14 @@ std::vector<mx::array> Composed::vjp(const std::vector<mx::array>& primals, cons
                                      const std::vector<int>& argnums, const std::vector<mx::array>&) {
   const auto all = [this](const std::vector<mx::array>& inputs) { return composed(inputs); };
   return mx::vjp(function_of(primals, argnums, all), selected(primals, argnums), cotangents).second;
+}
+
+std::pair<std::vector<mx::array>, std::vector<int>> Composed::vmap(const std::vector<mx::array>& inputs,
+                                                                   const std::vector<int>& axes) {
+  const auto all = [this](const std::vector<mx::array>& arrays) { return composed(arrays); };
+  std::vector<mx::array> results = mx::vmap(all, axes)(inputs);
+  std::vector<int> fronts(results.size(), 0);
+  return {std::move(results), std::move(fronts)};
 }
 
 std::vector<mx::array> batch_in_front(std::vector<mx::array> inputs, const std::vector<int>& axes, std::size_t count,

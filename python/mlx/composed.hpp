@@ -4,27 +4,39 @@
 #include <mlx/primitives.h>
 
 #include <cstddef>
+#include <functional>
+#include <utility>
 #include <vector>
 
 namespace mx = ::mlx::core;
 
 namespace gqmm::mlx {
 
-class Composed : public mx::UnaryPrimitive {
+class Composed : public mx::Primitive {
  public:
-  using UnaryPrimitive::UnaryPrimitive;
+  explicit Composed(mx::Stream stream);
 
-  void eval_gpu(const std::vector<mx::array>& inputs, mx::array& out) final;
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) final;
   // The forward is computed again for these, so nothing is kept from it.
   std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
                              const std::vector<int>& argnums) final;
   std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
-                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) final;
+                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override;
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override;
 
  protected:
-  /// Makes the same result of functions that have all transforms.
-  virtual mx::array composed(const std::vector<mx::array>& inputs) = 0;
+  /// Makes the same results of functions that have all transforms.
+  virtual std::vector<mx::array> composed(const std::vector<mx::array>& inputs) = 0;
 };
+
+/// Some of the arrays, by their positions.
+std::vector<mx::array> selected(const std::vector<mx::array>& arrays, const std::vector<int>& positions);
+
+/// A function of arrays.
+using ArrayFunction = std::function<std::vector<mx::array>(const std::vector<mx::array>&)>;
+/// The function of all arrays as a function of those at the positions. The others keep their values.
+ArrayFunction function_of(const std::vector<mx::array>& arrays, const std::vector<int>& positions, ArrayFunction of_all);
 
 /// Gives the first `count` inputs the batch dimension of a vmap in front; those without one are repeated along it.
 std::vector<mx::array> batch_in_front(std::vector<mx::array> inputs, const std::vector<int>& axes, std::size_t count,

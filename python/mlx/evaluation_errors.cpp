@@ -57,6 +57,10 @@ class Failure final : public mx::UnaryPrimitive {
 
 }  // namespace
 
+bool is_known(const mx::array& a) {
+  return may_throw_before_task && !a.is_tracer() && a.status() != mx::array::Status::unscheduled && !a.event().valid();
+}
+
 void remember_error_of_task(const char* message) {
   is_unsettled = true;
   ErrorsOfTasks& errors = errors_of_tasks();

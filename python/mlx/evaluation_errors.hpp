@@ -8,6 +8,7 @@
 #include <mlx/version.h>
 
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -22,6 +23,21 @@ constexpr bool may_throw_before_task = MLX_VERSION_NUMERIC >= 32002;
 /// Whether a request for an array's buffer may start an evaluation that fails. MLX turns that error into Python's since 0.32.4.
 /// Earlier versions end the process, so the array must be evaluated before MLX gets the request.
 constexpr bool may_throw_in_buffer_request = MLX_VERSION_NUMERIC >= 32004;
+
+/// Whether an array has its values already. Call this when the graph is built. During an evaluation it cannot be told. MLX then
+/// counts an array as evaluated as soon as its task has been sent to a stream.
+bool is_known(const mx::array& a);
+
+/// Calls check() before a task is sent, for values that were known when the graph was built. If it throws, the result stays
+/// unevaluated, so each later use of it, or of an array that depends on it, raises the error again.
+template <class Check>
+void check_known(Check check) {
+  try {
+    check();
+  } catch (const std::invalid_argument& error) {
+    throw std::runtime_error(error.what());  // MLX raises an error of a task with this type, too
+  }
+}
 
 /// Keeps the message of an error that is about to leave a task. Only the latest messages are kept.
 void remember_error_of_task(const char* message);

@@ -2,6 +2,7 @@
 
 #include "arrays.hpp"
 #include "composed.hpp"
+#include "evaluation_errors.hpp"
 #include "indexing.hpp"
 #include "product.hpp"
 
@@ -16,6 +17,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -30,7 +32,8 @@ using Arrays = std::vector<mx::array>;
 /// that gqmm refuses. The result then is -1 for all rows, which tasks that read it all the same refuse or skip.
 class ExpertsOfRows final : public mx::UnaryPrimitive {
  public:
-  ExpertsOfRows(mx::Stream stream, const GroupedRows& grouped) : UnaryPrimitive(stream), grouped_(grouped) {}
+  ExpertsOfRows(mx::Stream stream, const GroupedRows& grouped, bool knows_offsets)
+      : UnaryPrimitive(stream), grouped_(grouped), knows_offsets_(knows_offsets) {}
 
   [[nodiscard]] const char* name() const override { return "GqmmExpertsOfRows"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
@@ -41,6 +44,9 @@ class ExpertsOfRows final : public mx::UnaryPrimitive {
   std::vector<mx::Shape> output_shapes(const Arrays&) override { return {{static_cast<int>(grouped_.rows)}}; }
 
   void eval_cpu(const Arrays& inputs, mx::array& out) override {
+    if (knows_offsets_) {
+      check_known([&] { std::ignore = gqmm::experts_of_rows(view_of(inputs.front()), grouped_); });
+    }
     evaluate_on_stream(stream(), inputs, out,
                        [grouped = grouped_, offsets = mx::array::unsafe_weak_copy(inputs.front())](mx::array& y) {
                          const std::vector<std::int64_t> experts = gqmm::experts_of_rows(view_of(offsets), grouped);
@@ -49,8 +55,29 @@ class ExpertsOfRows final : public mx::UnaryPrimitive {
   }
   void eval_gpu(const Arrays&, mx::array&) override { throw std::runtime_error("GqmmExpertsOfRows runs on the CPU only."); }
 
+  Arrays jvp(const Arrays& primals, const Arrays&, const std::vector<int>&) override {
+    return {mx::zeros(output_shapes(primals).front(), mx::int64, stream())};
+  }
+  /// Each element of the batch is computed alone. Offsets are few, and rows of all elements then share one product.
+  std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
+    const mx::Stream s = stream();
+    const mx::array batch = mx::moveaxis(inputs.front(), axes.front(), 0, s);
+    Arrays each;
+    for (int i = 0; i < batch.shape(0); ++i) {
+      each.push_back(experts_of_rows(mx::take(batch, i, 0, s), grouped_, s));
+    }
+    const mx::Shape none = concatenate({0}, output_shapes(inputs).front());
+    return {{each.empty() ? mx::zeros(none, mx::int64, s) : mx::stack(each, 0, s)}, {0}};
+  }
+
+  static mx::array experts_of_rows(const mx::array& offsets, const GroupedRows& grouped, mx::Stream s) {
+    return mx::array({static_cast<int>(grouped.rows)}, mx::int64, std::make_shared<ExpertsOfRows>(s, grouped, is_known(offsets)),
+                     {offsets});
+  }
+
  private:
   GroupedRows grouped_;  // its name is a literal
+  bool knows_offsets_;
 };
 
 /// Computes `product(rows, experts)` for rows (R, 1, K) and experts (R,), and drops the middle dimension of the result. Rows
@@ -58,7 +85,8 @@ class ExpertsOfRows final : public mx::UnaryPrimitive {
 mx::array of_groups(const char* op, const mx::array& x, std::int64_t experts, const mx::array& offsets, Missing behind,
                     mx::Stream s, const std::function<mx::array(const mx::array&, const mx::array&)>& product) {
   const GroupedRows grouped = {.op = op, .rows = x.shape(0), .experts = experts, .behind = behind};
-  const mx::array ids({x.shape(0)}, mx::int64, std::make_shared<ExpertsOfRows>(s, grouped), {offsets});
+  gqmm::check_offsets(outline_of(offsets), grouped);
+  const mx::array ids = ExpertsOfRows::experts_of_rows(offsets, grouped, s);
   const mx::array rows = mx::expand_dims(x, 1, s);
   if (behind == Missing::error) {
     return mx::squeeze(product(rows, ids), 1, s);
@@ -97,8 +125,8 @@ class Combine final : public Composed {
     const Shape shape = infer_moe_combine(outline_of(inputs[0]), outline_of(inputs[1])).shape;
     return {mx::Shape(shape.begin(), shape.end())};
   }
-  void eval_cpu(const Arrays& inputs, mx::array& out) override {
-    evaluate_on_stream(stream(), inputs, out, [weak = weak_copies(inputs)](mx::array& y) {
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    evaluate_on_stream(stream(), inputs, outputs.front(), [weak = weak_copies(inputs)](mx::array& y) {
       gqmm::moe_combine(view_of(weak[0]), view_of(weak[1]), {.out = writable_view_of(y)});
     });
   }
@@ -108,7 +136,7 @@ class Combine final : public Composed {
   }
 
  protected:
-  mx::array composed(const Arrays& inputs) override { return sum_of_slots(inputs, stream()); }
+  Arrays composed(const Arrays& inputs) override { return {sum_of_slots(inputs, stream())}; }
 };
 
 }  // namespace

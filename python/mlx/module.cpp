@@ -2,15 +2,13 @@
 // the earlier versions that the module can be built for.
 #include "attention.hpp"
 #include "evaluation_errors.hpp"
-#include "expert_layer.hpp"
 #include "functions.hpp"
 #include "grouped.hpp"
 #include "lent_arrays.hpp"
-#include "pack_cache.hpp"
+#include "moe_arguments.hpp"
 #include "packed_parameters.hpp"
+#include "weight_arguments.hpp"
 
-#include "../src/activation_of.hpp"
-#include "../src/beside_weights.hpp"
 #include "../src/gil.hpp"
 #include "../src/module_init.hpp"
 #include "../src/sealed_class.hpp"
@@ -22,7 +20,6 @@
 #include <mlx/version.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
@@ -36,107 +33,6 @@ using namespace nb::literals;
 
 namespace gqmm::mlx {
 namespace {
-
-using OptionalArray = std::optional<mx::array>;
-
-/// The settings of install(). The GIL guards them.
-struct Defaults {
-  Precision precision = Precision::standard;
-  bool pack = false;
-};
-Defaults defaults;
-
-/// The one cache. It is never destroyed, because Python ends before static objects are destroyed.
-PackCache& pack_cache() {
-  static auto* cache = new PackCache;
-  return *cache;
-}
-
-Precision precision_of(const std::optional<std::string>& name, const char* op) {
-  return name ? precision_from_name(*name, op) : defaults.precision;
-}
-
-/// The arguments of a call that describe its weights, as Python gave them.
-struct WeightArguments {
-  nb::object w;
-  OptionalArray scales;
-  OptionalArray biases;
-  OptionalArray global_scale;
-  std::optional<bool> transpose;
-  std::optional<int> group_size;
-  std::optional<int> bits;
-  std::optional<std::string> mode;
-};
-
-bool is_quantized_weights(nb::handle w) { return w.type().is(nb::module_::import_("gqmm._gqmm").attr("QuantizedWeights")); }
-
-[[noreturn]] void fail_array(const char* op, const char* name, nb::handle got) {
-  throw nb::type_error((std::string("[") + op + "] " + name + ": expected an mlx.core.array, got " +
-                        nb::cast<std::string>(nb::str(got.type().attr("__name__"))))
-                           .c_str());
-}
-
-/// Returns the arguments that gqmm.QuantizedWeights stand for. Throws std::invalid_argument if the call gives arrays or other
-/// settings beside them. The class belongs to another extension, so its attributes are read as Python reads them.
-WeightArguments arguments_of_weights(const char* op, const WeightArguments& given) {
-  const auto array_of = [&](const char* name, const OptionalArray& beside) -> OptionalArray {
-    const nb::object own = given.w.attr(name);
-    if (beside) {
-      python::fail_array_beside_quantized(op, name, nb::cast<std::string>(nb::repr(given.w)), !own.is_none());
-    }
-    mx::array* a = nullptr;
-    if (own.is_none()) {
-      return std::nullopt;
-    }
-    if (!nb::try_cast(own, a) || a == nullptr) {
-      fail_array(op, name, own);
-    }
-    return *a;
-  };
-  WeightArguments own = {.w = given.w.attr("w"),
-                         .scales = array_of("scales", given.scales),
-                         .biases = array_of("biases", given.biases),
-                         .global_scale = array_of("global_scale", given.global_scale),
-                         .transpose = nb::cast<bool>(given.w.attr("transpose")),
-                         .group_size = nb::cast<int>(given.w.attr("group_size")),
-                         .bits = nb::cast<int>(given.w.attr("bits")),
-                         .mode = nb::cast<std::string>(given.w.attr("mode"))};
-  const auto settings_of = [op](const WeightArguments& a) {
-    return python::GivenSettings{.mode = a.mode ? std::optional(mode_from_name(*a.mode, op)) : std::nullopt,
-                                 .bits = a.bits,
-                                 .group_size = a.group_size,
-                                 .transpose = a.transpose};
-  };
-  python::check_settings_beside_quantized(op, settings_of(given), settings_of(own));
-  return own;
-}
-
-/// Returns the arguments in MLX's types. The caller sets the indices and the stream.
-QuantizedArguments arguments_of(const char* op, const WeightArguments& given, const std::optional<std::string>& precision) {
-  const WeightArguments own = is_quantized_weights(given.w) ? arguments_of_weights(op, given) : given;
-  mx::array* w_array = nullptr;
-  if (!nb::try_cast(own.w, w_array) || w_array == nullptr) {
-    fail_array(op, "w", own.w);
-  }
-  if (!own.scales) {
-    throw std::invalid_argument(std::string("[") + op + "] scales is missing; pass the second array that quantize returns");
-  }
-  QuantizedArguments arguments = {.w = *w_array,
-                                  .scales = *own.scales,
-                                  .biases = own.biases,
-                                  .transpose = own.transpose.value_or(true),
-                                  .group_size = own.group_size,
-                                  .bits = own.bits,
-                                  .mode = own.mode.value_or("affine"),
-                                  .global_scale = own.global_scale,
-                                  .precision = precision_of(precision, op)};
-  if (defaults.pack) {
-    arguments.find_packed_copy = [w = own.w](std::vector<mx::array> weights, const WeightSettings& settings) {
-      return pack_cache().find(w, std::move(weights), settings);
-    };
-  }
-  return arguments;
-}
 
 mx::array call_gather_qmm(const mx::array& x, nb::handle w, const OptionalArray& scales, const OptionalArray& biases,
                           const OptionalArray& lhs_indices, const OptionalArray& rhs_indices, std::optional<bool> transpose,
@@ -162,51 +58,6 @@ mx::array call_quantized_matmul(const mx::array& x, nb::handle w, const Optional
   return quantized_matmul(x, arguments);
 }
 
-/// The constants of an activation, which its class has checked.
-struct PassedConstants {
-  nb::tuple parts;
-
-  [[nodiscard]] float number(const char*, std::size_t i) const { return static_cast<float>(nb::cast<double>(parts[i])); }
-  [[nodiscard]] std::optional<float> optional_number(const char* name, std::size_t i) const {
-    return parts[i].is_none() ? std::nullopt : std::optional(number(name, i));
-  }
-  [[nodiscard]] GeluApproximation approximation(std::size_t i) const {
-    return gelu_approximation_from_name(nb::cast<std::string>(parts[i]), "moe_ffn");
-  }
-};
-
-/// A layer as the package passes it: gqmm.QuantizedWeights, an array, or a tuple of w, scales, biases, global_scale, group_size,
-/// bits and mode.
-LinearArguments linear_of(const char* name, nb::handle passed, const OptionalArray& bias) {
-  LinearArguments linear;
-  linear.bias = bias;
-  mx::array* dense = nullptr;
-  if (nb::try_cast(passed, dense) && dense != nullptr) {
-    linear.dense = *dense;
-    return linear;
-  }
-  WeightArguments given;
-  if (nb::isinstance<nb::tuple>(passed)) {
-    const nb::tuple parts = nb::borrow<nb::tuple>(passed);
-    given = {.w = parts[0],
-             .scales = nb::cast<mx::array>(parts[1]),
-             .biases = nb::cast<OptionalArray>(parts[2]),
-             .global_scale = nb::cast<OptionalArray>(parts[3]),
-             .transpose = true,
-             .group_size = nb::cast<std::optional<int>>(parts[4]),
-             .bits = nb::cast<std::optional<int>>(parts[5]),
-             .mode = nb::cast<std::string>(parts[6])};
-  } else if (is_quantized_weights(passed)) {
-    given.w = nb::borrow(passed);
-  } else {
-    throw nb::type_error((std::string("[moe_ffn] ") + name + ": expected gqmm.QuantizedWeights or an mlx.core.array, got " +
-                          nb::cast<std::string>(nb::str(passed.type().attr("__name__"))))
-                             .c_str());
-  }
-  linear.quantized = arguments_of("moe_ffn", given, std::nullopt);
-  return linear;
-}
-
 mx::array call_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale,
                          const std::variant<std::monostate, std::string, mx::array>& mask, const OptionalArray& sinks,
                          const OptionalArray& origin, bool force_fused, mx::StreamOrDevice stream) {
@@ -223,36 +74,11 @@ mx::array call_attention(const mx::array& q, const mx::array& k, const mx::array
   return scaled_dot_product_attention(q, k, v, arguments);
 }
 
-mx::array call_moe_ffn(const mx::array& x, const mx::array& topk_ids, const OptionalArray& topk_weights, nb::handle gate,
-                       nb::handle up, nb::handle down, const nb::tuple& activation, const std::string& gate_up_order,
-                       const OptionalArray& gate_bias, const OptionalArray& up_bias, const OptionalArray& down_bias,
-                       const std::string& missing, const std::optional<std::pair<std::int64_t, std::int64_t>>& local_experts,
-                       const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
-  ExpertLayerArguments arguments = {.x = x, .topk_ids = topk_ids, .topk_weights = topk_weights};
-  arguments.gate = linear_of("gate", gate, gate_bias);
-  if (!up.is_none()) {
-    arguments.up = linear_of("up", up, up_bias);
-  } else if (up_bias) {
-    throw std::invalid_argument("[moe_ffn] up_bias is given but up is not; leave it out");
-  }
-  arguments.down = linear_of("down", down, down_bias);
-  arguments.activation = python::activation_of(nb::cast<std::string>(activation[0]), PassedConstants{activation});
-  arguments.order = gate_up_order_from_name(gate_up_order, "moe_ffn");
-  arguments.missing = missing_from_name(missing, "moe_ffn");
-  if (local_experts) {
-    arguments.local_experts = LocalExperts{.first = local_experts->first, .count = local_experts->second};
-  }
-  arguments.precision = precision_of(precision, "moe_ffn");
-  arguments.stream = stream;
-  return moe_ffn(arguments);
-}
-
 mx::array call_grouped_qmm(const mx::array& x, nb::handle weights, const mx::array& offsets, const std::string& rows,
                            const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
   if (!is_quantized_weights(weights)) {
-    throw nb::type_error((std::string("[grouped_qmm] weights: expected gqmm.QuantizedWeights, got ") +
-                          nb::cast<std::string>(nb::str(weights.type().attr("__name__"))))
-                             .c_str());
+    throw nb::type_error(
+        (std::string("[grouped_qmm] weights: expected gqmm.QuantizedWeights, got ") + class_of(weights)).c_str());
   }
   WeightArguments given;
   given.w = nb::borrow(weights);
@@ -267,7 +93,7 @@ mx::array call_grouped_mm(const mx::array& x, const mx::array& b, const mx::arra
 }
 
 void configure(const std::string& precision, bool pack, std::int64_t pack_limit) {
-  defaults = {.precision = precision_from_name(precision, "gqmm.mlx"), .pack = pack};
+  defaults() = {.precision = precision_from_name(precision, "gqmm.mlx"), .pack = pack};
   limit_packed_copies(pack ? pack_limit : 0);
   if (!pack) {
     pack_cache().clear();
@@ -399,9 +225,6 @@ Raises:
         R"(Multiply x by quantized matrices, as mlx.core.quantized_matmul does: y = x @ ŵ.T, or y = x @ ŵ without transpose.
 
 Arguments, types and errors are those of gather_qmm. x has shape (…, M, K) or (K,). The leading dimensions of x and w broadcast.)");
-  m.def("moe_ffn", &call_moe_ffn, "x"_a, "topk_ids"_a, "topk_weights"_a.none(), "gate"_a, "up"_a.none(), "down"_a, "activation"_a,
-        "gate_up_order"_a, "gate_bias"_a.none(), "up_bias"_a.none(), "down_bias"_a.none(), "missing"_a, "local_experts"_a.none(),
-        "precision"_a.none(), "stream"_a.none(), "The layer of gqmm.mlx.moe_ffn, with the activation as a tuple.");
   m.def("matmul", &matmul, nb::arg(), nb::arg(), nb::kw_only(), "stream"_a = nb::none(),
         nb::sig("def matmul(a: mlx.core.array, b: mlx.core.array, /, *, "
                 "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
@@ -447,6 +270,7 @@ Returns:
 
 Raises:
     ValueError: shapes or types contradict each other.)");
+  bind_moe_ffn(m);
   m.def("moe_combine", &moe_combine, "slots"_a, "topk_weights"_a, nb::kw_only(), "stream"_a = nb::none(),
         nb::sig("def moe_combine(slots: mlx.core.array, topk_weights: mlx.core.array, *, "
                 "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),

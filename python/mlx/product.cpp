@@ -23,12 +23,6 @@ std::optional<mx::array> sum_of(const std::optional<mx::array>& a, mx::array b, 
   return a ? mx::add(*a, b, s) : std::move(b);
 }
 
-/// Whether the array has its values already. Call this when the graph is built. During an evaluation it cannot be told. MLX
-/// then counts an array as evaluated as soon as its task has been sent to a stream.
-bool is_known(const std::optional<mx::array>& a) {
-  return may_throw_before_task && a && !a->is_tracer() && a->status() != mx::array::Status::unscheduled && !a->event().valid();
-}
-
 }  // namespace
 
 std::vector<mx::array> ProductArrays::flatten() const {
@@ -51,25 +45,37 @@ std::vector<mx::array> weak_copies(const std::vector<mx::array>& arrays) {
   return copies;
 }
 
-void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
-                        std::function<void(mx::array& out)> compute) {
-  out.set_data(mx::allocator::malloc(out.nbytes()));
+void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, std::vector<mx::array>& outs,
+                        std::function<void(std::vector<mx::array>& outs)> compute) {
   mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream);
   for (const mx::array& input : inputs) {
     encoder.set_input_array(input);
   }
-  encoder.set_output_array(out);
-  encoder.dispatch(remembering_errors([compute = std::move(compute), y = mx::array::unsafe_weak_copy(out)]() mutable {
-    if (y.size() == 0) {
+  for (mx::array& out : outs) {
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+    encoder.set_output_array(out);
+  }
+  encoder.dispatch(remembering_errors([compute = std::move(compute), results = weak_copies(outs)]() mutable {
+    if (std::all_of(results.begin(), results.end(), [](const mx::array& y) { return y.size() == 0; })) {
       return;
     }
     try {
-      compute(y);
+      compute(results);
     } catch (...) {
-      std::memset(y.data<std::byte>(), 0xFF, y.nbytes());  // NaN in every type, because MLX now takes y for evaluated
+      for (mx::array& y : results) {  // NaN in every type, because MLX now takes y for evaluated
+        if (y.size() != 0) {
+          std::memset(y.data<std::byte>(), 0xFF, y.nbytes());
+        }
+      }
       throw;
     }
   }));
+}
+
+void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
+                        std::function<void(mx::array& out)> compute) {
+  std::vector<mx::array> outs = {out};  // shares what is known of the memory
+  evaluate_on_stream(stream, inputs, outs, [compute = std::move(compute)](std::vector<mx::array>& ys) { compute(ys.front()); });
 }
 
 Product::Product(mx::Stream stream, const ProductArrays& operands)
@@ -77,8 +83,8 @@ Product::Product(mx::Stream stream, const ProductArrays& operands)
       weights_(operands.weights.size()),
       has_lhs_(operands.lhs_indices.has_value()),
       has_rhs_(operands.rhs_indices.has_value()),
-      knows_lhs_(is_known(operands.lhs_indices)),
-      knows_rhs_(is_known(operands.rhs_indices)) {
+      knows_lhs_(operands.lhs_indices && is_known(*operands.lhs_indices)),
+      knows_rhs_(operands.rhs_indices && is_known(*operands.rhs_indices)) {
   settle_after_errors(stream);
 }
 
@@ -102,12 +108,10 @@ int Product::matrix_rank(std::size_t) const { return 2; }
 
 void Product::check_known_indices(const ProductArrays& operands) const {
   const auto check = [&](const char* operand, const char* name, const mx::array& stack, const mx::array& indices) {
-    try {
+    check_known([&] {
       std::ignore = gqmm::checked_indices(
           view_of(indices), {.op = op(), .operand = operand, .indices_name = name, .count = count_of(leading_shape(stack))});
-    } catch (const std::invalid_argument& error) {
-      throw std::runtime_error(error.what());  // MLX raises an error of a task with this type, too
-    }
+    });
   };
   const auto [x_name, w_name] = operand_names();
   if (knows_lhs_) {

@@ -36,6 +36,9 @@ std::vector<mx::array> weak_copies(const std::vector<mx::array>& arrays);
 /// which is NaN in floating-point types.
 void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
                         std::function<void(mx::array& out)> compute);
+/// The same for several outputs.
+void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, std::vector<mx::array>& outs,
+                        std::function<void(std::vector<mx::array>& outs)> compute);
 
 class Product : public mx::UnaryPrimitive {
  public:

@@ -45,6 +45,10 @@ std::optional<Operand> import_optional_array(ArgumentName name, nb::handle objec
 /// others, and throws std::invalid_argument for a read-only one.
 Operand import_writable_array(ArgumentName name, nb::handle object);
 
+/// Views an array to learn its shape and type alone. One of MLX may be part of a graph; it is not evaluated, and the view has no
+/// memory then. Other arrays, and errors, are as for import_array.
+Operand import_outline(ArgumentName name, nb::handle object);
+
 inline std::optional<array> view_of(const std::optional<Operand>& operand) {
   return operand ? std::optional<array>(operand->view) : std::nullopt;
 }
@@ -52,6 +56,8 @@ inline std::optional<array> view_of(const std::optional<Operand>& operand) {
 /// The scales of quantized weights: the bytes of float8_e4m3fn and float8_e8m0fnu, where the mode has such scales. Raises as
 /// import_array does; a type that does not fit the mode is a std::invalid_argument.
 Operand import_scales(const char* op, nb::handle object, Mode mode);
+/// The same as import_outline.
+Operand import_outline_of_scales(const char* op, nb::handle object, Mode mode);
 
 /// Makes an array of the library of `like` that shares the memory of `result`. None stands for NumPy. MLX copies the memory on a
 /// CPU. JAX copies it if `like` is on another device than the first CPU.

@@ -12,6 +12,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -244,6 +247,24 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
   return lent_memory(name, start, std::move(shape), type, std::move(strides), std::move(memory));
 }
 
+/// Describes an array of MLX. Its memory might have to be computed first, which MLX refuses in transforms such as compile.
+Operand outline_of_mlx(ArgumentName name, nb::handle object) {
+  alignas(std::max_align_t) static std::byte nothing[1];
+  std::string type = text_of(object.attr("dtype"));  // "mlx.core.float32"
+  type.erase(0, type.rfind('.') + 1);
+  constexpr Dtype dtypes[] = {Dtype::bool_,    Dtype::uint8,   Dtype::uint16, Dtype::uint32, Dtype::uint64,
+                              Dtype::int8,     Dtype::int16,   Dtype::int32,  Dtype::int64,  Dtype::float16,
+                              Dtype::bfloat16, Dtype::float32, Dtype::float64};
+  const auto* const found =
+      std::find_if(std::begin(dtypes), std::end(dtypes), [&](Dtype dtype) { return name_of(dtype) == type; });
+  const std::optional<Dtype> dtype = found == std::end(dtypes) ? std::nullopt : std::optional(*found);
+  Shape shape;
+  for (const nb::handle extent : object.attr("shape")) {
+    shape.push_back(nb::cast<std::int64_t>(extent));
+  }
+  return {.view = array::borrow(nothing, std::move(shape), element_type(name, dtype, type).dtype), .keep = nb::borrow(object)};
+}
+
 Operand import_other(ArgumentName name, nb::handle object) {
   if (is_instance(object, numpy_scalar_class())) {
     // A scalar's own __array_interface__ is of no use: it points to memory that is freed before the caller sees it.
@@ -341,8 +362,9 @@ std::optional<Dtype> find_dtype(char kind, std::int64_t itemsize) {
   return std::nullopt;
 }
 
-Operand import_array(ArgumentName name, nb::handle object) {
-  Operand operand = read_array(name, object);
+namespace {
+
+Operand without_float8(ArgumentName name, Operand operand) {
   if (!operand.float8.empty()) {
     fail(name,
          fmt::format("element type {} is taken for scales alone; convert the values to float16, bfloat16 or float32, or, if "
@@ -351,6 +373,16 @@ Operand import_array(ArgumentName name, nb::handle object) {
   }
   return operand;
 }
+
+Operand read_outline(ArgumentName name, nb::handle object) {
+  return library_of(object) == Library::mlx ? outline_of_mlx(name, object) : read_array(name, object);
+}
+
+}  // namespace
+
+Operand import_array(ArgumentName name, nb::handle object) { return without_float8(name, read_array(name, object)); }
+
+Operand import_outline(ArgumentName name, nb::handle object) { return without_float8(name, read_outline(name, object)); }
 
 Operand import_writable_array(ArgumentName name, nb::handle object) {
   const bool numpy = is_instance(object, ndarray_class());
@@ -374,9 +406,9 @@ std::optional<Operand> import_optional_array(ArgumentName name, nb::handle objec
   return import_array(name, object);
 }
 
-Operand import_scales(const char* op, nb::handle object, Mode mode) {
-  const ArgumentName name = {op, "scales"};
-  Operand operand = read_array(name, object);
+namespace {
+
+Operand with_fitting_type(ArgumentName name, Operand operand, Mode mode) {
   const std::string fitting = float8_name(detail::default_format(mode).scale_encoding);
   if (operand.float8.empty() || operand.float8 == fitting) {
     return operand;
@@ -386,6 +418,18 @@ Operand import_scales(const char* op, nb::handle object, Mode mode) {
                    fitting.empty() ? "float16, bfloat16 or float32" : fmt::format("{}, or their bytes as uint8", fitting),
                    fitting.empty() ? "name the mode that they were made for"
                                    : "if these bytes are such scales, pass scales.view(uint8), which does not change them"));
+}
+
+}  // namespace
+
+Operand import_scales(const char* op, nb::handle object, Mode mode) {
+  const ArgumentName name = {op, "scales"};
+  return with_fitting_type(name, read_array(name, object), mode);
+}
+
+Operand import_outline_of_scales(const char* op, nb::handle object, Mode mode) {
+  const ArgumentName name = {op, "scales"};
+  return with_fitting_type(name, read_outline(name, object), mode);
 }
 
 nb::tuple tuple_of(const Shape& shape) {

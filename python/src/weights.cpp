@@ -39,8 +39,15 @@ struct HeldWeights {
   std::size_t nbytes;
 };
 
+/// What is wanted of the arrays: their values, or their shapes and types alone.
+enum class Reading : std::uint8_t { values, outlines };
+
 WeightOperands view_arrays(const char* op, nb::handle w, nb::handle scales, nb::handle biases, nb::handle global_scale,
-                           const GivenSettings& settings) {
+                           const GivenSettings& settings, Reading reading = Reading::values) {
+  const bool values = reading == Reading::values;
+  const auto import = [&](const char* name, nb::handle a) {
+    return values ? import_array({op, name}, a) : import_outline({op, name}, a);
+  };
   WeightOperands operands{.weights = {.mode = settings.mode.value_or(Mode::affine),
                                       .bits = settings.bits,
                                       .group_size = settings.group_size,
@@ -52,15 +59,15 @@ WeightOperands view_arrays(const char* op, nb::handle w, nb::handle scales, nb::
     operands.keep.push_back(std::move(operand.keep));
     return std::move(operand.view);
   };
-  weights.w = view(import_array({op, "w"}, w));
+  weights.w = view(import("w", w));
   if (!scales.is_none()) {
-    weights.scales = view(import_scales(op, scales, weights.mode));
+    weights.scales = view(values ? import_scales(op, scales, weights.mode) : import_outline_of_scales(op, scales, weights.mode));
   }
   if (!biases.is_none()) {
-    weights.biases = view(import_array({op, "biases"}, biases));
+    weights.biases = view(import("biases", biases));
   }
   if (!global_scale.is_none()) {
-    weights.global_scale = view(import_array({op, "global_scale"}, global_scale));
+    weights.global_scale = view(import("global_scale", global_scale));
   }
   return operands;
 }
@@ -114,7 +121,7 @@ void make_held_weights(HeldWeights* self, nb::handle w, nb::handle scales, nb::h
   const GivenSettings given = parse_settings(
       op,
       {.w = w, .scales = scales, .biases = biases, .group_size = group_size, .bits = bits, .mode = mode, .transpose = transpose});
-  const WeightOperands operands = view_arrays(op, w, scales, biases, global_scale, given);
+  const WeightOperands operands = view_arrays(op, w, scales, biases, global_scale, given, Reading::outlines);
   const QuantizedWeights weights = operands.weights.resolved(op);
   new (self) HeldWeights{.w = nb::borrow(w),
                          .scales = nb::borrow(scales),

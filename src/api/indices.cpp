@@ -178,13 +178,7 @@ Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const Indexe
 }
 
 Pairs grouped_pairs(std::string_view op, const array& offsets, std::int64_t rows, std::int64_t experts, Missing missing) {
-  if (offsets.dtype() != Dtype::int32 && offsets.dtype() != Dtype::int64) {
-    fail(op, "offsets has type {}; convert it to int32 or int64", name_of(offsets.dtype()));
-  }
-  if (offsets.rank() != 1 || (offsets.dim(0) != experts && offsets.dim(0) != experts + 1)) {
-    fail(op, "offsets has shape {}; with {} experts it must be ({},), the end of each group, or ({},), which begins with 0",
-         to_string(offsets.shape()), experts, experts, experts + 1);
-  }
+  check_offsets(offsets, {.op = op, .rows = rows, .experts = experts, .behind = missing});
   const std::optional<array> given = offsets;
   const Shape leading = {};
   std::vector<std::int64_t> ends = load_indices(op, {"x", "offsets", leading, given}, std::numeric_limits<std::int64_t>::max());
@@ -230,6 +224,18 @@ std::vector<std::int64_t> checked_indices(const array& indices, const IndexedMat
   const Shape leading = {matrices.count};
   const std::optional<array> given = indices;
   return load_indices(matrices.op, {matrices.operand, matrices.indices_name, leading, given}, matrices.count);
+}
+
+void check_offsets(const array& offsets, const GroupedRows& grouped) {
+  const std::int64_t experts = grouped.experts;
+  if (offsets.dtype() != Dtype::int32 && offsets.dtype() != Dtype::int64) {
+    fail(grouped.op, "offsets has type {}; convert it to int32 or int64", name_of(offsets.dtype()));
+  }
+  if (offsets.rank() != 1 || (offsets.dim(0) != experts && offsets.dim(0) != experts + 1)) {
+    fail(grouped.op,
+         "offsets has shape {}; with {} experts it must be ({},), the end of each group, or ({},), which begins with 0",
+         to_string(offsets.shape()), experts, experts, experts + 1);
+  }
 }
 
 std::vector<std::int64_t> experts_of_rows(const array& offsets, const GroupedRows& grouped) {

@@ -90,6 +90,8 @@ struct LoweredAttention : KeptMemory {
 
 LoweredAttention lower_attention(const array& q, const array& k, const array& v, float scale, const AttentionOptions& options);
 
+/// The number of the weights' matrices, which have one leading dimension.
+std::int64_t count_experts(const ExpertWeights& weights);
 /// The ids of a call as numbers of the weights' experts, or no_expert (plan/routing.hpp).
 std::vector<std::int64_t> load_expert_ids(const array& topk_ids, const MoeFfnOptions& options, std::int64_t experts);
 

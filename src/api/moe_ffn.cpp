@@ -20,7 +20,10 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace gqmm {
@@ -294,6 +297,18 @@ void check_local(const LocalExperts& local, std::int64_t experts) {
 
 }  // namespace
 
+std::int64_t detail::count_experts(const ExpertWeights& weights) {
+  return std::visit(
+      [](const auto& of_kind) {
+        if constexpr (std::is_same_v<std::decay_t<decltype(of_kind)>, array>) {
+          return of_kind.dim(0);
+        } else {
+          return of_kind.shape().front();
+        }
+      },
+      weights);
+}
+
 std::vector<std::int64_t> detail::load_expert_ids(const array& topk_ids, const MoeFfnOptions& options, std::int64_t experts) {
   const std::optional<array> given = topk_ids;
   const Shape leading = {experts};
@@ -430,6 +445,10 @@ LoweredMoe detail::lower_moe_ffn(const array& x, const array& topk_ids, const st
                                  const ExpertWeights& gate, const std::optional<ExpertWeights>& up, const ExpertWeights& down,
                                  const MoeFfnOptions& options) {
   return lower(MoeArguments(x, topk_ids, topk_weights, gate, up, down, options));
+}
+
+void check_topk_ids(const array& topk_ids, const ExpertWeights& gate, const MoeFfnOptions& options) {
+  std::ignore = load_expert_ids(topk_ids, options, count_experts(gate));
 }
 
 ResultType infer_moe_ffn(const array& x, const array& topk_ids, const std::optional<array>& topk_weights,

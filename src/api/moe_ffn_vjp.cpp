@@ -23,7 +23,6 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -344,16 +343,7 @@ MoeFfnGradients moe_ffn_vjp(const array& dy, const array& x, const array& topk_i
   const std::optional<Layer> up_layer =
       up ? std::optional<Layer>(std::in_place, "up", *up, forward.up_bias, wrt.up, stream) : std::nullopt;
   const Layer down_layer("down", down, forward.down_bias, wrt.down, stream);
-  const std::int64_t experts = std::visit(
-      [](const auto& weights) {
-        if constexpr (std::is_same_v<std::decay_t<decltype(weights)>, array>) {
-          return weights.dim(0);
-        } else {
-          return weights.shape().front();
-        }
-      },
-      gate);
-  const std::vector<std::int64_t> ids = checking([&] { return load_expert_ids(topk_ids, forward, experts); });
+  const std::vector<std::int64_t> ids = checking([&] { return load_expert_ids(topk_ids, forward, count_experts(gate)); });
 
   const std::int64_t H = x.dim(-1);
   const std::int64_t k = topk_ids.dim(-1);

@@ -108,6 +108,18 @@ TEST_F(Grouped, RefusesWrongOffsets) {
                  int32s({2, 2, 5}));
 }
 
+TEST_F(Grouped, ShapeAndTypeOfOffsetsAreCheckedWithoutTheirValues) {
+  const GroupedRows grouped = {.op = "grouped_mm", .rows = 7, .experts = 3};
+  check_offsets(int32s({9, 0, -1}), grouped);
+  check_offsets(int64s({4}, {9, 0, -1, 2}), grouped);
+  expect_error(
+      "[grouped_mm] offsets has shape (2,); with 3 experts it must be (3,), the end of each group, or (4,), which begins "
+      "with 0",
+      [&] { check_offsets(int32s({2, 7}), grouped); });
+  expect_error("[grouped_mm] offsets has type float32; convert it to int32 or int64",
+               [&] { check_offsets(Generator(1).normal({3}), grouped); });
+}
+
 TEST_F(Grouped, RefusesWrongOperands) {
   expect_error("[grouped_qmm] x has shape (7, 1, 64); it must have two dimensions, (R, K)",
                [&] { return grouped_qmm(rows_, weights_, ends_); });

@@ -58,6 +58,16 @@ TEST(MoeFfnErrors, Rows) {
       });
 }
 
+TEST(MoeFfnErrors, IdsCanBeCheckedAlone) {
+  const MoeCall call;
+  check_topk_ids(call.ids, call.gate);
+  const array missing = int64s({1, 2}, {-1, 3});
+  check_topk_ids(missing, call.gate, {.missing = Missing::zero});
+  check_topk_ids(int64s({1, 2}, {11, 99}), call.gate, {.local_experts = LocalExperts{.first = 10, .count = 4}});
+  expect_error("[moe_ffn] topk_ids[0, 0] = -1 is out of range: gate has 4 matrices, so indices must lie in 0 ... 3",
+               [&] { check_topk_ids(missing, Generator(3).normal({4, 32, 64})); });
+}
+
 TEST(MoeFfnErrors, Layers) {
   expect_refused("gate has shape (4, 32, 32); it must be (4, 32, 64), since rows of x have H = 64 and gate has shape (4, 32, 32)",
                  [](MoeCall& c) { c.gate = static_cast<QuantizedWeights>(affine_weights(3, {4}, 32, 32)); });

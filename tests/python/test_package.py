@@ -46,6 +46,18 @@ def test_signatures_are_the_documented_ones(name):
     assert str(bare) == SIGNATURES[name]
 
 
+@pytest.mark.mlx
+def test_the_layer_over_mlxs_arrays_has_the_arguments_of_gqmms():
+    """All but out, since graphs make their own memory. The default of precision is what install() was given."""
+    layer = pytest.importorskip("gqmm.mlx").moe_ffn
+    ours, theirs = (dict(inspect.signature(function).parameters) for function in (layer, gqmm.moe_ffn))
+    assert list(ours) == [name for name in theirs if name != "out"]
+    for name, parameter in ours.items():
+        assert parameter.kind == theirs[name].kind, name
+        assert parameter.default == (None if name == "precision" else theirs[name].default), name
+        assert f"    {name}: " in inspect.getdoc(layer), name
+
+
 @pytest.mark.parametrize("name", ["gather_qmm", "quantized_matmul", "pack"])
 def test_defaults_that_weights_replace_still_equal_what_they_show(name):
     parameters = inspect.signature(getattr(gqmm, name)).parameters

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from gqmm import _activations as activations
+from gqmm._shared_experts import SharedExperts
 from gqmm.mlx._imports import AfterImport
 from gqmm.mlx._load import extension
 from gqmm.mlx._slots import BLOCKS, Slots, block_is_running, forward_of_block
@@ -40,16 +41,19 @@ def moe_ffn(
     gate_bias: mx.array | None = None,
     up_bias: mx.array | None = None,
     down_bias: mx.array | None = None,
+    router_weight_on_input: bool = False,
     missing: str = "error",
     local_experts: tuple[int, int] | None = None,
+    shared: SharedExperts | None = None,
     precision: str | None = None,
     stream: mx.Stream | mx.Device | None = None,
 ) -> mx.array:
     """Compute the feed-forward layer of a mixture of experts as one primitive of MLX's lazy graphs.
 
     Arguments, shapes and types are those of gqmm.moe_ffn, with arrays of MLX. Weights are gqmm.QuantizedWeights of MLX's arrays,
-    or dense arrays. The layer has MLX's transforms. Gradients are computed from products, and the forward is computed again for
-    them. On another device than the CPU the graph has MLX's own functions.
+    or dense arrays. The layer has MLX's transforms. Gradients are those of gqmm.moe_ffn_vjp, which computes the forward again.
+    Those of shared experts' parameters, second derivatives, tangents, and batches over weights are computed from products. On
+    another device than the CPU the graph has MLX's own functions.
 
     Args:
         x: the tokens, float16, bfloat16 or float32, shape (…, H).
@@ -63,8 +67,10 @@ def moe_ffn(
         gate_bias: None, or shape (E, I) or (E, 2·I).
         up_bias: None, or shape (E, I).
         down_bias: None, or shape (E, H).
+        router_weight_on_input: whether topk_weights multiply x, rounded to its type, instead of the results.
         missing: what a negative id means: "error", or "zero" for a slot of zeros.
         local_experts: None, or (first, count): the weights hold only these experts.
+        shared: None, or the gqmm.SharedExperts of MLX's arrays that every token takes as well.
         precision: "default", "fast" or "float32". None stands for what install() was given.
         stream: a stream or device of MLX.
 
@@ -76,6 +82,8 @@ def moe_ffn(
         ValueError: shapes, types or settings contradict each other.
         RuntimeError: an id is out of range. It is raised when the result is evaluated.
     """
+    if shared is not None and not isinstance(shared, SharedExperts):
+        raise TypeError(f"[moe_ffn] shared: expected gqmm.SharedExperts or None, got {shared!r}")
     y: mx.array = extension.moe_ffn(
         x,
         topk_ids,
@@ -92,6 +100,8 @@ def moe_ffn(
         local_experts,
         precision,
         stream,
+        router_weight_on_input,
+        None if shared is None else shared._as_tuple(),
     )
     return y
 

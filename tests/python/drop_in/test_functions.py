@@ -213,12 +213,30 @@ class TestQuantizedWeights:
         ours = mx.grad(lambda x: drop_in.quantized_matmul(x, weights).sum())(x)
         assert mx.array_equal(ours, mx.grad(lambda x: drop_in.quantized_matmul(x, *arrays).sum())(x))
 
+    def test_they_are_made_of_shapes_and_types_alone(self, rng):
+        """So they can be made in transforms, where arrays have no values, and nothing is evaluated."""
+        w, scales, biases = mx.quantize(mx.array(rng.standard_normal((3, 8, 64), np.float32)))
+        x = mx.array(rng.standard_normal((3, 2, 64), np.float32))
+
+        def product(scales):
+            return drop_in.gather_qmm(x, gqmm.QuantizedWeights(w, scales, biases))
+
+        expected = product(scales)
+        assert mx.array_equal(mx.compile(product)(scales), expected)
+        assert mx.array_equal(mx.vmap(product)(mx.stack([scales, 2 * scales]))[0], expected)
+        failing = drop_in.gather_qmm(x, w, scales, biases, rhs_indices=mx.array([7, 7, 7])) * mx.ones((3, 2, 8))
+        assert gqmm.QuantizedWeights(w, failing[:, :1].swapaxes(1, 2), biases).shape == (3, 8, 64)
+        for wrong in (scales.astype(mx.complex64), scales.astype(mx.int8)):
+            with pytest.raises(ValueError, match=r"\[QuantizedWeights\] scales"):
+                gqmm.QuantizedWeights(w, wrong, biases)
+
     def test_a_packed_copy_is_made_of_their_arrays(self, rng):
         weights = gqmm.QuantizedWeights(*mx.quantize(mx.array(rng.standard_normal((8, 64), np.float32))))
         x = mx.array(rng.standard_normal((2, 64), np.float32))
         with drop_in.install(pack=True):
             mx.eval(weights.w, weights.scales, weights.biases)
             assert mx.array_equal(mx.quantized_matmul(x, weights), mx.quantized_matmul(x, weights))
+            assert drop_in.status().packed_arrays == 1, "a look at shapes and types lends no memory"
 
     def test_errors(self, rng):
         arrays = mx.quantize(mx.array(rng.standard_normal((8, 64), np.float32)))
