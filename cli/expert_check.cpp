@@ -85,7 +85,7 @@ std::int64_t count_unwritten(const std::byte* y, std::int64_t outputs, std::size
 
 }  // namespace
 
-detail::Lowered make_product(const io::QuantizedTensor& tensor, Dtype x_dtype, const CheckSettings& settings) {
+RandomProduct make_product(const io::QuantizedTensor& tensor, Dtype x_dtype, const CheckSettings& settings) {
   Random random(settings.seed);
   const std::vector<std::int64_t> rhs = route(tensor.experts, random);
   const auto rows = static_cast<std::int64_t>(rhs.size());
@@ -93,12 +93,12 @@ detail::Lowered make_product(const io::QuantizedTensor& tensor, Dtype x_dtype, c
   options.rhs_indices = array::borrow(rhs.data(), {rows}, Dtype::int64);
   options.precision = settings.precision;
   options.stream.threads = settings.threads;
-  detail::Lowered lowered =
-      detail::lower_gather_qmm(normal_activations(rows, tensor.K, x_dtype, random), tensor.weights, options);
-  if (lowered.result.size() != 0) {
-    std::memset(lowered.problem.y, poison, lowered.result.nbytes());
+  const array x = normal_activations(rows, tensor.K, x_dtype, random);
+  RandomProduct product = {detail::lower_gather_qmm(x, tensor.weights, options), tensor.weights, x};
+  if (product.result.size() != 0) {
+    std::memset(product.problem.y, poison, product.result.nbytes());
   }
-  return lowered;
+  return product;
 }
 
 CheckResult compare_with_reference(const detail::Problem& problem, const CheckSettings& settings) {
@@ -129,7 +129,7 @@ CheckResult check_tensor(const io::QuantizedTensor& tensor, Dtype x_dtype, const
   if (tensor.experts == 0) {
     return {.x_dtype = x_dtype, .y_dtype = x_dtype, .worst = {}};
   }
-  const detail::Lowered product = make_product(tensor, x_dtype, settings);
+  const RandomProduct product = make_product(tensor, x_dtype, settings);
   if (product.result.size() != 0) {
     cpu::run(product.problem);
   }

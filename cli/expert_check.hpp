@@ -40,9 +40,15 @@ struct CheckResult {
   [[nodiscard]] bool passed() const noexcept { return unwritten == 0 && worst.fraction <= 1.0; }
 };
 
+/// A product together with its operands.
+struct RandomProduct : detail::Lowered {
+  QuantizedWeights weights;
+  array x;
+};
+
 /// Makes a product of the tensor with random activations, and fills its result with poison. Every expert gets a row of x, and one
 /// expert gets many rows. So the product uses the kernels of decode and of prefill. The tensor must have at least one expert.
-[[nodiscard]] detail::Lowered make_product(const io::QuantizedTensor& tensor, Dtype x_dtype, const CheckSettings& settings);
+[[nodiscard]] RandomProduct make_product(const io::QuantizedTensor& tensor, Dtype x_dtype, const CheckSettings& settings);
 
 /// Compares a sample of the product's outputs with the reference. Searches all outputs for poison.
 [[nodiscard]] CheckResult compare_with_reference(const detail::Problem& problem, const CheckSettings& settings);

@@ -291,7 +291,7 @@ ErrorEstimate Workload::layer_error(int samples, const WeightCopy& weights, cons
   ErrorSum sum;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     const float y = detail::load_float(y_.bytes() + (token * H + outputs[i]) * y_.itemsize(), case_.dtype);
-    sum.add(y, references[i].y, std::fabs(static_cast<double>(y) - references[i].y) / references[i].bound);
+    sum.add(y, references[i].y, detail::error_fraction(references[i].y, references[i].bound, y));
   }
   return sum.estimate();
 }

@@ -152,6 +152,10 @@ struct GQMM_API MoeFfnVjpOptions {
 /// rounded once, to the type of the operand. Shared experts take part in the gradient of x; their own parameters have none here.
 /// Where a value was clipped, the gradient is zero.
 ///
+/// Memory: beside the operands and the gradients, a call takes up to 8 · S · I + 4 · S · H + 6 · T · H float32, and what its
+/// products need. T is the number of tokens, S that of slots with an expert, and I the length of h. Shared experts are computed
+/// after the routed ones have freed their part, with a slot for each token.
+///
 /// Throws std::invalid_argument before anything is computed, as moe_ffn does, and for gradients that do not exist.
 [[nodiscard]] GQMM_API MoeFfnGradients moe_ffn_vjp(const array& dy, const array& x, const array& topk_ids,
                                                    const std::optional<array>& topk_weights, const ExpertWeights& gate,

@@ -171,6 +171,10 @@ def moe_ffn_vjp(
     to the type of the operand. Where a value was clipped, the gradient is zero. Shared experts take part in the gradient of x;
     their own parameters have none here.
 
+    Beside the operands and the gradients, a call takes up to 8 · S · I + 4 · S · H + 6 · T · H float32, and what its products
+    need. T is the number of tokens, S that of slots with an expert, and I the length of h. Shared experts are computed after the
+    routed ones have freed their part, with a slot for each token.
+
     Args:
         dy: float16, bfloat16 or float32, shape of y.
         x: as for moe_ffn.

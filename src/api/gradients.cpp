@@ -38,11 +38,11 @@ GradientMemory memory_of(const std::optional<array>& gradient) {
 void attach_operands(LoweredGradients& lowered, const array& dy, const array& x, bool reads_x) {
   Lowered& operands = lowered.operands;
   if (reads_x) {
-    operands.problem.x = operands.keep_contiguous(x, operands.lhs);
+    operands.problem.x = operands.contiguous(x, operands.lhs);
   }
   std::vector<std::int64_t> pairs(operands.rhs.size());
   std::iota(pairs.begin(), pairs.end(), std::int64_t{0});
-  lowered.problem.dy = operands.keep_contiguous(dy, pairs);
+  lowered.problem.dy = operands.contiguous(dy, pairs);
   lowered.problem.x_matrices = element_count(leading_shape(x));
   lowered.problem.product = operands.problem;
 }

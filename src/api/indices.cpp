@@ -17,7 +17,9 @@ namespace gqmm::detail {
 namespace {
 
 /// The shape of the operand's positions before broadcasting.
-const Shape& own_shape(const IndexedOperand& operand) { return operand.indices ? operand.indices->shape() : operand.leading; }
+const Shape& own_shape(const IndexedOperand& operand) {
+  return operand.indices != nullptr ? operand.indices->shape() : operand.leading;
+}
 
 /// The name of an index as text, for example "rhs_indices[1, 2]". A scalar has the bare name.
 std::string name_at(const IndexedOperand& operand, std::size_t position) {
@@ -132,7 +134,7 @@ std::vector<std::int64_t> load_indices(std::string_view op, const IndexedOperand
 
 Shape pair_shape(std::string_view op, const IndexedOperand& lhs, const IndexedOperand& rhs) {
   for (const IndexedOperand* operand : {&lhs, &rhs}) {
-    if (operand->indices) {
+    if (operand->indices != nullptr) {
       check_integer(op, operand->indices_name, *operand->indices);
     }
   }
@@ -141,7 +143,8 @@ Shape pair_shape(std::string_view op, const IndexedOperand& lhs, const IndexedOp
   std::optional<Shape> shape = broadcast_shapes(lhs_shape, rhs_shape);
   if (!shape) {
     const auto describe = [](const IndexedOperand& operand) {
-      return operand.indices ? std::string(operand.indices_name) : fmt::format("leading dimensions of {}", operand.name);
+      return operand.indices != nullptr ? std::string(operand.indices_name)
+                                        : fmt::format("leading dimensions of {}", operand.name);
     };
     fail(op, "{} {} and {} {} do not broadcast; make each pair of extents equal or one of them 1", describe(lhs),
          to_string(lhs_shape), describe(rhs), to_string(rhs_shape));
@@ -154,16 +157,16 @@ Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const Indexe
   Shape shape = pair_shape(op, lhs, rhs);
   const std::int64_t lhs_count = checked_count(op, lhs.name, lhs.leading);
   const std::int64_t rhs_count = checked_count(op, rhs.name, rhs.leading);
-  std::vector<std::int64_t> lhs_values = lhs.indices ? load_indices(op, lhs, lhs_count) : std::vector<std::int64_t>{};
-  std::vector<std::int64_t> rhs_values = rhs.indices ? load_indices(op, rhs, rhs_count) : std::vector<std::int64_t>{};
-  const bool promised = sorted_indices && rhs.indices;
+  std::vector<std::int64_t> lhs_values = lhs.indices != nullptr ? load_indices(op, lhs, lhs_count) : std::vector<std::int64_t>{};
+  std::vector<std::int64_t> rhs_values = rhs.indices != nullptr ? load_indices(op, rhs, rhs_count) : std::vector<std::int64_t>{};
+  const bool promised = sorted_indices && rhs.indices != nullptr;
   if (promised) {
     check_ascending(op, rhs, rhs_values);
   }
 
   Pairs pairs;
-  pairs.lhs = broadcast_values(std::move(lhs_values), !lhs.indices, own_shape(lhs), shape);
-  pairs.rhs = broadcast_values(std::move(rhs_values), !rhs.indices, own_shape(rhs), shape);
+  pairs.lhs = broadcast_values(std::move(lhs_values), lhs.indices == nullptr, own_shape(lhs), shape);
+  pairs.rhs = broadcast_values(std::move(rhs_values), rhs.indices == nullptr, own_shape(rhs), shape);
   // Ascending indices may no longer ascend after broadcasting has repeated them.
   pairs.sorted = promised && (own_shape(rhs) == shape || std::is_sorted(pairs.rhs.begin(), pairs.rhs.end()));
   if (rhs.missing == Missing::zero) {
@@ -179,9 +182,9 @@ Pairs resolve_pairs(std::string_view op, const IndexedOperand& lhs, const Indexe
 
 Pairs grouped_pairs(std::string_view op, const array& offsets, std::int64_t rows, std::int64_t experts, Missing missing) {
   check_offsets(offsets, {.op = op, .rows = rows, .experts = experts, .behind = missing});
-  const std::optional<array> given = offsets;
   const Shape leading = {};
-  std::vector<std::int64_t> ends = load_indices(op, {"x", "offsets", leading, given}, std::numeric_limits<std::int64_t>::max());
+  std::vector<std::int64_t> ends =
+      load_indices(op, {"x", "offsets", leading, &offsets}, std::numeric_limits<std::int64_t>::max());
   const bool with_first = offsets.dim(0) == experts + 1;
   if (with_first && ends.front() != 0) {
     fail(op, "offsets[0] = {} of {} values for {} experts; the first one is where the first group begins, 0", ends.front(),
@@ -222,8 +225,7 @@ using namespace detail;
 
 std::vector<std::int64_t> checked_indices(const array& indices, const IndexedMatrices& matrices) {
   const Shape leading = {matrices.count};
-  const std::optional<array> given = indices;
-  return load_indices(matrices.op, {matrices.operand, matrices.indices_name, leading, given}, matrices.count);
+  return load_indices(matrices.op, {matrices.operand, matrices.indices_name, leading, &indices}, matrices.count);
 }
 
 void check_offsets(const array& offsets, const GroupedRows& grouped) {

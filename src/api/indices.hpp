@@ -8,7 +8,6 @@
 #include <gqmm/types.hpp>
 
 #include <cstdint>
-#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -19,7 +18,7 @@ struct IndexedOperand {
   std::string_view name;          // name as the caller knows it: "x", "w"
   std::string_view indices_name;  // "lhs_indices", "rhs_indices"
   const Shape& leading;
-  const std::optional<array>& indices;
+  const array* indices;              // nullptr if there are none
   Missing missing = Missing::error;  // what a negative index means
 };
 

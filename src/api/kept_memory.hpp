@@ -3,33 +3,32 @@
 
 #include "arrays/contiguous.hpp"
 #include "arrays/matrix_batch.hpp"
+#include "arrays/views.hpp"
 
 #include <gqmm/array.hpp>
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
 namespace gqmm::detail {
 
-/// Keeps the memory of arrays alive, and returns them in the form that problems have them. Borrowed memory has no owner; the
-/// caller keeps it.
+/// Keeps the copies that lowering makes of operands. The operands themselves are the caller's, who keeps them until the call
+/// ends.
 class KeptMemory {
  public:
-  void keep_alive(const array& a) { owners_.push_back(a.owner()); }
-  /// Keeps `a` alive and returns it as a batch of matrices.
-  MatrixBatch keep(const array& a) {
-    keep_alive(a);
-    return MatrixBatch(a);
+  /// Returns `a` as a batch of matrices with contiguous rows. If the rows of `a` have gaps, this is a copy of its matrices
+  /// `used`.
+  MatrixBatch contiguous(const array& a, std::span<const std::int64_t> used) {
+    return has_contiguous_rows(a) ? MatrixBatch(a) : MatrixBatch(copies_.emplace_back(with_contiguous_rows(a, used)));
   }
-  /// The same with contiguous rows. If the rows of `a` have gaps, this keeps a copy of its matrices `used`.
-  MatrixBatch keep_contiguous(const array& a, std::span<const std::int64_t> used) {
-    return has_contiguous_rows(a) ? keep(a) : keep(with_contiguous_rows(a, used));
+  /// The same for each row of `a` as a matrix of one row. All of them are used.
+  MatrixBatch contiguous_rows(const array& a) {
+    return MatrixBatch::of_rows(has_contiguous_rows(a) ? a : copies_.emplace_back(to_contiguous_rows(as_matrices(a))));
   }
 
  private:
-  std::vector<std::shared_ptr<const void>> owners_;
+  std::vector<array> copies_;
 };
 
 }  // namespace gqmm::detail

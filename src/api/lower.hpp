@@ -21,8 +21,7 @@
 
 namespace gqmm::detail {
 
-/// A Problem together with everything that it points to. Packed weights and borrowed memory are not included; the caller keeps
-/// them.
+/// A Problem together with what lowering has made for it. The operands are not included; the caller keeps them.
 struct Lowered : KeptMemory {
   Problem problem;
   array result;  // in the caller's shape; problem.y is its memory

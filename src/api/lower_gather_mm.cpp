@@ -76,8 +76,8 @@ Shape result_shape(Shape pairs, const array& a, const array& b) {
 
 Pairs resolve_pairs(std::string_view op, const DenseOperands& operands, const std::optional<array>& lhs_indices,
                     const std::optional<array>& rhs_indices, bool sorted_indices) {
-  return detail::resolve_pairs(op, {"a", "lhs_indices", operands.a_leading, lhs_indices},
-                               {"b", "rhs_indices", operands.b_leading, rhs_indices}, sorted_indices);
+  return detail::resolve_pairs(op, {"a", "lhs_indices", operands.a_leading, address_of(lhs_indices)},
+                               {"b", "rhs_indices", operands.b_leading, address_of(rhs_indices)}, sorted_indices);
 }
 
 /// All of a product but a and the result.
@@ -90,7 +90,7 @@ Lowered lower_weights(const DenseOperands& operands, Pairs pairs, const Stream& 
   problem.M = operands.rows.dim(-2);
   problem.N = operands.columns.dim(-1);
   problem.K = operands.rows.dim(-1);
-  problem.weights = DenseMatrices{lowered.keep(operands.columns)};
+  problem.weights = DenseMatrices{MatrixBatch(operands.columns)};
   problem.lhs = lowered.lhs;
   problem.rhs = lowered.rhs;
   problem.sorted = pairs.sorted;
@@ -112,7 +112,7 @@ Lowered lower(std::string_view op, const DenseOperands& operands, Pairs pairs, c
   array result = make_result(op, shape, promote(operands.rows.dtype(), operands.columns.dtype()), options.out, read);
   Lowered lowered = lower_weights(operands, std::move(pairs), options.stream);
   lowered.result = std::move(result);
-  lowered.problem.x = lowered.keep_contiguous(operands.rows, lowered.lhs);
+  lowered.problem.x = lowered.contiguous(operands.rows, lowered.lhs);
   lowered.problem.y = lowered.result.mutable_bytes();
   lowered.problem.y_dtype = lowered.result.dtype();
   return lowered;
@@ -225,8 +225,8 @@ using namespace detail;
 
 ResultType infer_gather_mm(const array& a, const array& b, const GatherMmOptions& options) {
   const DenseOperands operands = check_operands(product_op, a, b, options.stream);
-  Shape pairs = pair_shape(product_op, {"a", "lhs_indices", operands.a_leading, options.lhs_indices},
-                           {"b", "rhs_indices", operands.b_leading, options.rhs_indices});
+  Shape pairs = pair_shape(product_op, {"a", "lhs_indices", operands.a_leading, address_of(options.lhs_indices)},
+                           {"b", "rhs_indices", operands.b_leading, address_of(options.rhs_indices)});
   return {result_shape(std::move(pairs), a, b), promote(a.dtype(), b.dtype())};
 }
 

@@ -72,16 +72,16 @@ Shape result_shape(Shape pairs, const Activations& activations, const WeightSour
 ResultType infer(std::string_view op, const Activations& activations, AnyWeights weights, const GatherQmmOptions& options) {
   const WeightSource source = source_for(op, activations, weights, options.stream);
   const Shape x_leading = leading_shape(activations.x);
-  Shape pairs = pair_shape(op, {"x", "lhs_indices", x_leading, options.lhs_indices},
-                           {"w", "rhs_indices", source.leading, options.rhs_indices, options.missing});
+  Shape pairs = pair_shape(op, {"x", "lhs_indices", x_leading, address_of(options.lhs_indices)},
+                           {"w", "rhs_indices", source.leading, address_of(options.rhs_indices), options.missing});
   return {result_shape(std::move(pairs), activations, source), result_dtype(source, activations.x.dtype())};
 }
 
 Pairs resolve_pairs(std::string_view op, const Activations& activations, const WeightSource& source,
                     const GatherQmmOptions& options) {
   const Shape x_leading = leading_shape(activations.x);
-  return detail::resolve_pairs(op, {"x", "lhs_indices", x_leading, options.lhs_indices},
-                               {"w", "rhs_indices", source.leading, options.rhs_indices, options.missing},
+  return detail::resolve_pairs(op, {"x", "lhs_indices", x_leading, address_of(options.lhs_indices)},
+                               {"w", "rhs_indices", source.leading, address_of(options.rhs_indices), options.missing},
                                options.sorted_indices);
 }
 
@@ -113,7 +113,7 @@ Lowered lower_weights(const Activations& activations, const WeightSource& source
   return lowered;
 }
 
-/// A product whose arguments have been checked, apart from `options.out`. The call reads the arrays `read`.
+/// A product whose arguments have been checked, apart from `options.out`, which may not overlap the arrays `read`.
 Lowered lower(std::string_view op, const Activations& activations, const WeightSource& source, Pairs pairs, const Shape& shape,
               const std::vector<NamedOperand>& read, const GatherQmmOptions& options) {
   array result = make_result(op, shape, result_dtype(source, activations.x.dtype()), options.out, read);
@@ -121,7 +121,7 @@ Lowered lower(std::string_view op, const Activations& activations, const WeightS
   lowered.result = std::move(result);
 
   Problem& problem = lowered.problem;
-  problem.x = lowered.keep_contiguous(activations.x, lowered.lhs);
+  problem.x = lowered.contiguous(activations.x, lowered.lhs);
   problem.y = lowered.result.mutable_bytes();
   problem.y_dtype = lowered.result.dtype();
   problem.slices = slices_for(options.precision, problem.y_dtype);
@@ -132,7 +132,8 @@ Lowered lower(std::string_view op, const Activations& activations, AnyWeights we
   const WeightSource source = source_for(op, activations, weights, options.stream);
   Pairs pairs = resolve_pairs(op, activations, source, options);
   const Shape shape = result_shape(pairs.shape, activations, source);
-  return lower(op, activations, source, std::move(pairs), shape, operands_of(activations.x, source, options), options);
+  const auto read = options.out ? operands_of(activations.x, source, options) : std::vector<NamedOperand>();
+  return lower(op, activations, source, std::move(pairs), shape, read, options);
 }
 
 void check_wrt(std::string_view op, const QuantizedWrt& wrt, const Format& format) {

@@ -17,7 +17,6 @@
 #include <array>
 #include <cstddef>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -37,6 +36,9 @@ constexpr std::array<std::string_view, 3> order_names = {"gate_up", "up_gate", "
 
 /// The shape without its last dimension.
 Shape leading_of_rows(const array& a) { return Shape(a.shape().begin(), a.shape().end() - 1); }
+bool same_leading_of_rows(const array& a, const array& b) {
+  return std::equal(a.shape().begin(), a.shape().end() - 1, b.shape().begin(), b.shape().end() - 1);
+}
 
 /// The weights of a layer after the checks of their own arrays.
 struct LayerSource {
@@ -131,26 +133,32 @@ void check_bias(const LayerNames& names, const std::optional<array>& bias, const
 }
 
 /// Lowers a layer whose checks have passed.
-LinearLayer lower_layer(LoweredMoe& lowered, const LayerNames& names, const std::optional<array>& bias, const LayerSource& source,
-                        std::span<const std::int64_t> used, std::vector<NamedOperand>& read) {
-  LinearLayer layer;
+void lower_layer(LoweredMoe& lowered, const std::optional<array>& bias, const LayerSource& source,
+                 std::span<const std::int64_t> used, LinearLayer& layer) {
   layer.N = source.extents.N;
   layer.K = source.extents.K;
   if (source.quantized) {
     layer.weights = matrices_of(*source.quantized, used, lowered);
-    for (const NamedOperand& part : operands_of(*source.quantized)) {
-      read.push_back({names.layer, part.operand});
-    }
   } else {
-    layer.weights = DenseMatrices{lowered.keep(*source.dense).transposed()};
-    read.push_back({names.layer, source.dense});
+    layer.weights = DenseMatrices{MatrixBatch(*source.dense).transposed()};
   }
   if (bias) {
     const std::int64_t only[] = {0};
-    layer.bias = lowered.keep_contiguous(as_matrices(*bias), only);
-    read.push_back({names.bias, &*bias});
+    layer.bias = lowered.contiguous(as_matrices(*bias), only);
   }
-  return layer;
+}
+
+/// Appends the arrays of a layer.
+void add_operands(const LayerNames& names, const std::optional<array>& bias, const LayerSource& source,
+                  std::vector<NamedOperand>& operands) {
+  if (source.quantized) {
+    for (const NamedOperand& part : operands_of(*source.quantized)) {
+      operands.push_back({names.layer, part.operand});
+    }
+  } else {
+    operands.push_back({names.layer, source.dense});
+  }
+  operands.push_back({names.bias, address_of(bias)});
 }
 
 /// A block of layers as the caller has it, for routed or for shared experts.
@@ -236,19 +244,26 @@ BlockSource check_block(const BlockArguments& block, std::int64_t H) {
   return checked;
 }
 
-/// `used`: the experts that the call reads. Appends the arrays of the block to `read`.
-FeedForwardLayers lower_block(LoweredMoe& lowered, const BlockArguments& block, const BlockSource& source,
-                              std::span<const std::int64_t> used, std::vector<NamedOperand>& read) {
-  const BlockNames& names = block.shared ? shared_names : routed_names;
-  FeedForwardLayers layers;
-  layers.gate = lower_layer(lowered, names.gate, block.gate_bias, source.gate, used, read);
+/// `used`: the experts that the call reads.
+void lower_block(LoweredMoe& lowered, const BlockArguments& block, const BlockSource& source, std::span<const std::int64_t> used,
+                 FeedForwardLayers& layers) {
+  lower_layer(lowered, block.gate_bias, source.gate, used, layers.gate);
   if (source.up) {
-    layers.up = lower_layer(lowered, names.up, block.up_bias, *source.up, used, read);
+    lower_layer(lowered, block.up_bias, *source.up, used, layers.up.emplace());
   }
-  layers.down = lower_layer(lowered, names.down, block.down_bias, source.down, used, read);
+  lower_layer(lowered, block.down_bias, source.down, used, layers.down);
   layers.order = block.order;
   layers.activation = block.activation;
-  return layers;
+}
+
+/// Appends the arrays of a block.
+void add_operands(const BlockArguments& block, const BlockSource& source, std::vector<NamedOperand>& operands) {
+  const BlockNames& names = block.shared ? shared_names : routed_names;
+  add_operands(names.gate, block.gate_bias, source.gate, operands);
+  if (source.up) {
+    add_operands(names.up, block.up_bias, *source.up, operands);
+  }
+  add_operands(names.down, block.down_bias, source.down, operands);
 }
 
 /// Checks x, ids and weights against each other.
@@ -257,7 +272,7 @@ void check_rows(const array& x, const array& topk_ids, const std::optional<array
   if (x.rank() == 0) {
     fail(op, "x is a scalar; it needs at least one dimension, (H,)");
   }
-  if (topk_ids.rank() == 0 || leading_of_rows(topk_ids) != leading_of_rows(x)) {
+  if (topk_ids.rank() == 0 || !same_leading_of_rows(topk_ids, x)) {
     fail(op, "x has shape {} but topk_ids has shape {}; they must agree but for the last dimension, which is k for topk_ids",
          to_string(x.shape()), to_string(topk_ids.shape()));
   }
@@ -310,9 +325,8 @@ std::int64_t detail::count_experts(const ExpertWeights& weights) {
 }
 
 std::vector<std::int64_t> detail::load_expert_ids(const array& topk_ids, const MoeFfnOptions& options, std::int64_t experts) {
-  const std::optional<array> given = topk_ids;
   const Shape leading = {experts};
-  const IndexedOperand operand = {"gate", "topk_ids", leading, given, options.missing};
+  const IndexedOperand operand = {"gate", "topk_ids", leading, &topk_ids, options.missing};
   if (!options.local_experts) {
     return load_indices(op, operand, experts);
   }
@@ -403,6 +417,18 @@ CheckedMoe check(const MoeArguments& call) {
   return checked;
 }
 
+/// The arrays that the call reads.
+std::vector<NamedOperand> operands_of(const MoeArguments& call, const CheckedMoe& checked) {
+  std::vector<NamedOperand> operands = {
+      {"x", &call.x}, {"topk_ids", &call.topk_ids}, {"topk_weights", address_of(call.topk_weights)}};
+  add_operands(call.experts, checked.experts, operands);
+  if (call.shared) {
+    add_operands(*call.shared, *checked.shared, operands);
+    operands.push_back({"shared.scale", address_of(call.options.shared->scale)});
+  }
+  return operands;
+}
+
 LoweredMoe lower(const MoeArguments& call) {
   const CheckedMoe checked = check(call);
   const array& x = call.x;
@@ -414,23 +440,20 @@ LoweredMoe lower(const MoeArguments& call) {
   problem.k = call.topk_ids.dim(-1);
   problem.tokens = checked_count(op, "x", leading_of_rows(x));
   problem.ids = lowered.ids;
-  std::vector<std::int64_t> tokens(static_cast<std::size_t>(problem.tokens));
-  std::iota(tokens.begin(), tokens.end(), std::int64_t{0});
-  problem.x = lowered.keep_contiguous(with_dimension(x, x.rank() - 1), tokens);
-  std::vector<NamedOperand> read = {{"x", &x}, {"topk_ids", &call.topk_ids}, {"topk_weights", address_of(call.topk_weights)}};
+  problem.x = lowered.contiguous_rows(x);
   if (call.topk_weights) {
-    problem.topk_weights = lowered.keep(as_matrices(*call.topk_weights));
+    problem.topk_weights = MatrixBatch::of_rows(*call.topk_weights);
   }
   problem.router_weight_on_input = options.router_weight_on_input;
-  problem.experts = lower_block(lowered, call.experts, checked.experts, lowered.ids, read);
+  lower_block(lowered, call.experts, checked.experts, lowered.ids, problem.experts);
   if (call.shared) {
     const std::int64_t only[] = {0};
-    problem.shared = lower_block(lowered, *call.shared, *checked.shared, only, read);
+    lower_block(lowered, *call.shared, *checked.shared, only, problem.shared.emplace());
     if (options.shared->scale) {
-      problem.shared_scale = lowered.keep(as_matrices(*options.shared->scale));
-      read.push_back({"shared.scale", &*options.shared->scale});
+      problem.shared_scale = MatrixBatch(as_matrices(*options.shared->scale));
     }
   }
+  const auto read = options.out ? operands_of(call, checked) : std::vector<NamedOperand>();
   lowered.result = make_result(op, checked.result.shape, x.dtype(), options.out, read);
   problem.y = lowered.result.mutable_bytes();
   problem.dtype = x.dtype();

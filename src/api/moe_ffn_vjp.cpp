@@ -1,10 +1,13 @@
-// moe_ffn_vjp: the layer computed again in float32, and the gradients of its products.
+// moe_ffn_vjp: the layer computed again in float32, and the gradients of its products. What lies between the products runs row by
+// row on the call's threads; each sum is made by one thread, in a fixed order.
 #include "api/check.hpp"
+#include "api/floats.hpp"
 #include "api/gradients.hpp"
 #include "api/lower.hpp"
 #include "arrays/contiguous.hpp"
 #include "arrays/views.hpp"
 #include "cpu/activation_gradient.hpp"
+#include "cpu/each_row.hpp"
 #include "cpu/float_environment.hpp"
 #include "formats/float_types.hpp"
 #include "plan/routing.hpp"
@@ -18,7 +21,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <iterator>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -34,28 +36,6 @@ using namespace detail;
 namespace {
 
 constexpr std::string_view op = "moe_ffn_vjp";
-
-/// The elements of an array in row-major order as float32.
-std::vector<float> floats_of(const array& a) {
-  const array memory = a.is_row_major() ? a : copy_row_major(as_matrices(a));
-  std::vector<float> values(static_cast<std::size_t>(a.size()));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = load_float(memory.bytes() + static_cast<std::int64_t>(i) * memory.itemsize(), memory.dtype());
-  }
-  return values;
-}
-
-array rounded(const std::vector<float>& values, const Shape& shape, Dtype dtype) {
-  array result = array::empty(shape, dtype);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    store_float(result.mutable_bytes() + static_cast<std::int64_t>(i) * result.itemsize(), dtype, values[i]);
-  }
-  return result;
-}
-
-void add(std::vector<float>& sum, const std::vector<float>& values) {
-  std::transform(sum.begin(), sum.end(), values.begin(), sum.begin(), std::plus<>());
-}
 
 /// Float32 rows of one matrix each, (rows, 1, columns).
 array rows_of(const std::vector<float>& values, std::int64_t columns) {
@@ -110,15 +90,17 @@ class Layer {
         visit([&](const auto& weights) { return gather_qmm(x, weights, options); },
               [&](const array& dense) {
                 return gather_mm(x, transposed(dense), {.lhs_indices = lhs_array, .rhs_indices = rhs_array, .stream = stream_});
-              }));
+              }),
+        stream_);
     if (bias_ && !experts.empty()) {
-      const std::vector<float> bias = floats_of(*bias_);
+      const std::vector<float> bias = floats_of(*bias_, stream_);
       const std::size_t N = y.size() / experts.size();
-      for (std::size_t pair = 0; pair < experts.size(); ++pair) {
-        for (std::size_t n = 0; n < N; ++n) {
-          y[pair * N + n] += bias[static_cast<std::size_t>(experts[pair]) * N + n];
-        }
-      }
+      cpu::for_each_row(
+          static_cast<std::int64_t>(experts.size()), static_cast<std::int64_t>(N), stream_.threads, [&](std::int64_t pair) {
+            float* const row = y.data() + static_cast<std::size_t>(pair) * N;
+            const float* const of_expert = bias.data() + static_cast<std::size_t>(experts[static_cast<std::size_t>(pair)]) * N;
+            std::transform(row, row + N, of_expert, row, std::plus<>());
+          });
     }
     return y;
   }
@@ -158,13 +140,20 @@ class Layer {
     }
     if (wrt_.bias) {
       std::vector<float> sums(static_cast<std::size_t>(bias_->size()), 0.0F);
-      for (std::size_t i = 0; i < dy.size(); ++i) {
-        const std::int64_t expert = experts[i / static_cast<std::size_t>(N)];
-        sums[static_cast<std::size_t>(expert * N) + i % static_cast<std::size_t>(N)] += dy[i];
-      }
-      of_layer.bias = rounded(sums, bias_->shape(), bias_->dtype());
+      const Routing routing = route(experts, bias_->size() / N, false);
+      const auto hit = static_cast<std::int64_t>(routing.segments.size());
+      cpu::for_each_row(hit, static_cast<std::int64_t>(dy.size()) / std::max<std::int64_t>(hit, 1), stream_.threads,
+                        [&](std::int64_t i) {
+                          const Segment& segment = routing.segments[static_cast<std::size_t>(i)];
+                          float* const sum = sums.data() + segment.expert * N;
+                          for (std::int64_t at = segment.first; at < segment.last; ++at) {
+                            const float* const row = dy.data() + routing.order[static_cast<std::size_t>(at)] * N;
+                            std::transform(sum, sum + N, row, sum, std::plus<>());
+                          }
+                        });
+      of_layer.bias = rounded(sums, bias_->shape(), bias_->dtype(), stream_);
     }
-    return d_x ? floats_of(*d_x) : std::vector<float>();
+    return d_x ? floats_of(*d_x, stream_) : std::vector<float>();
   }
 
  private:
@@ -195,18 +184,19 @@ class Block {
   void compute(const array& x, SlotPairs pairs) {
     x_ = x;
     pairs_ = std::move(pairs);
-    both_ = gate_.multiply(x_, pairs_.rows, pairs_.experts);
-    gates_ = both_;
+    gates_ = gate_.multiply(x_, pairs_.rows, pairs_.experts);
     if (up_) {
       ups_ = up_->multiply(x_, pairs_.rows, pairs_.experts);
     } else if (is_gated(activation_)) {
-      split(both_, gates_, ups_);
+      const std::vector<float> both = std::move(gates_);
+      split(both, gates_, ups_);
     }
     const auto as_array = [](const std::vector<float>& values) {
       return array::borrow(values.data(), {static_cast<std::int64_t>(values.size())}, Dtype::float32);
     };
-    h_ = floats_of(activate(as_array(gates_), ups_.empty() ? std::nullopt : std::optional(as_array(ups_)), activation_,
-                            {.stream = stream_}));
+    h_ = floats_of(
+        activate(as_array(gates_), ups_.empty() ? std::nullopt : std::optional(as_array(ups_)), activation_, {.stream = stream_}),
+        stream_);
     slots_of_h_.resize(pairs_.experts.size());
     std::iota(slots_of_h_.begin(), slots_of_h_.end(), std::int64_t{0});
   }
@@ -230,7 +220,7 @@ class Block {
     }
     std::vector<float> d_x = gate_.gradients(d.gate, I(), x_, pairs_.rows, pairs_.experts, wants_x, gate);
     if (up_) {
-      add(d_x, up_->gradients(d.up, I(), x_, pairs_.rows, pairs_.experts, wants_x, up));
+      add(d_x, up_->gradients(d.up, I(), x_, pairs_.rows, pairs_.experts, wants_x, up), stream_);
     }
     return d_x;
   }
@@ -245,24 +235,34 @@ class Block {
     }
     return i + (up != (order_ == GateUpOrder::up_gate) ? width : 0);
   }
+  /// Calls work(pair, width) for each pair's row of arrays with this number of elements.
+  template <class Work>
+  void for_each_pair(std::size_t elements, const Work& work) const {
+    const std::size_t pairs = pairs_.experts.size();
+    const std::size_t width = pairs == 0 ? 0 : elements / pairs;
+    cpu::for_each_row(static_cast<std::int64_t>(pairs), static_cast<std::int64_t>(2 * width), stream_.threads,
+                      [&](std::int64_t pair) { work(static_cast<std::size_t>(pair), width); });
+  }
   void split(const std::vector<float>& both, std::vector<float>& gates, std::vector<float>& ups) const {
     gates.assign(both.size() / 2, 0.0F);
     ups = gates;
-    const std::size_t width = pairs_.experts.empty() ? 1 : gates.size() / pairs_.experts.size();
-    for (std::size_t i = 0; i < gates.size(); ++i) {
-      const float* const row = both.data() + i / width * 2 * width;
-      gates[i] = row[at(i % width, false, width)];
-      ups[i] = row[at(i % width, true, width)];
-    }
+    for_each_pair(gates.size(), [&](std::size_t pair, std::size_t width) {
+      const float* const row = both.data() + pair * 2 * width;
+      for (std::size_t i = 0; i < width; ++i) {
+        gates[pair * width + i] = row[at(i, false, width)];
+        ups[pair * width + i] = row[at(i, true, width)];
+      }
+    });
   }
   [[nodiscard]] std::vector<float> joined(const std::vector<float>& gates, const std::vector<float>& ups) const {
     std::vector<float> both(2 * gates.size());
-    const auto width = static_cast<std::size_t>(I());
-    for (std::size_t i = 0; i < gates.size(); ++i) {
-      float* const row = both.data() + i / width * 2 * width;
-      row[at(i % width, false, width)] = gates[i];
-      row[at(i % width, true, width)] = ups[i];
-    }
+    for_each_pair(gates.size(), [&](std::size_t pair, std::size_t width) {
+      float* const row = both.data() + pair * 2 * width;
+      for (std::size_t i = 0; i < width; ++i) {
+        row[at(i, false, width)] = gates[pair * width + i];
+        row[at(i, true, width)] = ups[pair * width + i];
+      }
+    });
     return both;
   }
 
@@ -274,7 +274,6 @@ class Block {
   const Stream& stream_;
   array x_;
   SlotPairs pairs_;
-  std::vector<float> both_;
   std::vector<float> gates_;
   std::vector<float> ups_;
   std::vector<float> h_;
@@ -285,7 +284,9 @@ class Block {
 void fill_with_zeros(LayerGradients& gradients, const ExpertWeights& weights, const std::optional<array>& bias,
                      const LayerWrt& wrt) {
   const auto zeros = [](const array& like) {
-    return rounded(std::vector<float>(static_cast<std::size_t>(like.size())), like.shape(), like.dtype());
+    array result = array::empty(like.shape(), like.dtype());
+    std::fill_n(result.mutable_bytes(), result.nbytes(), std::byte{0});  // these are the bits of +0
+    return result;
   };
   const auto* in_place = std::get_if<QuantizedWeights>(&weights);
   std::optional<QuantizedWeights> unpacked;
@@ -349,9 +350,9 @@ MoeFfnGradients moe_ffn_vjp(const array& dy, const array& x, const array& topk_i
   const std::int64_t k = topk_ids.dim(-1);
   const std::int64_t tokens = x.size() / H;
   const auto width = static_cast<std::size_t>(H);
-  const std::vector<float> x_values = floats_of(x);
-  const std::vector<float> dy_values = floats_of(dy);
-  const std::vector<float> weights = topk_weights ? floats_of(*topk_weights) : std::vector<float>(ids.size(), 1.0F);
+  const std::vector<float> x_values = floats_of(x, stream);
+  const std::vector<float> dy_values = floats_of(dy, stream);
+  const std::vector<float> weights = topk_weights ? floats_of(*topk_weights, stream) : std::vector<float>(ids.size(), 1.0F);
   std::vector<std::size_t> slots;  // those that have an expert
   SlotPairs pairs;
   for (std::size_t slot = 0; slot < ids.size(); ++slot) {
@@ -363,27 +364,33 @@ MoeFfnGradients moe_ffn_vjp(const array& dy, const array& x, const array& topk_i
     }
   }
   const auto token_of = [&](std::size_t slot) { return slot / static_cast<std::size_t>(k); };
+  // Calls work(i) for each of `slots`.
+  const auto for_each_slot = [&](const auto& work) {
+    cpu::for_each_row(static_cast<std::int64_t>(slots.size()), H, stream.threads,
+                      [&](std::int64_t i) { work(static_cast<std::size_t>(i)); });
+  };
 
   // What the experts see: x, or for each slot x times its weight, rounded as the forward rounds it.
   std::vector<float> input = x_values;
   if (forward.router_weight_on_input) {
-    input.clear();
-    for (const std::size_t slot : slots) {
-      for (std::size_t i = 0; i < width; ++i) {
+    input.resize(slots.size() * width);
+    for_each_slot([&](std::size_t i) {
+      const float* const of_token = x_values.data() + token_of(slots[i]) * width;
+      for (std::size_t n = 0; n < width; ++n) {
         std::byte memory[sizeof(float)];
-        store_float(memory, x.dtype(), x_values[token_of(slot) * width + i] * weights[slot]);
-        input.push_back(load_float(memory, x.dtype()));
+        store_float(memory, x.dtype(), of_token[n] * weights[slots[i]]);
+        input[i * width + n] = load_float(memory, x.dtype());
       }
-    }
+    });
   }
   // The gradients of the slots.
-  std::vector<float> d_slots;
-  d_slots.reserve(slots.size() * width);
-  for (const std::size_t slot : slots) {
+  std::vector<float> d_slots(slots.size() * width);
+  for_each_slot([&](std::size_t i) {
+    const std::size_t slot = slots[i];
     const float* const row = dy_values.data() + (topk_weights ? token_of(slot) : slot) * width;
     const float weight = topk_weights && !forward.router_weight_on_input ? weights[slot] : 1.0F;
-    std::transform(row, row + width, std::back_inserter(d_slots), [=](float v) { return weight * v; });
-  }
+    std::transform(row, row + width, d_slots.data() + i * width, [=](float v) { return weight * v; });
+  });
 
   MoeFfnGradients gradients;
   std::vector<float> d_x(x_values.size(), 0.0F);
@@ -406,20 +413,21 @@ MoeFfnGradients moe_ffn_vjp(const array& dy, const array& x, const array& topk_i
       }
       if (wrt.topk_weights) {
         const std::vector<float> results = block.slots();
-        for (std::size_t i = 0; i < slots.size(); ++i) {
+        for_each_slot([&](std::size_t i) {
           const float* const row = dy_values.data() + token_of(slots[i]) * width;
           d_weights[slots[i]] = std::inner_product(row, row + width, results.data() + i * width, 0.0F);
-        }
+        });
       }
     } else if (wants_input) {
-      for (std::size_t i = 0; i < slots.size(); ++i) {
-        float* const sum = d_x.data() + token_of(slots[i]) * width;
+      for_each_slot([&](std::size_t i) {
         const float* const of_token = x_values.data() + token_of(slots[i]) * width;
         const float* const row = d_input.data() + i * width;
-        for (std::size_t n = 0; n < width; ++n) {
-          sum[n] += weights[slots[i]] * row[n];
-        }
         d_weights[slots[i]] = std::inner_product(row, row + width, of_token, 0.0F);
+      });
+      for (std::size_t i = 0; i < slots.size(); ++i) {  // slots of one token follow each other
+        float* const sum = d_x.data() + token_of(slots[i]) * width;
+        const float* const row = d_input.data() + i * width;
+        std::transform(sum, sum + width, row, sum, [w = weights[slots[i]]](float s, float v) { return s + w * v; });
       }
     }
   }
@@ -437,19 +445,19 @@ MoeFfnGradients moe_ffn_vjp(const array& dy, const array& x, const array& topk_i
     block.compute(rows, std::move(all));
     std::vector<float> d_result = dy_values;
     if (s.scale) {
-      const std::vector<float> scale = floats_of(*s.scale);
+      const std::vector<float> scale = floats_of(*s.scale, stream);
       for (std::size_t i = 0; i < d_result.size(); ++i) {
         d_result[i] *= scale[i / width];
       }
     }
     LayerGradients unused;
-    add(d_x, block.gradients(d_result, H, true, unused, unused, unused));
+    add(d_x, block.gradients(d_result, H, true, unused, unused, unused), stream);
   }
   if (wrt.x) {
-    gradients.x = rounded(d_x, x.shape(), x.dtype());
+    gradients.x = rounded(d_x, x.shape(), x.dtype(), stream);
   }
   if (wrt.topk_weights) {
-    gradients.topk_weights = rounded(d_weights, topk_weights->shape(), topk_weights->dtype());
+    gradients.topk_weights = rounded(d_weights, topk_weights->shape(), topk_weights->dtype(), stream);
   }
   return gradients;
 }

@@ -42,22 +42,19 @@ WeightSource source_of(std::string_view op, AnyWeights weights, std::optional<st
 
 QuantizedMatrices matrices_of(const WeightSource& source, std::span<const std::int64_t> used, KeptMemory& memory) {
   if (source.packed != nullptr) {
-    for (const array* part : {&source.packed->codes, &source.packed->scales, &source.packed->biases}) {
-      memory.keep_alive(*part);
-    }
     return source.packed->matrices();
   }
   const QuantizedWeights& weights = *source.in_place;
   QuantizedMatrices matrices;
   matrices.settings = source.settings;
   matrices.layout = weights.transpose ? WeightLayout::rows_along_k : WeightLayout::rows_along_n;
-  matrices.codes = memory.keep_contiguous(weights.w, used);
-  matrices.scales = memory.keep_contiguous(weights.scales, used);
+  matrices.codes = memory.contiguous(weights.w, used);
+  matrices.scales = memory.contiguous(weights.scales, used);
   if (weights.biases) {
-    matrices.biases = memory.keep_contiguous(*weights.biases, used);
+    matrices.biases = memory.contiguous(*weights.biases, used);
   }
   if (weights.global_scale) {
-    matrices.global_scale = memory.keep(global_scale_per_matrix(*weights.global_scale, source.leading));
+    matrices.global_scale = MatrixBatch(global_scale_per_matrix(*weights.global_scale, source.leading));
   }
   matrices.experts = matrices.codes.count();
   return matrices;

@@ -43,7 +43,8 @@ inline Dtype result_dtype(const WeightSource& source, Dtype x) {
   return result_dtype(*source.settings.format, x, source.scales, source.biases);
 }
 
-/// Returns the source's matrices in memory that `memory` keeps alive. `used` are the matrices that the operator reads.
+/// Returns the source's matrices. `memory` keeps copies of parts whose rows have gaps; `used` are the matrices that the operator
+/// reads.
 QuantizedMatrices matrices_of(const WeightSource& source, std::span<const std::int64_t> used, KeptMemory& memory);
 
 /// The arrays that an operator reads of the weights.

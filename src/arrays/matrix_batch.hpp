@@ -14,8 +14,12 @@ namespace gqmm::detail {
 class MatrixBatch {
  public:
   MatrixBatch() = default;
-  /// `a` must have at least two dimensions and outlive this view.
+  /// `a` must have at least two dimensions. The memory must outlive this view.
   explicit MatrixBatch(const array& a);
+  /// Row-major matrices without gaps.
+  MatrixBatch(const void* data, std::int64_t count, std::int64_t rows, std::int64_t cols, Dtype dtype);
+  /// Each row of `a` as a matrix of one row. `a` must have at least one dimension.
+  [[nodiscard]] static MatrixBatch of_rows(const array& a);
 
   [[nodiscard]] bool empty() const noexcept { return base_ == nullptr; }
   [[nodiscard]] std::int64_t count() const noexcept { return count_; }
@@ -47,6 +51,9 @@ class MatrixBatch {
   }
 
  private:
+  /// Makes the first `axes` dimensions of `a` those that count the matrices.
+  void count_along(const array& a, int axes);
+
   struct Dim {
     std::int64_t extent;
     std::int64_t stride;

@@ -26,12 +26,12 @@ double multiply_adds(const Problem& problem) {
 
 Routing routing_of(const Problem& problem) { return route(problem.rhs, experts_of(problem.weights), problem.sorted); }
 
-KernelLimits limits_for(const Problem& problem, const KernelTable& kernels) {
-  const QuantizedMatrices* matrices = quantized(problem.weights);
+KernelLimits limits_for(const PlannedProduct& product, const KernelTable& kernels) {
+  const QuantizedMatrices* matrices = quantized(product.weights);
   const bool nibbles = matrices != nullptr && kernels.formats[index_of(matrices->format())].panel == PanelKind::nibbles;
   return {.isa = active_instruction_set(),
           .gemv_rows = max_gemv_rows,
-          .gemm_tile = kernels.gemm_tile[problem.slices - 1],
+          .gemm_tile = kernels.gemm_tile[product.slices - 1],
           .float_tile = kernels.float_tile,
           .float_gemv_rows = kernels.float_gemv_rows,
           .float_gemv_crossover = kernels.float_gemv_crossover,

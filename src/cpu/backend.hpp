@@ -14,8 +14,8 @@ namespace gqmm::cpu {
 /// The pairs by expert.
 [[nodiscard]] Routing routing_of(const Problem& problem);
 
-/// What `kernels`, those of the active instruction set, and this machine allow for the problem.
-[[nodiscard]] KernelLimits limits_for(const Problem& problem, const KernelTable& kernels);
+/// What `kernels`, those of the active instruction set, and this machine allow for the product.
+[[nodiscard]] KernelLimits limits_for(const PlannedProduct& product, const KernelTable& kernels);
 
 /// The plan that run() would make for the problem if the process's team of threads were free. This function reads the pairs and
 /// no other data. It throws std::invalid_argument if GQMM_NUM_THREADS has a wrong value.

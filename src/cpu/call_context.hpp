@@ -85,7 +85,7 @@ class CallContext {
   /// cost(item) is relative to other items of the phase. `work(item, next)` runs one item; `next` is the item that this thread
   /// will probably run after it, or WorkShares::none. Throws std::length_error if count is 2^31 or more.
   template <class Cost>
-  void add_phase(std::int64_t count, Cost cost, std::function<void(std::int64_t item, std::int64_t next)> work) {
+  void add_phase(std::int64_t count, const Cost& cost, std::function<void(std::int64_t item, std::int64_t next)> work) {
     if (phases_used_ == most_phases) {
       throw std::length_error("[gqmm] a call has too many phases");
     }

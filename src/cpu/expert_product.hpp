@@ -71,7 +71,7 @@ class RoundIntoResult {
 /// The products of all experts that are hit. All constructor arguments must outlive this object.
 class ExpertProduct {
  public:
-  ExpertProduct(const KernelTable& kernels, const Plan& plan, const Routing& routing, const PreparedRows& rows,
+  ExpertProduct(const KernelTable& kernels, const KernelPlan& plan, const Routing& routing, const PreparedRows& rows,
                 const WeightView& weights)
       : kernels_(kernels), plan_(plan), routing_(routing), rows_(rows), weights_(weights) {}
 
@@ -130,7 +130,7 @@ class ExpertProduct {
                       const float* panel, PrefetchQueue& prefetches) const;
 
   const KernelTable& kernels_;
-  const Plan& plan_;
+  const KernelPlan& plan_;
   const Routing& routing_;
   const PreparedRows& rows_;
   const WeightView& weights_;

@@ -18,10 +18,10 @@ void ExpertProduct::float_gemm(const ItemWork& work, const Item* next) const {
   const Item& item = work.item;
   const std::int64_t width = plan_.limits.float_tile.nv;
   float* panel = work.scratch.floats.take<float>(width, float_block * lanes);
+  const UpcomingStrips upcoming(weights_, item, next);
   for (std::int64_t s = 0; s < item.strips; s += width) {
     const std::int64_t strips = std::min(width, item.strips - s);
-    const PrefetchRanges next_panel = upcoming_ranges(weights_, item, s + width, next, width);
-    PrefetchQueue prefetches(next_panel, float_tiles(item.rows) * weights_.K() / prefetch_k);
+    PrefetchQueue prefetches(upcoming.ranges(s + width, width), float_tiles(item.rows) * weights_.K() / prefetch_k);
     for (std::int64_t k0 = 0; k0 < weights_.K(); k0 += float_block) {
       const std::int64_t k = std::min(float_block, weights_.K() - k0);
       weights_.dequantize(item.expert, item.first_strip + s, strips, k0, k, panel);
@@ -76,12 +76,13 @@ void ExpertProduct::multiply_block(const ItemWork& work, std::int64_t s, std::in
 void ExpertProduct::float_gemv(const ItemWork& work, const Item* next) const {
   const auto& kernels = weights_.format_kernels().float_gemv;
   const std::vector<GemvPass> passes = interleaved(work);
-  const auto multiply = [&](std::int64_t s, std::int64_t pass, const StripStream& stream) {
+  StripStream stream;
+  const auto multiply = [&](std::int64_t s, std::int64_t pass) {
     const GemvPass& gemv = passes[static_cast<std::size_t>(pass)];
     kernels[gemv.size](stream,
                        {.x = gemv.x, .k = weights_.K(), .c = work.row(gemv.first) + s * lanes, .c_stride = work.c_stride});
   };
-  for_each_strip(weights_, work.item, next, static_cast<std::int64_t>(passes.size()), processor().decode_prefetches_to_l2,
+  for_each_strip(weights_, work.item, next, static_cast<std::int64_t>(passes.size()), processor().decode_prefetches_to_l2, stream,
                  multiply);
 }
 

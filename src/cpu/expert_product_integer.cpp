@@ -13,34 +13,42 @@ void ExpertProduct::integer_gemv(const ItemWork& work, const Item* next) const {
   const Item& item = work.item;
   const auto& kernels = weights_.format_kernels().gemv[plan_.slices - 1];
   const std::int64_t passes = (item.rows + max_gemv_rows - 1) / max_gemv_rows;
-  const auto multiply = [&](std::int64_t s, std::int64_t pass, const StripStream& stream) {
-    const std::int64_t first = pass * max_gemv_rows;
+  std::array<const std::int32_t*, max_gemv_rows> x = {};
+  std::array<const float*, max_gemv_rows> x_scales = {};
+  GemvArguments arguments;
+  arguments.group_size = weights_.quantized()->group_size();
+  arguments.K = weights_.K();
+  arguments.x = x.data();
+  arguments.x_scales = x_scales.data();
+  arguments.c_stride = work.c_stride;
+  std::size_t rows = 0;
+  const auto set_rows = [&](std::int64_t first) {
     const std::int64_t left = std::min<std::int64_t>(max_gemv_rows, item.rows - first);
     // Computing one row twice is cheaper than a kernel for three rows.
-    const auto rows = static_cast<std::size_t>(left == 3 ? 4 : left);
-    std::array<const std::int32_t*, max_gemv_rows> x = {};
-    std::array<const float*, max_gemv_rows> x_scales = {};
+    rows = static_cast<std::size_t>(left == 3 ? 4 : left);
     for (std::size_t r = 0; r < rows; ++r) {
       const std::int64_t x_row = work.rows[std::min(static_cast<std::size_t>(first) + r, work.rows.size() - 1)];
       x[r] = rows_.words(x_row);
       x_scales[r] = rows_.scales(x_row);
     }
-    work.exceptional_lanes[static_cast<std::size_t>(s)] = kernels[rows - 1]({.stream = stream,
-                                                                             .group_size = weights_.quantized()->group_size(),
-                                                                             .K = weights_.K(),
-                                                                             .x = x.data(),
-                                                                             .x_scales = x_scales.data(),
-                                                                             .c = work.row(first) + s * lanes,
-                                                                             .c_stride = work.c_stride});
   };
-  for_each_strip(weights_, item, next, passes, processor().decode_prefetches_to_l2, multiply);
+  const auto multiply = [&](std::int64_t s, std::int64_t pass) {
+    const std::int64_t first = pass * max_gemv_rows;
+    if (s == 0 || passes > 1) {
+      set_rows(first);
+    }
+    arguments.c = work.row(first) + s * lanes;
+    work.exceptional_lanes[static_cast<std::size_t>(s)] = kernels[rows - 1](arguments);
+  };
+  for_each_strip(weights_, item, next, passes, processor().decode_prefetches_to_l2, arguments.stream, multiply);
 }
 
 void ExpertProduct::integer_gemm(const ItemWork& work, const Item* next) const {
   const Item& item = work.item;
   const std::int64_t width = plan_.limits.gemm_tile.nv;
+  const UpcomingStrips upcoming(weights_, item, next);
   for (std::int64_t s = 0; s < item.strips; s += width) {
-    multiply_panel(work, s, std::min(width, item.strips - s), upcoming_ranges(weights_, item, s + width, next, width));
+    multiply_panel(work, s, std::min(width, item.strips - s), upcoming.ranges(s + width, width));
   }
 }
 

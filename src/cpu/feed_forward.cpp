@@ -4,7 +4,6 @@
 #include "cpu/scratch.hpp"
 
 #include <algorithm>
-#include <numeric>
 
 namespace gqmm::cpu {
 namespace {
@@ -18,61 +17,40 @@ struct EpilogueScratch {
 
 std::int64_t rows_of(const Routing& routing) { return static_cast<std::int64_t>(routing.order.size()); }
 
-Routing positions_of(const Routing& routing) {
-  Routing positions = {.order = std::vector<std::int64_t>(routing.order.size()), .segments = routing.segments, .missing = {}};
-  std::iota(positions.order.begin(), positions.order.end(), std::int64_t{0});
-  return positions;
-}
-
-Problem problem_of(const LinearLayer& layer, int slices, std::int64_t outputs) {
-  Problem problem;
-  problem.M = 1;
-  problem.N = outputs;
-  problem.K = layer.K;
-  problem.weights = layer.weights;
-  problem.slices = slices;
-  return problem;
-}
-
-/// The items of a plan as a part of a phase. `layers` layers of this size are computed for each item.
-template <class Work>
-PhasePart part_of(const Plan& plan, std::int64_t K, std::int64_t layers, Work work) {
-  return {.count = static_cast<std::int64_t>(plan.items.size()),
-          .cost = [&plan, K, layers](std::int64_t i) { return cost(*plan.item(i)) * K * layers; },
-          .work = [&plan, work](std::int64_t i, std::int64_t next) { work(*plan.item(i), plan.item(next)); }};
+/// The position in routing.order of each of `slots` slots. Slots that it does not have are left out.
+std::span<const std::int64_t> positions_of_slots(CallContext& call, const Routing& routing, std::int64_t slots) {
+  auto* const positions = call.take<std::int64_t>(slots);
+  for (std::size_t row = 0; row < routing.order.size(); ++row) {
+    positions[routing.order[row]] = static_cast<std::int64_t>(row);
+  }
+  return {positions, static_cast<std::size_t>(slots)};
 }
 
 }  // namespace
 
 const PreparedRows& RowForms::in_form(const RowForm& form) {
-  for (const Prepared& known : prepared_) {
-    if (known.form == form) {
-      return *known.rows;
-    }
-  }
-  prepared_.push_back({form, std::make_unique<PreparedRows>(call_, source_, form)});
-  return *prepared_.back().rows;
+  std::optional<PreparedRows>& rows =
+      *std::find_if(prepared_.begin(), prepared_.end(), [&](const auto& known) { return !known || known->form() == form; });
+  return rows ? *rows : rows.emplace(call_, source_, form);
 }
 
-std::vector<PhasePart> RowForms::parts() const {
-  std::vector<PhasePart> parts;
-  for (const Prepared& prepared : prepared_) {
-    PreparedRows& rows = *prepared.rows;
-    parts.push_back({.count = rows.count(),
-                     .cost = [K = source_.K](std::int64_t) { return K; },
-                     .work = [&rows](std::int64_t row, std::int64_t) { rows.prepare(row); }});
+void RowForms::add_to(JointPhase& phase) {
+  for (std::optional<PreparedRows>& rows : prepared_) {
+    if (rows) {
+      phase.add({.count = rows->count(),
+                 .cost = [K = source_.K](std::int64_t) { return K; },
+                 .work = [&rows = *rows](std::int64_t row, std::int64_t) { rows.prepare(row); }});
+    }
   }
-  return parts;
 }
 
 LayerProduct::LayerProduct(const CallContext& call, const LinearLayer& layer, const Routing& routing, int slices,
-                           std::int64_t planned_outputs)
-    : kernels_(call.kernels()),
-      layer_(layer),
-      routing_(routing),
-      problem_(problem_of(layer, slices, planned_outputs)),
-      plan_(make_plan(problem_, limits_for(problem_, kernels_), routing, call.threads())),
-      weights_(layer.weights, layer.N, layer.K, kernels_) {}
+                           std::optional<std::int64_t> planned_outputs)
+    : kernels_(call.kernels()), layer_(layer), routing_(routing), weights_(layer.weights, layer.N, layer.K, kernels_) {
+  const PlannedProduct product(layer.weights, 1, planned_outputs.value_or(layer.N), layer.K, slices);
+  const KernelLimits limits = limits_for(product, kernels_);
+  plan_ = planned_outputs ? make_plan(product, limits, routing, call.threads()) : Plan{plan_kernels(product, limits)};
+}
 
 Item LayerProduct::item_for(const Item& rows_of, std::int64_t first, std::int64_t count) const {
   Item item = rows_of;
@@ -102,43 +80,54 @@ FeedForward::FeedForward(CallContext& call, const FeedForwardLayers& layers, Rou
       layers_(layers),
       activation_(kernels_, layers.activation),
       routing_(std::move(routing)),
-      positions_(positions_of(routing_)),
+      h_row_of_slot_(positions_of_slots(call, routing_, slots.count)),
       gate_(call, layers.gate, routing_, slices, layers.I()),
-      down_(call, layers.down, positions_, slices, layers.down.N),
+      down_(call, layers.down, routing_, slices, layers.down.N),
       h_(call.take<float>(rows_of(routing_), layers.I())),
-      h_matrices_(array::borrow(h_, {rows_of(routing_), 1, layers.I()}, Dtype::float32)),
-      h_rows_(call, {.matrices = h_matrices_, .matrix_of_pair = positions_.order, .M = 1, .K = layers.I()}, down_.row_form()),
+      h_matrices_(h_, rows_of(routing_), 1, layers.I(), Dtype::float32),
+      h_rows_(call, {.matrices = h_matrices_, .matrix_of_pair = h_row_of_slot_, .M = 1, .K = layers.I(), .every_matrix = true},
+              down_.row_form()),
       slots_(slots) {
   gate_.multiply(x.in_form(gate_.row_form()));
   if (layers.up) {
-    up_.emplace(call, *layers.up, routing_, slices, layers.I());
+    up_.emplace(call, *layers.up, routing_, slices);
     up_->multiply(x.in_form(up_->row_form()));
   }
   down_.multiply(h_rows_);
 }
 
+// Functions of a part refer to this object and nothing else: std::function keeps a single pointer without allocating memory.
 PhasePart FeedForward::part_of_h() {
-  const std::int64_t layers = is_gated(layers_.activation) ? 2 : 1;
-  const bool interleaved = layers_.gate_has_both() && layers_.order == GateUpOrder::interleaved;
-  return part_of(gate_.plan(), layers_.gate.K, layers, [this, interleaved](const Item& item, const Item* next) {
-    if (interleaved) {
-      compute_h_interleaved(item, next);
-    } else {
-      compute_h(item, next);
-    }
-  });
+  return {.count = static_cast<std::int64_t>(gate_.plan().items.size()),
+          .cost =
+              [this](std::int64_t i) {
+                return cost(*gate_.plan().item(i)) * layers_.gate.K * (is_gated(layers_.activation) ? 2 : 1);
+              },
+          .work =
+              [this](std::int64_t i, std::int64_t next) {
+                const Plan& plan = gate_.plan();
+                if (interleaved()) {
+                  compute_h_interleaved(*plan.item(i), plan.item(next));
+                } else {
+                  compute_h(*plan.item(i), plan.item(next));
+                }
+              }};
 }
 
 PhasePart FeedForward::part_of_h_rows() {
   return {.count = h_rows_.count(),
-          .cost = [I = layers_.I()](std::int64_t) { return I; },
+          .cost = [this](std::int64_t) { return layers_.I(); },
           .work = [this](std::int64_t row, std::int64_t) { h_rows_.prepare(row); }};
 }
 
 PhasePart FeedForward::part_of_slots() {
-  return part_of(down_.plan(), layers_.down.K, 1, [this](const Item& item, const Item* next) {
-    down_.run(item, next, [this](const ResultBlock& block) { round_into_slots(block); });
-  });
+  return {.count = static_cast<std::int64_t>(down_.plan().items.size()),
+          .cost = [this](std::int64_t i) { return cost(*down_.plan().item(i)) * layers_.down.K; },
+          .work =
+              [this](std::int64_t i, std::int64_t next) {
+                const Plan& plan = down_.plan();
+                down_.run(*plan.item(i), plan.item(next), [this](const ResultBlock& block) { round_into_slots(block); });
+              }};
 }
 
 std::pair<FeedForward::Half, FeedForward::Half> FeedForward::halves() const {
@@ -215,8 +204,8 @@ void FeedForward::round_into_slots(const ResultBlock& block) const {
   const std::int64_t H = layers_.down.N;
   const auto itemsize = static_cast<std::int64_t>(size_of(slots_.dtype));
   for (std::int64_t r = 0; r < block.rows(); ++r) {
-    const std::int64_t slot = routing_.order[static_cast<std::size_t>(block.result_row(r))];
-    kernels_.round(block.row(r), block.outputs(), slots_.dtype, slots_.data + (slot * H + block.first_output()) * itemsize);
+    kernels_.round(block.row(r), block.outputs(), slots_.dtype,
+                   slots_.data + (block.result_row(r) * H + block.first_output()) * itemsize);
   }
 }
 

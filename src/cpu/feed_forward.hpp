@@ -11,12 +11,12 @@
 #include "plan/plan.hpp"
 #include "plan/routing.hpp"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
+#include <span>
 #include <utility>
-#include <vector>
 
 namespace gqmm::cpu {
 
@@ -28,25 +28,23 @@ class RowForms {
 
   /// Returns the rows in this form. The reference stays valid.
   const PreparedRows& in_form(const RowForm& form);
-  /// What prepares all rows in all forms.
-  [[nodiscard]] std::vector<PhasePart> parts() const;
+  /// Adds what prepares all rows in all forms.
+  void add_to(JointPhase& phase);
 
  private:
-  struct Prepared {
-    RowForm form;
-    std::unique_ptr<PreparedRows> rows;
-  };
+  static constexpr std::size_t most_forms = 4;  // gate and up, of the routed and of the shared experts
+
   CallContext& call_;
   RowSource source_;
-  std::vector<Prepared> prepared_;
+  std::array<std::optional<PreparedRows>, most_forms> prepared_;
 };
 
 /// A linear layer of the experts, planned for rows of one matrix each. The layer and the routing must outlive this object.
 class LayerProduct {
  public:
-  /// `planned_outputs`: the outputs that the items of the plan cover.
+  /// `planned_outputs`: the outputs that the items of the plan cover. Without it, there are no items but those of item_for.
   LayerProduct(const CallContext& call, const LinearLayer& layer, const Routing& routing, int slices,
-               std::int64_t planned_outputs);
+               std::optional<std::int64_t> planned_outputs = {});
   LayerProduct(const LayerProduct&) = delete;
   LayerProduct& operator=(const LayerProduct&) = delete;
 
@@ -75,7 +73,6 @@ class LayerProduct {
   const KernelTable& kernels_;
   const LinearLayer& layer_;
   const Routing& routing_;
-  Problem problem_;
   Plan plan_;
   WeightView weights_;
   std::optional<ExpertProduct> product_;
@@ -85,6 +82,7 @@ class LayerProduct {
 struct SlotMemory {
   std::byte* data;
   Dtype dtype;
+  std::int64_t count;
 };
 
 /// The block. It has three stages, which are parts of consecutive phases. Rows are those of the routing's pairs, "slots" here.
@@ -103,6 +101,7 @@ class FeedForward {
   [[nodiscard]] PhasePart part_of_slots();
 
  private:
+  [[nodiscard]] bool interleaved() const { return layers_.gate_has_both() && layers_.order == GateUpOrder::interleaved; }
   void compute_h(const Item& item, const Item* next) const;
   void compute_h_interleaved(const Item& item, const Item* next) const;
   /// Writes the outputs [first, first + n) of a row of h.
@@ -120,7 +119,7 @@ class FeedForward {
   const FeedForwardLayers& layers_;
   const ActivationOfRows activation_;
   const Routing routing_;
-  const Routing positions_;  // the same segments of positions in routing_.order, which are the rows of h
+  const std::span<const std::int64_t> h_row_of_slot_;  // the position of the slot in routing_.order
   LayerProduct gate_;
   std::optional<LayerProduct> up_;
   LayerProduct down_;

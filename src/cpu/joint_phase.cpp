@@ -2,55 +2,56 @@
 
 #include "threads/work_shares.hpp"
 
-#include <cstddef>
 #include <memory>
+#include <stdexcept>
 #include <utility>
 
 namespace gqmm::cpu {
-namespace {
 
-/// An item of a joint phase: which part it belongs to, and its number there.
-struct PartItem {
-  std::size_t part;
-  std::int64_t item;
-};
+void JointPhase::add(PhasePart part) {
+  if (used_ == most_parts) {
+    throw std::length_error("[gqmm] a phase has too many parts");
+  }
+  parts_[used_++] = std::move(part);
+}
 
-PartItem find(const std::vector<PhasePart>& parts, std::int64_t item) {
+JointPhase::PartItem JointPhase::find(std::int64_t item) const {
   std::size_t part = 0;
-  while (item >= parts[part].count) {
-    item -= parts[part++].count;
+  while (item >= parts_[part].count) {
+    item -= parts_[part++].count;
   }
   return {part, item};
 }
 
-}  // namespace
+std::int64_t JointPhase::cost(std::int64_t item) const {
+  const PartItem at = find(item);
+  return parts_[at.part].cost(at.item);
+}
 
-void add_joint_phase(CallContext& call, std::vector<PhasePart> parts) {
-  if (parts.size() == 1) {
-    PhasePart& only = parts.front();
+void JointPhase::work(std::int64_t item, std::int64_t next) const {
+  const PartItem at = find(item);
+  std::int64_t next_in_part = threads::WorkShares::none;
+  if (next != threads::WorkShares::none) {
+    const PartItem after = find(next);
+    next_in_part = after.part == at.part ? after.item : threads::WorkShares::none;
+  }
+  parts_[at.part].work(at.item, next_in_part);
+}
+
+void JointPhase::add_to(CallContext& call) && {
+  if (used_ == 1) {
+    PhasePart& only = parts_.front();
     call.add_phase(only.count, only.cost, std::move(only.work));
     return;
   }
   std::int64_t count = 0;
-  for (const PhasePart& part : parts) {
+  for (const PhasePart& part : parts_) {
     count += part.count;
   }
-  const auto shared = std::make_shared<const std::vector<PhasePart>>(std::move(parts));
+  const auto shared = std::make_shared<const JointPhase>(std::move(*this));
   call.add_phase(
-      count,
-      [&](std::int64_t item) {
-        const PartItem at = find(*shared, item);
-        return (*shared)[at.part].cost(at.item);
-      },
-      [shared](std::int64_t item, std::int64_t next) {
-        const PartItem at = find(*shared, item);
-        std::int64_t next_in_part = threads::WorkShares::none;
-        if (next != threads::WorkShares::none) {
-          const PartItem after = find(*shared, next);
-          next_in_part = after.part == at.part ? after.item : threads::WorkShares::none;
-        }
-        (*shared)[at.part].work(at.item, next_in_part);
-      });
+      count, [&](std::int64_t item) { return shared->cost(item); },
+      [shared](std::int64_t item, std::int64_t next) { shared->work(item, next); });
 }
 
 }  // namespace gqmm::cpu

@@ -3,9 +3,10 @@
 
 #include "cpu/call_context.hpp"
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <vector>
 
 namespace gqmm::cpu {
 
@@ -16,7 +17,28 @@ struct PhasePart {
   std::function<void(std::int64_t item, std::int64_t next)> work;  // as in CallContext::add_phase
 };
 
-/// Adds one phase with the items of all parts.
-void add_joint_phase(CallContext& call, std::vector<PhasePart> parts);
+/// A phase with the items of all parts.
+class JointPhase {
+ public:
+  /// Throws std::length_error for too many parts.
+  void add(PhasePart part);
+  /// Adds the phase to the call.
+  void add_to(CallContext& call) &&;
+
+ private:
+  static constexpr std::size_t most_parts = 5;  // rows of x in four forms, and missing slots
+
+  /// An item of the phase: which part it belongs to, and its number there.
+  struct PartItem {
+    std::size_t part;
+    std::int64_t item;
+  };
+  [[nodiscard]] PartItem find(std::int64_t item) const;
+  [[nodiscard]] std::int64_t cost(std::int64_t item) const;
+  void work(std::int64_t item, std::int64_t next) const;
+
+  std::array<PhasePart, most_parts> parts_;
+  std::size_t used_ = 0;
+};
 
 }  // namespace gqmm::cpu

@@ -21,6 +21,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -41,33 +42,34 @@ double multiply_adds(const MoeProblem& problem) {
 
 /// The slots of all tokens: which expert computes each, and from which row of x.
 struct Slots {
-  std::int64_t of_token;            // k, and one more if there are shared experts
-  std::vector<std::int64_t> token;  // of each slot that has an expert, else -1
+  std::int64_t of_token;                // k, and one more if there are shared experts
+  std::span<const std::int64_t> token;  // of each slot that has an expert, else -1
   Routing routed;
   Routing shared;
   std::vector<std::int64_t> missing;
 
-  explicit Slots(const MoeProblem& problem) : of_token(problem.k + (problem.shared ? 1 : 0)) {
-    const auto count = static_cast<std::size_t>(problem.tokens * of_token);
-    token.assign(count, -1);
-    std::vector<std::int64_t> expert(count, no_expert);
+  Slots(CallContext& call, const MoeProblem& problem) : of_token(problem.k + (problem.shared ? 1 : 0)) {
+    const std::int64_t slots = problem.tokens * of_token;
+    auto* const tokens = call.take<std::int64_t>(slots);
+    auto* const experts = call.take<std::int64_t>(slots);
+    token = {tokens, static_cast<std::size_t>(slots)};
     for (std::int64_t t = 0; t < problem.tokens; ++t) {
       for (std::int64_t j = 0; j < problem.k; ++j) {
         const std::int64_t slot = t * of_token + j;
-        expert[static_cast<std::size_t>(slot)] = problem.ids[static_cast<std::size_t>(t * problem.k + j)];
-        if (expert[static_cast<std::size_t>(slot)] == no_expert) {
+        experts[slot] = problem.ids[static_cast<std::size_t>(t * problem.k + j)];
+        tokens[slot] = experts[slot] == no_expert ? -1 : t;
+        if (experts[slot] == no_expert) {
           missing.push_back(slot);
-        } else {
-          token[static_cast<std::size_t>(slot)] = t;
         }
       }
       if (problem.shared) {
         const std::int64_t slot = t * of_token + problem.k;
-        token[static_cast<std::size_t>(slot)] = t;
+        experts[slot] = no_expert;  // no routed one
+        tokens[slot] = t;
         shared.order.push_back(slot);
       }
     }
-    routed = route(expert, experts_of(problem.experts.gate.weights), false);
+    routed = route({experts, static_cast<std::size_t>(slots)}, experts_of(problem.experts.gate.weights), false);
     if (problem.shared) {
       shared.segments.push_back({.expert = 0, .first = 0, .last = problem.tokens});
     }
@@ -107,8 +109,8 @@ class WeightedInput {
         problem_(problem),
         slots_(slots),
         rows_(call.take<std::byte>(slots.count(), row_bytes())),
-        matrices_(array::borrow(rows_, {slots.count(), 1, problem.H}, problem.dtype)),
-        row_of_slot_(slots.token) {
+        matrices_(rows_, slots.count(), 1, problem.H, problem.dtype),
+        row_of_slot_(slots.token.begin(), slots.token.end()) {
     for (std::size_t slot = 0; slot < row_of_slot_.size(); ++slot) {
       row_of_slot_[slot] = row_of_slot_[slot] < 0 ? -1 : static_cast<std::int64_t>(slot);
     }
@@ -121,7 +123,7 @@ class WeightedInput {
   WeightedInput& operator=(const WeightedInput&) = delete;
 
   [[nodiscard]] const MatrixBatch& matrices() const noexcept { return matrices_; }
-  [[nodiscard]] const std::vector<std::int64_t>& row_of_slot() const noexcept { return row_of_slot_; }
+  [[nodiscard]] std::span<const std::int64_t> row_of_slot() const noexcept { return row_of_slot_; }
   void run(std::int64_t slot) const {
     const std::int64_t token = slots_.token[static_cast<std::size_t>(slot)];
     if (token < 0) {
@@ -155,10 +157,11 @@ class WeightedInput {
 void run(const MoeProblem& problem) {
   CallContext call(multiply_adds(problem), problem.threads);
   const KernelTable& kernels = call.kernels();
-  Slots slots(problem);
+  Slots slots(call, problem);
   const bool sums = !problem.topk_weights.empty() || problem.k == 0;
   const std::int64_t row_bytes = problem.H * static_cast<std::int64_t>(size_of(problem.dtype));
-  const SlotMemory memory = {.data = sums ? call.take<std::byte>(slots.count(), row_bytes) : problem.y, .dtype = problem.dtype};
+  const SlotMemory memory = {
+      .data = sums ? call.take<std::byte>(slots.count(), row_bytes) : problem.y, .dtype = problem.dtype, .count = slots.count()};
   float* const weights = sums ? weights_of_slots(call, problem, slots) : nullptr;
   call.use_at_most(std::max(problem.tokens, slots.count()) * strips_of(std::max(problem.H, problem.experts.gate.N)));
 
@@ -178,28 +181,27 @@ void run(const MoeProblem& problem) {
     shared.emplace(call, *problem.shared, std::move(slots.shared), problem.slices, x, memory);
   }
 
-  std::vector<PhasePart> first = x.parts();
+  JointPhase first;
+  x.add_to(first);
   if (!slots.missing.empty()) {
-    first.push_back({.count = static_cast<std::int64_t>(slots.missing.size()),
-                     .cost = [&](std::int64_t) { return problem.H; },
-                     .work =
-                         [&](std::int64_t i, std::int64_t) {
-                           std::memset(memory.data + slots.missing[static_cast<std::size_t>(i)] * row_bytes, 0,
-                                       static_cast<std::size_t>(row_bytes));
-                         }});
+    first.add({.count = static_cast<std::int64_t>(slots.missing.size()),
+               .cost = [&](std::int64_t) { return problem.H; },
+               .work =
+                   [&](std::int64_t i, std::int64_t) {
+                     std::memset(memory.data + slots.missing[static_cast<std::size_t>(i)] * row_bytes, 0,
+                                 static_cast<std::size_t>(row_bytes));
+                   }});
   }
-  add_joint_phase(call, std::move(first));
-  const auto add_stage = [&](auto part_of) {
-    std::vector<PhasePart> parts;
-    parts.push_back(part_of(experts));
+  std::move(first).add_to(call);
+  for (PhasePart (FeedForward::* const part_of)() :
+       {&FeedForward::part_of_h, &FeedForward::part_of_h_rows, &FeedForward::part_of_slots}) {
+    JointPhase stage;
+    stage.add((experts.*part_of)());
     if (shared) {
-      parts.push_back(part_of(*shared));
+      stage.add(((*shared).*part_of)());
     }
-    add_joint_phase(call, std::move(parts));
-  };
-  add_stage([](FeedForward& block) { return block.part_of_h(); });
-  add_stage([](FeedForward& block) { return block.part_of_h_rows(); });
-  add_stage([](FeedForward& block) { return block.part_of_slots(); });
+    std::move(stage).add_to(call);
+  }
   const SumOfSlots sum(kernels, slots.of_token, problem.H, weights, problem.dtype, problem.y);
   if (sums) {
     const auto rows_of_token = [&](std::int64_t token, std::int64_t output, std::int64_t) -> SumOfSlots::Rows {

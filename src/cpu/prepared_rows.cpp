@@ -1,8 +1,6 @@
 #include "cpu/prepared_rows.hpp"
 
 #include <algorithm>
-#include <iterator>
-#include <utility>
 
 namespace gqmm::cpu {
 namespace {
@@ -19,37 +17,9 @@ std::int64_t spread_stride(std::int64_t elements) {
   return (lines | 1) * per_line;
 }
 
-/// Finds the distinct values of `lhs`, and for each entry the position of its value among them. Negative entries have none.
-void find_distinct(std::span<const std::int64_t> lhs, std::int64_t matrices, std::vector<std::int64_t>& distinct,
-                   std::vector<std::int64_t>& position) {
-  const auto pairs = static_cast<std::int64_t>(lhs.size());
-  position.resize(lhs.size());
-  if (matrices <= matrices_per_pair_worth_marking * pairs) {
-    std::vector<std::int64_t> slot(static_cast<std::size_t>(matrices), -1);
-    for (std::size_t pair = 0; pair < lhs.size(); ++pair) {
-      if (lhs[pair] < 0) {
-        continue;
-      }
-      std::int64_t& known = slot[static_cast<std::size_t>(lhs[pair])];
-      if (known < 0) {
-        known = static_cast<std::int64_t>(distinct.size());
-        distinct.push_back(lhs[pair]);
-      }
-      position[pair] = known;
-    }
-    return;
-  }
-  std::copy_if(lhs.begin(), lhs.end(), std::back_inserter(distinct), [](std::int64_t matrix) { return matrix >= 0; });
-  std::sort(distinct.begin(), distinct.end());
-  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-  for (std::size_t pair = 0; pair < lhs.size(); ++pair) {
-    position[pair] = std::lower_bound(distinct.begin(), distinct.end(), lhs[pair]) - distinct.begin();
-  }
-}
-
 }  // namespace
 
-RowForm row_form(const Plan& plan, const WeightView& weights) {
+RowForm row_form(const KernelPlan& plan, const WeightView& weights) {
   if (plan.slices == 0) {
     return {};
   }
@@ -63,7 +33,7 @@ RowForm row_form(const Plan& plan, const WeightView& weights) {
 
 PreparedRows::PreparedRows(CallContext& call, const RowSource& source, const RowForm& form)
     : source_(source), form_(form), kernels_(call.kernels()) {
-  find_distinct(source.matrix_of_pair, source.matrices.count(), distinct_, position_of_pair_);
+  find_distinct(call);
   const std::int64_t rows = count();
   if (form.slices == 0) {
     floats_stride_ = spread_stride(source.K);
@@ -78,6 +48,46 @@ PreparedRows::PreparedRows(CallContext& call, const RowSource& source, const Row
   scales_ = call.take<float>(rows, scales_stride_);
   exceptional_ = call.take<std::uint8_t>(rows, groups_);
   any_exceptional_ = call.take<std::uint8_t>(rows);
+}
+
+/// Finds the distinct matrices of the pairs, and for each pair the position of its matrix among them. Pairs without a matrix have
+/// none.
+void PreparedRows::find_distinct(CallContext& call) {
+  const std::span<const std::int64_t> matrix_of_pair = source_.matrix_of_pair;
+  if (source_.every_matrix) {
+    matrices_ = source_.matrices.count();
+    position_of_pair_ = matrix_of_pair.data();
+    return;
+  }
+  const auto pairs = static_cast<std::int64_t>(matrix_of_pair.size());
+  auto* const distinct = call.take<std::int64_t>(pairs);
+  auto* const position = call.take<std::int64_t>(pairs);
+  distinct_ = distinct;
+  position_of_pair_ = position;
+  if (source_.matrices.count() <= matrices_per_pair_worth_marking * pairs) {
+    auto* const known = call.take<std::int64_t>(source_.matrices.count());  // the position of each matrix, or -1
+    std::fill_n(known, source_.matrices.count(), -1);
+    for (std::int64_t pair = 0; pair < pairs; ++pair) {
+      const std::int64_t matrix = matrix_of_pair[static_cast<std::size_t>(pair)];
+      if (matrix < 0) {
+        continue;
+      }
+      if (known[matrix] < 0) {
+        known[matrix] = matrices_;
+        distinct[matrices_++] = matrix;
+      }
+      position[pair] = known[matrix];
+    }
+    return;
+  }
+  std::int64_t* last =
+      std::copy_if(matrix_of_pair.begin(), matrix_of_pair.end(), distinct, [](std::int64_t m) { return m >= 0; });
+  std::sort(distinct, last);
+  last = std::unique(distinct, last);
+  matrices_ = last - distinct;
+  for (std::int64_t pair = 0; pair < pairs; ++pair) {
+    position[pair] = std::lower_bound(distinct, last, matrix_of_pair[static_cast<std::size_t>(pair)]) - distinct;
+  }
 }
 
 void PreparedRows::prepare(std::int64_t row) {

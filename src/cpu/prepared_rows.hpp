@@ -7,9 +7,9 @@
 #include "cpu/weight_view.hpp"
 #include "plan/plan.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 namespace gqmm::cpu {
 
@@ -20,6 +20,7 @@ struct RowSource {
   std::span<const std::int64_t> matrix_of_pair;
   std::int64_t M;
   std::int64_t K;
+  bool every_matrix = false;  // some pair multiplies it, so there is nothing to select
 };
 
 /// The form in which the kernels of a product read rows.
@@ -34,25 +35,24 @@ struct RowForm {
 };
 
 /// The form that a product over these weights needs. Products with equal forms can share rows.
-[[nodiscard]] RowForm row_form(const Plan& plan, const WeightView& weights);
+[[nodiscard]] RowForm row_form(const KernelPlan& plan, const WeightView& weights);
 
 class PreparedRows {
  public:
-  /// Takes its memory from the call. The matrices must outlive this object.
+  /// Takes its memory from the call. The matrices and the numbers of the pairs' matrices must outlive this object.
   PreparedRows(CallContext& call, const RowSource& source, const RowForm& form);
   PreparedRows(const PreparedRows&) = delete;
   PreparedRows& operator=(const PreparedRows&) = delete;
 
   /// The number of distinct rows. prepare(i) makes row i ready and may run on any thread.
-  [[nodiscard]] std::int64_t count() const noexcept { return static_cast<std::int64_t>(distinct_.size()) * source_.M; }
+  [[nodiscard]] std::int64_t count() const noexcept { return matrices_ * source_.M; }
   void prepare(std::int64_t row);
 
+  [[nodiscard]] const RowForm& form() const noexcept { return form_; }
   /// The number of rows of each matrix.
   [[nodiscard]] std::int64_t M() const noexcept { return source_.M; }
   /// The number of the prepared row that row `m` of pair `pair` multiplies.
-  [[nodiscard]] std::int64_t row_of(std::int64_t pair, std::int64_t m) const {
-    return position_of_pair_[static_cast<std::size_t>(pair)] * source_.M + m;
-  }
+  [[nodiscard]] std::int64_t row_of(std::int64_t pair, std::int64_t m) const { return position_of_pair_[pair] * source_.M + m; }
   /// The slices of a row: [group][step][slice] words of 4 bytes.
   [[nodiscard]] const std::int32_t* words(std::int64_t row) const { return words_ + row * words_stride_; }
   /// The scales of the slices of a row, from `group` on (x_scales_of_group floats for each group).
@@ -69,16 +69,19 @@ class PreparedRows {
   void widen(std::int64_t row, std::int64_t k0, std::int64_t count, float* out) const;
 
  private:
+  void find_distinct(CallContext& call);
   [[nodiscard]] const std::byte* address_of(std::int64_t row) const {
-    return source_.matrices.row(distinct_[static_cast<std::size_t>(row / source_.M)], row % source_.M);
+    const std::int64_t matrix = row / source_.M;
+    return source_.matrices.row(distinct_ == nullptr ? matrix : distinct_[matrix], row % source_.M);
   }
 
   const RowSource source_;
   const RowForm form_;
   const KernelTable& kernels_;
   std::int64_t groups_ = 0;
-  std::vector<std::int64_t> distinct_;          // flat positions of the distinct matrices in the batch
-  std::vector<std::int64_t> position_of_pair_;  // for each pair, an index into distinct_
+  std::int64_t matrices_ = 0;                       // the number of distinct ones
+  const std::int64_t* distinct_ = nullptr;          // their flat positions in the batch; nullptr if these are 0, 1, …
+  const std::int64_t* position_of_pair_ = nullptr;  // for each pair, the number of its matrix among them
   std::int64_t words_stride_ = 0;
   std::int64_t scales_stride_ = 0;
   std::int64_t group_scales_ = 0;

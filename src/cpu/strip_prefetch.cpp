@@ -1,22 +1,8 @@
 #include "cpu/strip_prefetch.hpp"
 
-#include <algorithm>
-
 namespace gqmm::cpu {
 
-PrefetchRanges upcoming_ranges(const WeightView& weights, const Item& item, std::int64_t s, const Item* next,
-                               std::int64_t count) {
-  const auto of = [&](const Item& any, std::int64_t first) {
-    return first < any.strips ? weights.ranges_of_strips(any.expert, any.first_strip + first, std::min(count, any.strips - first))
-                              : PrefetchRanges{};
-  };
-  return s < item.strips ? of(item, s) : next != nullptr ? of(*next, s - item.strips) : PrefetchRanges{};
-}
-
 PrefetchRanges nth_part(const PrefetchRanges& ranges, std::int64_t pass, std::int64_t passes) {
-  if (passes == 1) {
-    return ranges;  // avoids a dozen divisions
-  }
   const auto cut = [&](const MemoryRange& range) {
     const std::int64_t first = range.bytes * pass / passes;
     return range.bytes == 0 ? MemoryRange{} : MemoryRange{range.begin + first, range.bytes * (pass + 1) / passes - first};

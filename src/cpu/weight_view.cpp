@@ -45,53 +45,41 @@ float WeightView::scale_factor(std::int64_t expert) const {
   return global_scale.empty() ? 1.0F : nvfp4_scale_factor(load_unaligned<float>(global_scale.matrix(expert)));
 }
 
-WeightStrip WeightView::strip(std::int64_t expert, std::int64_t strip) const {
-  WeightStrip result = quantized_->layout == WeightLayout::strips ? packed_strip(expert, strip) : strip_of_rows(expert, strip);
-  result.scale_type = scale_type_;
-  result.bias_type = bias_type_;
-  result.scale_factor = scale_factor(expert);
-  result.words = words_;
-  result.groups = groups_;
-  return result;
-}
-
-WeightStrip WeightView::packed_strip(std::int64_t expert, std::int64_t strip) const {
-  const std::int64_t matrix = expert * strips_ + strip;
-  WeightStrip result;
-  result.packed = true;
-  result.codes = quantized_->codes.matrix(matrix);
-  result.scales = quantized_->scales.matrix(matrix);
-  result.biases = quantized_->biases.empty() ? nullptr : quantized_->biases.matrix(matrix);
-  return result;
-}
-
-WeightStrip WeightView::strip_of_rows(std::int64_t expert, std::int64_t strip) const {
-  const std::int64_t n0 = strip * lanes;
-  WeightStrip result;
-  result.rows = strip_outputs(strip);
-  result.codes = quantized_->codes.row(expert, n0);
-  result.row_stride = quantized_->codes.row_stride();
-  result.scales = quantized_->scales.row(expert, n0);
-  result.scale_stride = quantized_->scales.row_stride();
-  if (!quantized_->biases.empty()) {
-    result.biases = quantized_->biases.row(expert, n0);
-    result.bias_stride = quantized_->biases.row_stride();
+ExpertStrips WeightView::strips(std::int64_t expert) const {
+  ExpertStrips strips;
+  if (quantized_ == nullptr || !quantized_->transpose()) {
+    return strips;
   }
-  return result;
-}
-
-PrefetchRanges WeightView::ranges_of_strips(std::int64_t expert, std::int64_t strip, std::int64_t count) const {
-  if (quantized_ == nullptr) {
-    return {};
-  }
-  const WeightStrip first = this->strip(expert, strip);
-  const std::int64_t rows = first.packed ? count * lanes : std::min(count * lanes, N_ - strip * lanes);
-  const auto range = [&](const std::byte* begin, std::int64_t row_stride, std::int64_t row_bytes) {
-    return first.packed || row_stride == row_bytes ? MemoryRange{begin, rows * row_bytes} : MemoryRange{};
+  const bool packed = quantized_->layout == WeightLayout::strips;
+  strips.N_ = N_;
+  WeightStrip& first = strips.first_;
+  first.packed = packed;
+  first.scale_type = scale_type_;
+  first.bias_type = bias_type_;
+  first.scale_factor = scale_factor(expert);
+  first.words = words_;
+  first.groups = groups_;
+  // Sets the address of the first strip, the distance of the others, and the bytes of a row.
+  const auto set = [&](const MatrixBatch& part, std::int64_t elements, std::int64_t itemsize, const std::byte*& address,
+                       std::int64_t& row_stride, std::int64_t& step, std::int64_t& row) {
+    if (part.empty()) {
+      return;
+    }
+    row = elements * itemsize;
+    if (packed) {
+      address = part.matrix(expert * strips_);
+      step = strips_ > 1 ? part.matrix(expert * strips_ + 1) - address : 0;
+      return;
+    }
+    address = part.matrix(expert);
+    row_stride = part.row_stride();
+    step = row_stride * lanes;
+    row = row_stride == row ? row : 0;
   };
-  return {.codes = range(first.codes, first.row_stride, words_ * 4),
-          .scales = range(first.scales, first.scale_stride, groups_ * scale_bytes_),
-          .biases = range(first.biases, first.bias_stride, groups_ * bias_bytes_)};
+  set(quantized_->codes, words_, 4, first.codes, first.row_stride, strips.codes_step_, strips.codes_row_);
+  set(quantized_->scales, groups_, scale_bytes_, first.scales, first.scale_stride, strips.scales_step_, strips.scales_row_);
+  set(quantized_->biases, groups_, bias_bytes_, first.biases, first.bias_stride, strips.biases_step_, strips.biases_row_);
+  return strips;
 }
 
 void WeightView::dequantize(std::int64_t expert, std::int64_t first_strip, std::int64_t strips, std::int64_t k0,

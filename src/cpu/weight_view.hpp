@@ -4,6 +4,8 @@
 #include "cpu/kernels/kernel_table.hpp"
 #include "plan/weight_matrices.hpp"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 namespace gqmm::cpu {
@@ -17,6 +19,48 @@ struct BlockAlongN {
   std::int64_t groups = 0;
   const float* scales = nullptr;  // [k][group]
   std::int64_t to_biases = 0;     // floats from a scale to its bias
+};
+
+/// The strips of one expert, whose groups lie along k.
+class ExpertStrips {
+ public:
+  ExpertStrips() = default;
+
+  [[nodiscard]] WeightStrip strip(std::int64_t strip) const {
+    WeightStrip result = first_;
+    result.codes += strip * codes_step_;
+    result.scales += strip * scales_step_;
+    result.biases += strip * biases_step_;  // 0 · 0 without biases
+    result.rows = result.packed ? lanes : static_cast<int>(outputs(strip, 1));
+    return result;
+  }
+  /// The memory that `count` strips from `strip` on occupy, for prefetching. A range is empty if its rows have gaps between them.
+  [[nodiscard]] PrefetchRanges ranges(std::int64_t strip, std::int64_t count) const {
+    const std::int64_t rows = first_.packed ? count * lanes : outputs(strip, count);
+    const auto range = [&](const std::byte* begin, std::int64_t step, std::int64_t row_bytes) {
+      return row_bytes == 0 ? MemoryRange{} : MemoryRange{begin + strip * step, rows * row_bytes};
+    };
+    return {.codes = range(first_.codes, codes_step_, codes_row_),
+            .scales = range(first_.scales, scales_step_, scales_row_),
+            .biases = range(first_.biases, biases_step_, biases_row_)};
+  }
+
+ private:
+  friend class WeightView;
+  [[nodiscard]] std::int64_t outputs(std::int64_t strip, std::int64_t count) const {
+    return std::min(count * lanes, N_ - strip * lanes);
+  }
+
+  WeightStrip first_;
+  std::int64_t N_ = 0;
+  // Bytes from a strip to the next one.
+  std::int64_t codes_step_ = 0;
+  std::int64_t scales_step_ = 0;
+  std::int64_t biases_step_ = 0;
+  // Bytes of a row; 0 if rows have gaps between them.
+  std::int64_t codes_row_ = 0;
+  std::int64_t scales_row_ = 0;
+  std::int64_t biases_row_ = 0;
 };
 
 /// The weights ŵ (N, K) of every expert. The matrices must outlive the view.
@@ -36,15 +80,14 @@ class WeightView {
     return strip + 1 < strips_ ? lanes : static_cast<int>(N_ - strip * lanes);
   }
 
-  /// One strip of quantized weights whose groups lie along k.
-  [[nodiscard]] WeightStrip strip(std::int64_t expert, std::int64_t strip) const;
+  /// The strips of an expert. Dense weights, and those with rows along n, have none.
+  [[nodiscard]] ExpertStrips strips(std::int64_t expert) const;
+  /// One of them.
+  [[nodiscard]] WeightStrip strip(std::int64_t expert, std::int64_t strip) const { return strips(expert).strip(strip); }
   /// Whether a strip in memory already is the panel that the integer GEMM needs.
   [[nodiscard]] bool strips_are_panels() const noexcept {
     return quantized_->layout == WeightLayout::strips && format_->panel_is_raw;
   }
-
-  /// The memory that `count` strips from `strip` on occupy, for prefetching. A range is empty if its rows have gaps between them.
-  [[nodiscard]] PrefetchRanges ranges_of_strips(std::int64_t expert, std::int64_t strip, std::int64_t count) const;
 
   /// Weights with rows along n: k in [k0, k0 + count) of `strips` strips; k0 is a multiple of 16. Scales and biases are widened
   /// to float32 in `memory`, which has room for block_along_n_size floats; codes that lie in strips of k are copied there.
@@ -66,8 +109,6 @@ class WeightView {
 
  private:
   [[nodiscard]] float scale_factor(std::int64_t expert) const;
-  [[nodiscard]] WeightStrip strip_of_rows(std::int64_t expert, std::int64_t strip) const;
-  [[nodiscard]] WeightStrip packed_strip(std::int64_t expert, std::int64_t strip) const;
   /// A run of words, or of groups, of each row of codes.
   struct Columns {
     std::int64_t first;

@@ -74,20 +74,20 @@ struct BlockSizes {
   std::int64_t gemm_strips;  // nc / 16 for the GEMM, in whole tiles
 };
 
-BlockSizes block_sizes(const Problem& problem, const Paths& paths, const KernelLimits& limits, const Routing& routing,
+BlockSizes block_sizes(const PlannedProduct& product, const Paths& paths, const KernelLimits& limits, const Routing& routing,
                        int threads) {
-  const std::int64_t strips = strips_of(problem.N);
+  const std::int64_t strips = strips_of(product.N);
   const std::int64_t all_strips = static_cast<std::int64_t>(routing.segments.size()) * strips;
   // The most strips of an item that leave enough items for every thread.
   const auto at_most = [&](std::int64_t wanted) {
     return threads == 1 ? wanted : std::clamp<std::int64_t>(all_strips / (threads * items_per_thread), 1, wanted);
   };
   const std::int64_t tile = tile_of(paths.gemm, 0, limits).nv;
-  const std::int64_t wanted = paths.gemm == Path::float_gemm_along_n || quantized(problem.weights) == nullptr
+  const std::int64_t wanted = paths.gemm == Path::float_gemm_along_n || quantized(product.weights) == nullptr
                                   ? strips_per_item_along_n
                                   : tile * panels_per_item;
   const std::int64_t gemm_strips = std::max<std::int64_t>(1, at_most(wanted) / tile) * tile;
-  const std::int64_t most_strip_rows = most_work_per_item / (strip_width * std::max<std::int64_t>(1, problem.K));
+  const std::int64_t most_strip_rows = most_work_per_item / (strip_width * std::max<std::int64_t>(1, product.K));
   return {
       .mc = std::clamp<std::int64_t>(most_strip_rows / gemm_strips, 1, largest_mc),
       .gemv_strips = std::clamp<std::int64_t>(most_strip_rows / std::max<std::int64_t>(1, paths.crossover), 1, at_most(strips)),
@@ -97,17 +97,17 @@ BlockSizes block_sizes(const Problem& problem, const Paths& paths, const KernelL
 /// The rows of each block of a segment: at most `most`, and as even as possible, so that the whole segment takes one path.
 std::int64_t rows_of_block(std::int64_t rows, std::int64_t most) { return divide_up(rows, divide_up(rows, most)); }
 
-std::int64_t kc_of(const Problem& problem, const KernelLimits& limits) {
-  const std::int64_t group_size = quantized(problem.weights)->group_size();
+std::int64_t kc_of(const PlannedProduct& product, const KernelLimits& limits) {
+  const std::int64_t group_size = quantized(product.weights)->group_size();
   const std::int64_t k = limits.panel_bytes / (limits.gemm_tile.nv * limits.panel_bytes_per_k);
   return std::max<std::int64_t>(1, k / group_size) * group_size;
 }
 
-void add_items(std::vector<Item>& items, const Problem& problem, const Segment& segment, const Paths& paths,
+void add_items(std::vector<Item>& items, const PlannedProduct& product, const Segment& segment, const Paths& paths,
                const BlockSizes& blocks) {
-  const std::int64_t strips = strips_of(problem.N);
-  const std::int64_t first = segment.first * problem.M;
-  const std::int64_t rows = segment.last * problem.M - first;
+  const std::int64_t strips = strips_of(product.N);
+  const std::int64_t first = segment.first * product.M;
+  const std::int64_t rows = segment.last * product.M - first;
   const std::int64_t block_rows = rows_of_block(rows, blocks.mc);
   const Path path = paths.of(block_rows);
   const std::int64_t block_strips = block_rows <= paths.crossover ? blocks.gemv_strips : blocks.gemm_strips;
@@ -131,17 +131,17 @@ std::string_view name_of(Path path) noexcept {
   return names[static_cast<std::size_t>(path)];
 }
 
-Plan make_plan(const Problem& problem, const KernelLimits& limits, const Routing& routing, int threads) {
-  const Paths paths = paths_of(problem.weights, limits);
-  const bool integers = multiplies_integers(problem.weights);
-  Plan plan = {.limits = limits,
-               .slices = integers ? problem.slices : 0,
-               .threads = threads,
-               .kc = integers ? kc_of(problem, limits) : 0,
-               .items = {}};
-  const BlockSizes blocks = block_sizes(problem, paths, limits, routing, threads);
+KernelPlan plan_kernels(const PlannedProduct& product, const KernelLimits& limits) {
+  const bool integers = multiplies_integers(product.weights);
+  return {.limits = limits, .slices = integers ? product.slices : 0, .kc = integers ? kc_of(product, limits) : 0};
+}
+
+Plan make_plan(const PlannedProduct& product, const KernelLimits& limits, const Routing& routing, int threads) {
+  const Paths paths = paths_of(product.weights, limits);
+  Plan plan = {plan_kernels(product, limits), threads, {}};
+  const BlockSizes blocks = block_sizes(product, paths, limits, routing, threads);
   for (const Segment& segment : routing.segments) {
-    add_items(plan.items, problem, segment, paths, blocks);
+    add_items(plan.items, product, segment, paths, blocks);
   }
   return plan;
 }

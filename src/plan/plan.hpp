@@ -53,21 +53,42 @@ struct Item {
 /// The cost of an item relative to others of its call. Reading and unpacking a strip costs about as much as multiplying two rows.
 inline std::int64_t cost(const Item& item) { return (2 + item.rows) * item.strips; }
 
-struct Plan {
+/// How the kernels of a product run, whatever its rows are.
+struct KernelPlan {
   KernelLimits limits = {};
   int slices = 0;       // slices of each activation; 0 if the product runs in float32
-  int threads = 1;      // number of threads that the items are cut for, the caller's included
   std::int64_t kc = 0;  // number of k in one call of an integer tile, in whole groups
+};
+
+struct Plan : KernelPlan {
+  int threads = 1;  // number of threads that the items are cut for, the caller's included
   /// The items of one expert follow each other, so that its rows of x stay in the cache.
-  std::vector<Item> items;
+  std::vector<Item> items = {};
 
   /// Returns item number `i`, or nullptr for a negative number.
   [[nodiscard]] const Item* item(std::int64_t i) const { return i < 0 ? nullptr : &items[static_cast<std::size_t>(i)]; }
 };
 
+/// What a plan depends on besides its routing: a product of rows of K elements by weights of N outputs.
+struct PlannedProduct {
+  const WeightMatrices& weights;
+  std::int64_t M;
+  std::int64_t N;
+  std::int64_t K;
+  int slices;
+
+  PlannedProduct(const Problem& problem)  // implicit: a problem is such a product, and more
+      : weights(problem.weights), M(problem.M), N(problem.N), K(problem.K), slices(problem.slices) {}
+  PlannedProduct(const WeightMatrices& of, std::int64_t rows, std::int64_t outputs, std::int64_t inputs, int slices_of_x)
+      : weights(of), M(rows), N(outputs), K(inputs), slices(slices_of_x) {}
+};
+
+/// Makes the part of the plan that does not depend on the rows.
+[[nodiscard]] KernelPlan plan_kernels(const PlannedProduct& product, const KernelLimits& limits);
+
 /// Makes the plan. `threads` is the number of threads that may work on the product, at least 1. The function is pure and reads no
-/// data of the problem.
-[[nodiscard]] Plan make_plan(const Problem& problem, const KernelLimits& limits, const Routing& routing, int threads);
+/// data of the product.
+[[nodiscard]] Plan make_plan(const PlannedProduct& product, const KernelLimits& limits, const Routing& routing, int threads);
 
 /// The path that a block of `rows` rows takes in a product over these weights.
 [[nodiscard]] Path path_of(const WeightMatrices& weights, const KernelLimits& limits, std::int64_t rows);

@@ -31,8 +31,11 @@ ReferenceValue reference_value(const Problem& problem, std::int64_t pair, std::i
 /// bound is infinite if the reference is not finite or is beyond the range of the result type.
 double error_bound(const Problem& problem, const ReferenceValue& reference);
 
-/// The error as a fraction of its bound: |y − ref| / error_bound. It is 0 if both are the same infinity or both are NaN. It is
-/// infinite if only one of them is finite.
+/// The error of y as a fraction of its bound: |y − expected| / bound. The bound is infinite if `expected` is not finite, or if y
+/// may overflow. The fraction is then 0 if both are the same infinity, if both are NaN, or if `expected` is finite. It is
+/// infinite if only y is not finite.
+double error_fraction(double expected, double bound, float y);
+/// The same with error_bound.
 double error_fraction(const Problem& problem, const ReferenceValue& reference, float y);
 
 }  // namespace gqmm::detail

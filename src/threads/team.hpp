@@ -32,7 +32,7 @@ class Phase {
   /// `next` is the item that this thread probably takes next, or WorkShares::none. Throws std::length_error if there are 2^31
   /// items or more.
   template <class Cost>
-  Phase(std::int64_t count, int threads, Cost cost, std::function<void(std::int64_t item, std::int64_t next)> work)
+  Phase(std::int64_t count, int threads, const Cost& cost, std::function<void(std::int64_t item, std::int64_t next)> work)
       : shares_(count, threads, cost), count_(count), work_(std::move(work)) {}
 
   /// Computes items, those of the thread's own share first, while `may_go_on()` is true. Returns how many items it has finished.

@@ -21,7 +21,7 @@ class WorkShares {
  public:
   /// Makes shares of about equal cost. cost(item) must be positive. Throws std::length_error if there are 2^31 items or more.
   template <class Cost>
-  WorkShares(std::int64_t count, int shares, Cost cost);
+  WorkShares(std::int64_t count, int shares, const Cost& cost);
   WorkShares(const WorkShares&) = delete;
   WorkShares& operator=(const WorkShares&) = delete;
   /// Calls work(item, next) until no share has an item left, or until may_go_on() is false. may_go_on() is asked before each
@@ -68,13 +68,17 @@ class WorkShares {
 };
 
 template <class Cost>
-WorkShares::WorkShares(std::int64_t count, int shares, Cost cost)
+WorkShares::WorkShares(std::int64_t count, int shares, const Cost& cost)
     : several_(shares > 1 ? static_cast<std::size_t>(shares) : 0),
       shares_(shares > 1 ? std::span<Share>(several_) : std::span<Share>(&only_, 1)) {
   constexpr std::int64_t max_items = std::numeric_limits<std::int32_t>::max();
   if (count > max_items) {
     throw std::length_error(fmt::format(
         "[gqmm] the call has {} items of work, and {} is the limit; split it into calls with fewer rows", count, max_items));
+  }
+  if (shares == 1) {
+    only_.reset(0, count);
+    return;
   }
   std::int64_t total = 0;
   for (std::int64_t i = 0; i < count; ++i) {

@@ -1,7 +1,10 @@
 // moe_ffn: what it refuses, and with which words. Its results are the business of tests/conformance/moe_test.cpp.
 #include "api_test_support.hpp"
 
+#include <algorithm>
 #include <functional>
+#include <string>
+#include <utility>
 
 namespace gqmm::test {
 
@@ -163,6 +166,53 @@ TEST(MoeFfnErrors, Out) {
   call.options.out = array::empty({3, 64}, Dtype::float32);
   EXPECT_EQ(call().bytes(), call.options.out->bytes());
   EXPECT_EQ(memory_of(*call.options.out), memory_of(expected));
+}
+
+/// A copy with a kilobyte of unused memory on both sides.
+array padded(const array& a) {
+  constexpr std::int64_t padding = 1024;
+  const array memory = array::empty({static_cast<std::int64_t>(a.nbytes()) + 2 * padding}, Dtype::uint8);
+  std::copy_n(a.bytes(), a.nbytes(), memory.mutable_bytes() + padding);
+  return array::borrow_mut(memory.mutable_bytes() + padding, a.shape(), a.dtype(), {}, memory.owner());
+}
+
+// Of each array, the last byte is the first one of the memory for the result.
+TEST(MoeFfnErrors, OutOverlapsNoOperand) {
+  MoeCall call;
+  call.options.gate_bias = call.options.up_bias = Generator(6).normal({4, 32});
+  call.options.down_bias = Generator(7).normal({4, 64});
+  call.options.shared = SharedExperts{.gate = Generator(8).normal({32, 64}),
+                                      .up = Generator(9).normal({32, 64}),
+                                      .down = Generator(10).normal({64, 32}),
+                                      .gate_bias = Generator(11).normal({32}),
+                                      .scale = Generator(12).normal({3})};
+  EXPECT_NO_THROW((void)call());
+  const auto refuse = [&](const std::string& name, array& operand) {
+    const array original = operand;
+    operand = padded(original);
+    call.options.out = array::borrow_mut(operand.mutable_bytes() + operand.nbytes() - 1, {3, 64}, Dtype::float32);
+    expect_error("[moe_ffn] out overlaps the memory of " + name + "; pass memory of its own", call);
+    operand = original;
+  };
+  refuse("x", call.x);
+  refuse("topk_ids", call.ids);
+  refuse("topk_weights", *call.weights);
+  const std::pair<std::string, ExpertWeights*> layers[] = {{"gate", &call.gate}, {"up", &*call.up}, {"down", &call.down}};
+  for (const auto& [name, layer] : layers) {
+    auto& weights = std::get<QuantizedWeights>(*layer);
+    for (array* part : {&weights.w, &weights.scales, &*weights.biases}) {
+      refuse(name, *part);
+    }
+  }
+  refuse("gate_bias", *call.options.gate_bias);
+  refuse("up_bias", *call.options.up_bias);
+  refuse("down_bias", *call.options.down_bias);
+  SharedExperts& shared = *call.options.shared;
+  refuse("shared.gate", std::get<array>(shared.gate));
+  refuse("shared.up", std::get<array>(*shared.up));
+  refuse("shared.down", std::get<array>(shared.down));
+  refuse("shared.gate_bias", *shared.gate_bias);
+  refuse("shared.scale", *shared.scale);
 }
 
 TEST(MoeFfnErrors, NamesOfOrders) {

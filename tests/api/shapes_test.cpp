@@ -139,7 +139,8 @@ TEST(Shapes, MixedTypesKeepTheirValues) {
   Generator random(8);
   Weights weights = random_weights(random, *find_format(Mode::affine, 4), 32, true, {2}, 5, 64, Dtype::bfloat16);
   weights.biases = random.normal({2, 5, 2}, Dtype::float16);
-  Lowered lowered = lower_gather_qmm(random.normal({3, 64}, Dtype::float16), weights, weights.options);
+  const array x = random.normal({3, 64}, Dtype::float16);
+  Lowered lowered = lower_gather_qmm(x, weights, weights.options);
   EXPECT_EQ(lowered.result.dtype(), Dtype::float32);
   expect_within_bound(lowered);
 }
@@ -170,8 +171,9 @@ TEST(GatherMm, MultipliesWhatTheIndicesSelect) {
 }
 
 TEST(GatherMm, PromotesItsOperands) {
-  Lowered lowered =
-      lower_gather_mm(Generator(1).normal({2, 8}, Dtype::float16), Generator(2).normal({8, 3}, Dtype::bfloat16), {});
+  const array a = Generator(1).normal({2, 8}, Dtype::float16);
+  const array b = Generator(2).normal({8, 3}, Dtype::bfloat16);
+  Lowered lowered = lower_gather_mm(a, b, {});
   EXPECT_EQ(lowered.result.dtype(), Dtype::float32);
   expect_within_bound(lowered);
 }

@@ -44,7 +44,7 @@ TEST(ExpertCheck, TheLibraryPassesOnEveryOutputOfTheRealModel) {
 }
 
 TEST(ExpertCheck, AWrongOutputFailsAtItsPlace) {
-  const Lowered product = make_product(expert_tensor(), Dtype::float32, every_output);
+  const RandomProduct product = make_product(expert_tensor(), Dtype::float32, every_output);
   cpu::run(product.problem);
   auto* y = reinterpret_cast<float*>(product.problem.y);
   float& output = y[41 * 128 + 97];
@@ -63,7 +63,7 @@ TEST(ExpertCheck, AWrongOutputFailsAtItsPlace) {
 
 TEST(ExpertCheck, AnUnwrittenOutputFailsEvenOutsideTheSample) {
   const CheckSettings few = {.samples = 1};
-  const Lowered product = make_product(expert_tensor(), Dtype::bfloat16, few);
+  const RandomProduct product = make_product(expert_tensor(), Dtype::bfloat16, few);
   EXPECT_EQ(compare_with_reference(product.problem, few).unwritten, (32 + 37 + 1) * 128);
   std::vector<std::byte> poisoned(product.problem.y, product.problem.y + 2);
   cpu::run(product.problem);
@@ -75,7 +75,7 @@ TEST(ExpertCheck, AnUnwrittenOutputFailsEvenOutsideTheSample) {
 
 TEST(ExpertCheck, ASampleTouchesEveryRow) {
   const CheckSettings settings = {.samples = 70};
-  const Lowered product = make_product(expert_tensor(), Dtype::float32, settings);
+  const RandomProduct product = make_product(expert_tensor(), Dtype::float32, settings);
   cpu::run(product.problem);
   auto* y = reinterpret_cast<float*>(product.problem.y);
   std::fill(y + 13 * 128, y + 14 * 128, 1e6F);
@@ -102,11 +102,11 @@ TEST(ExpertCheck, TheGlobalScaleIsPartOfTheProduct) {
   io::QuantizedTensor tensor = nvfp4_tensor();
   const float scales[] = {2688.0F, 5376.0F};
   tensor.weights.global_scale = array::borrow(scales, {2}, Dtype::float32);
-  const Lowered product = make_product(tensor, Dtype::float32, every_output);
+  const RandomProduct product = make_product(tensor, Dtype::float32, every_output);
   cpu::run(product.problem);
   expect_passed(compare_with_reference(product.problem, every_output));
   tensor.weights.global_scale.reset();
-  const Lowered plain = make_product(tensor, Dtype::float32, every_output);
+  const RandomProduct plain = make_product(tensor, Dtype::float32, every_output);
   cpu::run(plain.problem);
   const auto* with = reinterpret_cast<const float*>(product.problem.y);
   const auto* without = reinterpret_cast<const float*>(plain.problem.y);

@@ -9,9 +9,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,6 +49,20 @@ constexpr std::int64_t K = 256;
 constexpr int group_size = 64;
 constexpr std::int64_t words = K * 4 / 32;
 constexpr std::int64_t groups = K / group_size;
+
+// Zeros of this shape, or nothing where the system refuses so large a mapping.
+std::optional<array> sparse_array(const Shape& shape, Dtype dtype) {
+  const auto memory = sparse_memory(element_count(shape) * static_cast<std::int64_t>(size_of(dtype)));
+  return memory != nullptr ? std::optional(array::borrow_mut(memory.get(), shape, dtype, {}, memory)) : std::nullopt;
+}
+
+// Experts of N rows, all zero.
+std::optional<SparseWeights> sparse_experts(std::int64_t experts, std::int64_t N) {
+  const auto w = sparse_array({experts, N, words}, Dtype::uint32);
+  const auto scales = sparse_array({experts, N, groups}, Dtype::float32);
+  const auto biases = sparse_array({experts, N, groups}, Dtype::float32);
+  return w && scales && biases ? std::optional(SparseWeights{*w, *scales, *biases}) : std::nullopt;
+}
 
 void write_row(const SparseWeights& weights, std::int64_t expert, std::int64_t n, Random& random) {
   const auto address = [&](const array& a) { return const_cast<std::byte*>(a.bytes()) + expert * a.stride(0) + n * a.stride(1); };
@@ -89,23 +107,97 @@ void expect_right_on_every_instruction_set(const Operands& operands) {
 TEST(Extents, ExpertsPast2To31ElementsOfWAreFound) {
   constexpr std::int64_t N = 19;
   const std::int64_t experts = (std::int64_t{1} << 31) / (N * words) + 1000;  // words alone pass 2^31, weights 2^34
-  const auto w_memory = sparse_memory(experts * N * words * 4);
-  const auto scale_memory = sparse_memory(experts * N * groups * 4);
-  const auto bias_memory = sparse_memory(experts * N * groups * 4);
-  if (w_memory == nullptr || scale_memory == nullptr || bias_memory == nullptr) {
+  const std::optional<SparseWeights> weights = sparse_experts(experts, N);
+  if (!weights) {
     GTEST_SKIP() << no_mapping;
   }
-  const SparseWeights weights = {array::borrow(w_memory.get(), {experts, N, words}, Dtype::uint32),
-                                 array::borrow(scale_memory.get(), {experts, N, groups}, Dtype::float32),
-                                 array::borrow(bias_memory.get(), {experts, N, groups}, Dtype::float32)};
   Random random(600000);
   const std::vector<std::int64_t> hit = {experts - 1, 0, experts - 2, experts / 2, experts - 1, 12345};
   for (const std::int64_t expert : hit) {
     for (std::int64_t n = 0; n < N; ++n) {
-      write_row(weights, expert, n, random);
+      write_row(*weights, expert, n, random);
     }
   }
-  expect_right_on_every_instruction_set(product_with(weights, hit, random));
+  expect_right_on_every_instruction_set(product_with(*weights, hit, random));
+}
+
+// Some matrices of an array, in memory of their own.
+array matrices_of(const array& a, const std::vector<std::int64_t>& experts) {
+  array copies = array::empty({static_cast<std::int64_t>(experts.size()), a.dim(1), a.dim(2)}, a.dtype());
+  std::byte* to = copies.mutable_bytes();
+  for (const std::int64_t expert : experts) {
+    to = std::copy_n(a.bytes() + expert * a.stride(0), a.stride(0), to);
+  }
+  return copies;
+}
+
+// moe_ffn with experts far into large weights has the bits of the same experts in small weights.
+void expect_far_experts_are_found(const ExpertWeights (&far)[3], const ExpertWeights (&near)[3],
+                                  const std::vector<std::int64_t>& hit) {
+  const RestoreInstructionSet restore;
+  const std::vector<std::int64_t> near_ids = {0, 1, 2, 3, 3, 0, 2, 2};
+  std::vector<std::int64_t> far_ids;
+  std::transform(near_ids.begin(), near_ids.end(), std::back_inserter(far_ids),
+                 [&](std::int64_t id) { return hit[to_size(id)]; });
+  Random random(670000);
+  std::vector<float> x(to_size(4 * K));
+  std::generate(x.begin(), x.end(), [&] { return static_cast<float>(random.normal()); });
+  const std::vector<float> weights = {0.5F, 0.25F, 1.0F, -0.75F, 0.125F, 2.0F, 0.5F, 0.5F};
+  const auto call = [&](const std::vector<std::int64_t>& ids, const ExpertWeights(&layers)[3]) {
+    return moe_ffn(array::borrow(x, {4, K}), array::borrow(ids, {4, 2}), array::borrow(weights, {4, 2}), layers[0], layers[1],
+                   layers[2]);
+  };
+  for (const std::string& set : supported_instruction_sets()) {
+    set_instruction_set(set);
+    const array expected = call(near_ids, near);
+    EXPECT_EQ(std::count(expected.data<float>(), expected.data<float>() + expected.size(), 0.0F), 0) << set;
+    EXPECT_TRUE(same_bits(expected, call(far_ids, far))) << set;
+  }
+}
+
+TEST(Extents, ExpertsOfALayerPast2To31ElementsOfWAreFound) {
+  constexpr std::int64_t experts = (std::int64_t{1} << 31) / (K * words) + 1000;  // of words
+  const std::vector<std::int64_t> hit = {experts - 1, 0, experts / 2, experts - 2};
+  Random random(660000);
+  ExpertWeights far[3];
+  ExpertWeights near[3];
+  for (std::size_t layer = 0; layer < 3; ++layer) {
+    const std::optional<SparseWeights> weights = sparse_experts(experts, K);
+    if (!weights) {
+      GTEST_SKIP() << no_mapping;
+    }
+    for (const std::int64_t expert : hit) {
+      for (std::int64_t n = 0; n < K; ++n) {
+        write_row(*weights, expert, n, random);
+      }
+    }
+    far[layer] = QuantizedWeights{.w = weights->w, .scales = weights->scales, .biases = weights->biases};
+    near[layer] = QuantizedWeights{.w = matrices_of(weights->w, hit),
+                                   .scales = matrices_of(weights->scales, hit),
+                                   .biases = matrices_of(weights->biases, hit)};
+  }
+  expect_far_experts_are_found(far, near, hit);
+}
+
+TEST(Extents, DenseExpertsOfALayerPast2To31ElementsAreFound) {
+  constexpr std::int64_t experts = (std::int64_t{1} << 31) / (K * K) + 10;
+  const std::vector<std::int64_t> hit = {experts - 1, 0, experts / 2, experts - 2};
+  Random random(680000);
+  ExpertWeights far[3];
+  ExpertWeights near[3];
+  for (std::size_t layer = 0; layer < 3; ++layer) {
+    const std::optional<array> weights = sparse_array({experts, K, K}, Dtype::float32);
+    if (!weights) {
+      GTEST_SKIP() << no_mapping;
+    }
+    for (const std::int64_t expert : hit) {
+      auto* const matrix = weights->mutable_data<float>() + expert * K * K;
+      std::generate(matrix, matrix + K * K, [&] { return static_cast<float>(random.normal() / 16); });
+    }
+    far[layer] = *weights;
+    near[layer] = matrices_of(*weights, hit);
+  }
+  expect_far_experts_are_found(far, near, hit);
 }
 
 TEST(Extents, StridesPast2To31BytesAreFollowed) {

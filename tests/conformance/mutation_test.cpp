@@ -188,7 +188,8 @@ TEST_P(SliceCount, EachSliceIsWorthAboutEightBits) {
       return;
     }
     spec.pairs = {GetParam(), GetParam()};
-    Lowered lowered = lower(make_operands(spec));
+    const Operands operands = make_operands(spec);
+    Lowered lowered = lower(operands);
     const Oracle oracle(lowered.problem);
     for (const std::string& set : supported_instruction_sets()) {
       SCOPED_TRACE(set);

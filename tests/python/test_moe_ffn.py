@@ -169,6 +169,64 @@ def test_out(layer):
     assert np.array_equal(out, layer())
     with pytest.raises(ValueError, match="out overlaps the memory of x"):
         layer(out=layer.x)
+    rows = np.zeros((TOKENS + 1, H), np.float32)
+    with pytest.raises(ValueError, match="out overlaps the memory of x"):
+        layer(x=rows[1:], out=rows[:-1])
+
+
+@pytest.mark.parametrize("k", range(1, 17))
+def test_numbers_of_slots(rng, layer, k):
+    ids = rng.integers(0, E, (TOKENS, k))  # beyond E slots, some experts have several
+    weights = rng.random((TOKENS, k), dtype=np.float32)
+    slots = layer(ids=ids, weights=None)
+    one_by_one = [layer(ids=ids[:, j : j + 1], weights=None)[:, 0] for j in range(k)]
+    assert np.array_equal(slots, np.stack(one_by_one, axis=1))
+    assert np.array_equal(layer(ids=ids, weights=weights), gqmm.moe_combine(slots, weights))
+
+
+def test_no_tokens(layer):
+    none = {"x": layer.x[:0], "ids": layer.ids[:0]}
+    assert layer(**none, weights=layer.weights[:0]).shape == (0, H)
+    assert layer(**none, weights=None).shape == (0, K, H)
+
+
+def test_values_that_are_not_finite(layer):
+    clean = layer()
+    x = layer.x.copy()
+    x[2, 5] = np.nan
+    y = layer(x=x)
+    assert np.isnan(y[2]).all()
+    assert np.array_equal(np.delete(y, 2, axis=0), np.delete(clean, 2, axis=0))
+    weights = layer.weights.copy()
+    weights[4, 0] = np.inf
+    y = layer(weights=weights)
+    assert np.array_equal(y[4], np.sign(layer(weights=None)[4, 0]) * np.float32(np.inf))
+    assert np.array_equal(np.delete(y, 4, axis=0), np.delete(clean, 4, axis=0))
+
+
+def unaligned(a):
+    """The same elements, the first one at an odd address."""
+    memory = np.empty(a.nbytes + 1, np.uint8)
+    view = memory[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    assert view.ctypes.data % 2 == 1
+    return view
+
+
+def test_strided_and_unaligned_arrays(layer):
+    expected = layer()
+    wide = np.full((2 * TOKENS, 3 * H), np.nan, np.float32)
+    wide[::2, ::3] = layer.x
+    reversed_ids = np.ascontiguousarray(layer.ids[::-1, ::-1])
+    strided = {"x": wide[::2, ::3], "ids": reversed_ids[::-1, ::-1], "weights": np.asfortranarray(layer.weights)}
+    assert np.array_equal(layer(**strided), expected)
+    weights = {
+        name: gqmm.QuantizedWeights(
+            *(unaligned(part) for part in (old.w, old.scales, old.biases)), bits=old.bits, group_size=old.group_size
+        )
+        for name, old in (("gate", layer.gate), ("up", layer.up), ("down", layer.down))
+    }
+    assert np.array_equal(layer(x=unaligned(layer.x), weights=unaligned(layer.weights), **weights), expected)
 
 
 @pytest.mark.parametrize("library", ["torch", "jax.numpy", "mlx.core"])

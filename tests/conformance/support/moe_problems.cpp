@@ -1,10 +1,14 @@
 #include "conformance/support/moe_problems.hpp"
 
+#include "api/lower.hpp"
 #include "formats/float_types.hpp"
 #include "formats/registry.hpp"
+#include "reference/moe.hpp"
+#include "reference/reference.hpp"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <span>
@@ -160,6 +164,54 @@ MoeSpec random_moe(std::uint64_t seed) {
     spec.shared_I = spec.I;
   }
   return spec;
+}
+
+array rows(const array& a, const std::vector<std::int64_t>& order) {
+  Shape shape = a.shape();
+  shape[0] = static_cast<std::int64_t>(order.size());
+  array taken = array::empty(shape, a.dtype());
+  const std::int64_t bytes = a.dim(0) == 0 ? 0 : static_cast<std::int64_t>(a.nbytes()) / a.dim(0);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    std::copy_n(a.bytes() + order[i] * bytes, bytes, taken.mutable_bytes() + static_cast<std::int64_t>(i) * bytes);
+  }
+  return taken;
+}
+
+void take_tokens(MoeOperands& operands, const std::vector<std::int64_t>& order) {
+  operands.x = rows(operands.x, order);
+  operands.ids = rows(operands.ids, order);
+  if (operands.weights) {
+    operands.weights = rows(*operands.weights, order);
+  }
+  if (operands.options.shared && operands.options.shared->scale) {
+    operands.options.shared->scale = rows(*operands.options.shared->scale, order);
+  }
+}
+
+MoeJudgement judge(const MoeOperands& operands, const array& y) {
+  const LoweredMoe lowered =
+      lower_moe_ffn(operands.x, operands.ids, operands.weights, operands.gate, operands.up, operands.down, operands.options);
+  const std::vector<MoeReference> reference = reference_moe(lowered.problem);
+  EXPECT_EQ(static_cast<std::int64_t>(reference.size()), y.size());
+  MoeJudgement worst;
+  for (std::int64_t n = 0; n < std::min(y.size(), static_cast<std::int64_t>(reference.size())); ++n) {
+    const MoeReference& expected = reference[static_cast<std::size_t>(n)];
+    const float actual = load_float(y.bytes() + n * y.itemsize(), y.dtype());
+    const double fraction = error_fraction(expected.y, expected.bound, actual);
+    if (fraction > worst.worst) {
+      worst = {.worst = fraction, .at = n, .expected = expected.y, .actual = actual, .bound = expected.bound};
+    }
+  }
+  return worst;
+}
+
+::testing::AssertionResult keeps(const MoeJudgement& j) {
+  if (j.worst <= 1) {
+    return ::testing::AssertionSuccess();
+  }
+  return ::testing::AssertionFailure() << fmt::format(
+             "worst element {}: expected {:.9g}, actual {:.9g}, {:.3g} times the bound {:.3g}", j.at, j.expected, j.actual,
+             j.worst, j.bound);
 }
 
 }  // namespace gqmm::conformance

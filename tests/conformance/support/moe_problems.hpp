@@ -6,10 +6,13 @@
 
 #include <gqmm/gqmm.hpp>
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace gqmm::conformance {
 
@@ -74,5 +77,23 @@ MoeOperands make(const MoeSpec& spec);
 
 /// A small call of any kind.
 MoeSpec random_moe(std::uint64_t seed);
+
+/// The rows `order` of an array whose first dimension counts tokens.
+array rows(const array& a, const std::vector<std::int64_t>& order);
+/// Makes a call of some tokens of another one.
+void take_tokens(MoeOperands& operands, const std::vector<std::int64_t>& order);
+
+/// The element of a result that is furthest from the reference.
+struct MoeJudgement {
+  double worst = 0;  ///< its error as a fraction of the bound
+  std::int64_t at = 0;
+  double expected = 0;
+  float actual = 0;
+  double bound = 0;
+};
+/// Compares every element of y, the result of the call, with the reference of src/reference/moe.hpp.
+MoeJudgement judge(const MoeOperands& operands, const array& y);
+/// Success if every element keeps its bound, else the worst one, both values and the bound.
+::testing::AssertionResult keeps(const MoeJudgement& judgement);
 
 }  // namespace gqmm::conformance
