@@ -81,12 +81,13 @@ class Attention final : public Composed {
     shape.back() = inputs[2].shape(-1);
     return {shape};
   }
-  void eval_cpu(const Arrays& inputs, mx::array& out) override {
-    evaluate_on_stream(stream(), inputs, out, [weak = weak_copies(inputs), settings = settings_, s = stream()](mx::array& y) {
-      AttentionOptions options = options_of(settings.arguments(weak, s), [](const mx::array& a) { return view_of(a); });
-      options.out = writable_view_of(y);
-      gqmm::scaled_dot_product_attention(view_of(weak[0]), view_of(weak[1]), view_of(weak[2]), settings.scale, options);
-    });
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    evaluate_on_stream(
+        stream(), inputs, outputs.front(), [weak = weak_copies(inputs), settings = settings_, s = stream()](mx::array& y) {
+          AttentionOptions options = options_of(settings.arguments(weak, s), [](const mx::array& a) { return view_of(a); });
+          options.out = writable_view_of(y);
+          gqmm::scaled_dot_product_attention(view_of(weak[0]), view_of(weak[1]), view_of(weak[2]), settings.scale, options);
+        });
   }
   std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
     const Arrays moved = batch_in_front(inputs, axes, inputs.size(), stream());
@@ -103,8 +104,8 @@ class Attention final : public Composed {
   }
 
  protected:
-  mx::array composed(const Arrays& inputs) override {
-    return stock_attention(inputs[0], inputs[1], inputs[2], settings_.arguments(inputs, stream()));
+  Arrays composed(const Arrays& inputs) override {
+    return {stock_attention(inputs[0], inputs[1], inputs[2], settings_.arguments(inputs, stream()))};
   }
 
  private:

@@ -6,7 +6,6 @@
 #include "api/indices.hpp"
 #include "api/lower.hpp"
 #include "api/output.hpp"
-#include "arrays/contiguous.hpp"
 #include "arrays/views.hpp"
 #include "formats/float_types.hpp"
 
@@ -187,8 +186,8 @@ LoweredAttention lower_attention(const array& q, const array& k, const array& v,
                      .q_heads = q.dim(1),
                      .kv_heads = k.dim(1),
                      .q = MatrixBatch(q),
-                     .k = lowered.keep(to_contiguous_rows(k)),
-                     .v = lowered.keep(to_contiguous_rows(v)),
+                     .k = lowered.contiguous(k),
+                     .v = lowered.contiguous(v),
                      .scale = scale,
                      .mask_kind = mask_kind_of(options.mask, scores),
                      .mask = {},

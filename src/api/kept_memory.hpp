@@ -22,6 +22,10 @@ class KeptMemory {
   MatrixBatch contiguous(const array& a, std::span<const std::int64_t> used) {
     return has_contiguous_rows(a) ? MatrixBatch(a) : MatrixBatch(copies_.emplace_back(with_contiguous_rows(a, used)));
   }
+  /// The same where all matrices are used.
+  MatrixBatch contiguous(const array& a) {
+    return has_contiguous_rows(a) ? MatrixBatch(a) : MatrixBatch(copies_.emplace_back(to_contiguous_rows(a)));
+  }
   /// The same for each row of `a` as a matrix of one row. All of them are used.
   MatrixBatch contiguous_rows(const array& a) {
     return MatrixBatch::of_rows(has_contiguous_rows(a) ? a : copies_.emplace_back(to_contiguous_rows(as_matrices(a))));

@@ -238,7 +238,7 @@ def test_a_step_of_training_by_adapters_beside_the_experts():
         step = mx.compile(lambda tokens, lengths: nn.value_and_grad(model, default_loss)(model, tokens, lengths)[1])
         return {name: evaluated(gradient) for name, gradient in tree_flatten(step(tokens, lengths))}
 
-    theirs, mine = both(gradients, "moe_ffn", "quantized_matmul")
+    theirs, mine = both(gradients, "moe", "quantized_matmul")
     assert len(mine) == 2 * 2 * len(keys)
     for name, gradient in mine.items():
         # As in test_checkpoints.py: the root mean square of float32's rounding in sums of 12,000 terms is 3e-6 of a gradient.
