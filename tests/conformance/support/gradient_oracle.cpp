@@ -81,6 +81,33 @@ TypeRange range_of(Dtype dtype) {
   }
 }
 
+/// The element with the largest error, as a fraction of its bound.
+struct WorstElement {
+  double fraction = -1;
+  std::size_t at = 0;
+  double actual = 0;
+  double bound = 0;
+};
+
+WorstElement worst_element(const GradientValues& expected, const array& actual) {
+  const TypeRange range = range_of(actual.dtype());
+  WorstElement worst;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double value = load_float(actual.bytes() + i * size_of(actual.dtype()), actual.dtype());
+    const double bound = range.unit_roundoff * (std::fabs(expected[i].value) + expected[i].bound) + expected[i].bound +
+                         range.smallest_subnormal / 2;
+    if (!(std::fabs(expected[i].value) + bound <= range.largest)) {
+      continue;  // may overflow
+    }
+    double fraction = std::fabs(value - expected[i].value) / bound;
+    fraction = std::isnan(fraction) ? std::numeric_limits<double>::infinity() : fraction;
+    if (fraction > worst.fraction) {
+      worst = {.fraction = fraction, .at = i, .actual = value, .bound = bound};
+    }
+  }
+  return worst;
+}
+
 }  // namespace
 
 GradientValues input_gradient(const GradientProblem& gradient) {
@@ -149,37 +176,19 @@ GradientValues weight_gradient(const GradientProblem& gradient, WeightPart part)
   return values;
 }
 
+double worst_fraction(const GradientValues& expected, const array& actual) { return worst_element(expected, actual).fraction; }
+
 ::testing::AssertionResult keeps(const GradientValues& expected, const array& actual) {
   if (static_cast<std::int64_t>(expected.size()) != actual.size()) {
     return ::testing::AssertionFailure() << actual.size() << " elements, expected " << expected.size();
   }
-  const TypeRange range = range_of(actual.dtype());
-  double worst = -1;
-  std::size_t worst_at = 0;
-  const auto value_at = [&](std::size_t i) {
-    return static_cast<double>(load_float(actual.bytes() + i * size_of(actual.dtype()), actual.dtype()));
-  };
-  const auto bound_at = [&](std::size_t i) {
-    return range.unit_roundoff * (std::fabs(expected[i].value) + expected[i].bound) + expected[i].bound +
-           range.smallest_subnormal / 2;
-  };
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    if (!(std::fabs(expected[i].value) + bound_at(i) <= range.largest)) {
-      continue;  // may overflow
-    }
-    double fraction = std::fabs(value_at(i) - expected[i].value) / bound_at(i);
-    fraction = std::isnan(fraction) ? std::numeric_limits<double>::infinity() : fraction;
-    if (fraction > worst) {
-      worst = fraction;
-      worst_at = i;
-    }
-  }
-  if (worst <= 1) {
+  const WorstElement worst = worst_element(expected, actual);
+  if (worst.fraction <= 1) {
     return ::testing::AssertionSuccess();
   }
   return ::testing::AssertionFailure() << fmt::format(
-             "worst element {} of {}: expected {:.9g}, actual {:.9g}, {:.3g} times the bound {:.3g}", worst_at,
-             to_string(actual.shape()), expected[worst_at].value, value_at(worst_at), worst, bound_at(worst_at));
+             "worst element {} of {}: expected {:.9g}, actual {:.9g}, {:.3g} times the bound {:.3g}", worst.at,
+             to_string(actual.shape()), expected[worst.at].value, worst.actual, worst.fraction, worst.bound);
 }
 
 }  // namespace gqmm::conformance

@@ -32,6 +32,8 @@ GradientValues input_gradient(const GradientProblem& problem);
 enum class WeightPart { dense, scales, biases };
 GradientValues weight_gradient(const GradientProblem& problem, WeightPart part);
 
+/// The largest error of an element as a fraction of its bound; -1 if every element may overflow.
+double worst_fraction(const GradientValues& expected, const array& actual);
 /// Success if every element keeps its bound, else the worst one, both values and the bound.
 ::testing::AssertionResult keeps(const GradientValues& expected, const array& actual);
 
