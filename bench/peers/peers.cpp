@@ -37,6 +37,16 @@ json description_of(const Case& settings, const std::vector<std::string>& wanted
           {"seconds", seconds}};
 }
 
+/// Returns the command line that runs the peers' process. Its modules are arguments.
+std::vector<std::string> command_for(const std::string& python) {
+  std::vector<std::string> command = {python, "-c", std::string(peers_start)};
+  for (const CarriedModule& module : peers_modules) {
+    command.emplace_back(module.name);
+    command.emplace_back(module.text);
+  }
+  return command;
+}
+
 bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
 
 }  // namespace
@@ -67,7 +77,7 @@ PeerProcess::PeerProcess(const PeerOptions& options, const Case& settings, const
   if (options.python.empty() || wanted.empty()) {
     return;
   }
-  process_ = std::make_unique<tools::ChildProcess>(std::vector<std::string>{options.python, "-c", std::string(peers_script)});
+  process_ = std::make_unique<tools::ChildProcess>(command_for(options.python));
   json answer;
   try {
     answer = ask({{"case", description_of(settings, wanted, seconds)}});

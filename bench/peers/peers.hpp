@@ -1,4 +1,4 @@
-// Measures other libraries in the same run. A Python process runs them, with the script bench/peers/peers.py.
+// Measures other libraries in the same run. A Python process runs them, with the package in this folder.
 #pragma once
 
 #include "cases/case.hpp"

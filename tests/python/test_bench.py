@@ -1,5 +1,6 @@
 """The benchmark's Python side."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -44,6 +45,18 @@ class TestLearnedRouting:
         assert learned.table(counts, folder.name, learned.TOKENS).splitlines()[:2] == lines[:2]
 
 
+def load_peers(module: str) -> ModuleType:
+    """A module of the package bench/peers."""
+    if "peers" not in sys.modules:
+        folder = ROOT / "bench" / "peers"
+        spec = importlib.util.spec_from_file_location("peers", folder / "__init__.py", submodule_search_locations=[str(folder)])
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["peers"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["peers"])
+    return importlib.import_module(f"peers.{module}")
+
+
 SETTINGS = {
     "experts": 8,
     "n": 96,
@@ -67,14 +80,14 @@ class TestRouting:
     @pytest.mark.parametrize("routing", ["uniform", "balanced", "learned"])
     def test_no_token_has_an_expert_twice(self, routing: str) -> None:
         popularity = [0.9, 0.5, 0.3, 0.1, 0.1, 0.1, 0, 0]
-        case = load("peers").CaseSettings(SETTINGS | {"routing": routing, "popularity": popularity})
+        case = load_peers("case").CaseSettings(SETTINGS | {"routing": routing, "popularity": popularity})
         for token in case.route(100):
             assert len(set(token)) == 2
             assert max(token) < 8
 
     @pytest.mark.parametrize(("experts", "top"), [(8, 2), (8, 5), (5, 5), (3, 1), (1, 1)])
     def test_half_routing_gives_one_expert_half_of_the_rows(self, experts: int, top: int) -> None:
-        case = load("peers").CaseSettings(SETTINGS | {"routing": "half", "experts": experts, "top": top})
+        case = load_peers("case").CaseSettings(SETTINGS | {"routing": "half", "experts": experts, "top": top})
         routed = case.route(101)
         popular = routed[0, 0]
         assert np.sum(routed == popular) == (101 * top if experts == 1 else (101 * top + 1) // 2)
@@ -85,7 +98,7 @@ class TestRouting:
 
     def test_learned_routing_prefers_experts_as_much_as_it_is_told(self) -> None:
         popularity = np.array([0.9, 0.5, 0.3, 0.1, 0.1, 0.1, 0, 0])
-        case = load("peers").CaseSettings(SETTINGS | {"routing": "learned", "popularity": popularity})
+        case = load_peers("case").CaseSettings(SETTINGS | {"routing": "learned", "popularity": popularity})
         tokens = 20000
         chosen = np.bincount(np.concatenate([case.prefer() for _ in range(tokens)]), minlength=8) / tokens
         deviation = np.sqrt(popularity * (1 - popularity) / tokens)
@@ -94,7 +107,7 @@ class TestRouting:
 
 class TestPeers:
     def test_the_error_is_that_of_the_result(self) -> None:
-        peers, random = load("peers"), np.random.default_rng(3)
+        peers, random = load_peers("peer"), np.random.default_rng(3)
         x, w = random.standard_normal((6, 32)), random.standard_normal((40, 32))
         product = peers.PeerProduct(
             lambda experts: x @ w.T * 1.01, lambda y: y, lambda experts, row, columns: (x[row], w[columns])
@@ -122,29 +135,31 @@ class TestPeers:
     def test_a_peer_computes_what_it_says(self, module: str, name: str, bound: float, row_per_pair: bool) -> None:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
-        measured = load("peers").CasePeers(SETTINGS | {"peers": [name], "row_per_pair": row_per_pair})
+        measured = load_peers("case_peers").CasePeers(SETTINGS | {"peers": [name], "row_per_pair": row_per_pair})
         (peer,) = measured.peers
         assert (peer.name, peer.skipped) == (name, "")
         assert 0 < peer.error < bound or peer.error == bound == 0
         assert measured.run(name) > 0
 
     def test_a_python_without_numpy_says_what_it_lacks(self) -> None:
-        program = script("peers").read_text()
+        folder = ROOT / "bench" / "peers"
+        modules = {"peers" if path.stem == "__init__" else f"peers.{path.stem}": path.read_text() for path in folder.glob("*.py")}
+        start = modules.pop("peers.start")
         requests = json.dumps({"case": SETTINGS}) + "\n"
-        bare = [sys.executable, "-I", "-S", "-c", program]  # -S: no site-packages
+        bare = [sys.executable, "-I", "-S", "-c", start, *(text for pair in modules.items() for text in pair)]  # no site-packages
         result = subprocess.run(bare, check=True, capture_output=True, text=True, input=requests)
         assert result.stderr == ""
-        assert json.loads(result.stdout) == {"error": "ImportError: No module named 'numpy'"}
+        assert json.loads(result.stdout) == {"error": "ModuleNotFoundError: No module named 'numpy'"}
 
     def test_a_peer_that_would_not_fit_in_memory_is_skipped(self) -> None:
         pytest.importorskip("mlx")
-        measured = load("peers").CasePeers(SETTINGS | {"peers": ["mlx"], "experts": 2**40})
+        measured = load_peers("case_peers").CasePeers(SETTINGS | {"peers": ["mlx"], "experts": 2**40})
         assert {peer.skipped.split()[0] for peer in measured.peers} == {"needs"}
         assert measured.products == {}
 
     def test_a_peer_that_would_take_too_long_is_skipped(self) -> None:
         pytest.importorskip("mlx")
-        measured = load("peers").CasePeers(SETTINGS | {"peers": ["mlx gather_qmm float32"], "seconds": 0})
+        measured = load_peers("case_peers").CasePeers(SETTINGS | {"peers": ["mlx gather_qmm float32"], "seconds": 0})
         assert "would take about" in measured.peers[0].skipped
 
 
@@ -316,8 +331,8 @@ class TestPlots:
 
     def test_every_program_has_its_own_colour_and_marker(self) -> None:
         pytest.importorskip("matplotlib")
-        plots, peers = load("plots"), load("peers")
-        assert {f"ggml mul_mat_id {name}" for name in peers.Ggml.TYPES} < set(plots.PEERS)
+        plots, ggml = load("plots"), load_peers("ggml")
+        assert {f"ggml mul_mat_id {name}" for name in ggml.Ggml.TYPES} < set(plots.PEERS)
         assert len(set(plots.PEERS.values())) == len(plots.PEERS)
         together = [colour for colour, _ in plots.PEERS.values() if colour != "#999999"]
         together += [colour for _, colour in plots.PRECISIONS.values()]
