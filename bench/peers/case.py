@@ -1,10 +1,33 @@
-"""The settings of a case, and the routing of its tokens."""
+"""The settings of a case, the routing of its tokens, and random operands."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class SwiGLU:
+    """The activation (u' + bias) · g' · sigmoid(alpha · g'), where a limit clips g' from above and u' on both sides."""
+
+    alpha: float
+    limit: float | None
+    bias: float
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is silu(gate) · up."""
+        return self == SwiGLU(1, None, 0)
+
+    def __call__(self, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        if self.limit is not None:
+            gate, up = np.minimum(gate, self.limit), np.clip(up, -self.limit, self.limit)
+        if self.bias != 0:
+            up = up + self.bias
+        with np.errstate(over="ignore"):  # sigmoid is 0 then
+            return np.asarray(gate * up / (1 + np.exp(gate * -self.alpha)))
 
 
 class CaseSettings:
@@ -22,7 +45,14 @@ class CaseSettings:
         self.routing: str = settings["routing"]
         self.popularity = np.array(settings["popularity"])
         self.threads: int = settings["threads"]
-        self.weights = self.experts * self.N * self.K
+        self.dtype: str = settings["dtype"]
+        self.precision: str = settings["precision"]
+        self.whole: bool = settings["whole"]
+        self.has_biases: bool = settings["has_biases"]
+        self.activation = SwiGLU(**settings["activation"])
+        self.shared_experts: int = settings["shared_experts"]
+        self.pool_bytes: int = settings["pool_bytes"]
+        self.weights = (self.experts + self.shared_experts) * self.N * self.K * (3 if self.whole else 1)
         self.random = np.random.default_rng(1)
 
     def route(self, tokens: int) -> np.ndarray:
@@ -60,3 +90,23 @@ class CaseSettings:
 
     def activations(self, *shape: int) -> np.ndarray:
         return self.random.standard_normal(shape, dtype=np.float32)
+
+    def quantized(self, experts: int, N: int, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Draw codes, scales and biases of random weights in the case's format. They lie around zero, as trained weights do.
+
+        Scales of affine formats are float32. Those of other formats are bytes.
+        """
+        rows, columns = (N, K) if self.transpose else (K, N)
+        w = self.random.integers(2**32, size=(experts, rows, columns * self.bits // 32), dtype=np.uint32)
+        groups = (experts, rows, columns // self.group_size)
+        if self.mode == "affine":
+            scales = self.random.uniform(0.01, 0.02, groups).astype(np.float32)
+            return w, scales, -scales * np.float32((2**self.bits - 1) / 2)
+        if self.bits == 8:  # neither NaN nor subnormal, as in bench/measure/workload.cpp
+            w = w & np.uint32(0xB7B7B7B7) | np.uint32(0x40404040)
+        first, end = (0x28, 0x38) if self.mode == "nvfp4" else (119, 123)
+        return w, self.random.integers(first, end, groups, dtype=np.uint8), None
+
+    def bytes_of(self, weights: float) -> float:
+        """Return the number of bytes of so many weights in the case's format, with scales (and biases) of half a float32."""
+        return weights * (self.bits / 8 + (4 if self.mode == "affine" else 1) / self.group_size)

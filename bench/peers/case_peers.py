@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from .case import CaseSettings
 from .ggml_peers import ggml_peers
+from .gqmm_peers import gqmm_peers
 from .mlx_peers import mlx_peers
-from .peer import Peer, PeerProduct
+from .peer import Measured, Peer
 from .torch_peers import torch_peers
 
 REPETITION_SECONDS = 0.02
@@ -22,11 +23,11 @@ def available_memory() -> float:
 
 
 class CasePeers:
-    LIBRARIES: ClassVar = {"mlx": mlx_peers, "torch": torch_peers, "ggml": ggml_peers}
+    LIBRARIES: ClassVar = {"gqmm": gqmm_peers, "mlx": mlx_peers, "torch": torch_peers, "ggml": ggml_peers}
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.case = CaseSettings(settings)
-        self.products: dict[str, PeerProduct] = {}
+        self.products: dict[str, Measured] = {}
         self.peers: list[Peer] = []
         wanted: list[str] = settings["peers"]
         for library, make in self.LIBRARIES.items():
@@ -54,7 +55,7 @@ class CasePeers:
         except Exception as error:  # the report says that the library cannot run the case, and the benchmark goes on
             peer.skipped = f"{type(error).__name__}: {error}".splitlines()[0]
 
-    def expected_seconds(self, product: PeerProduct, limit: float) -> float:
+    def expected_seconds(self, product: Measured, limit: float) -> float:
         """Estimate the seconds of one call, by calls with more and more tokens.
 
         A library needs less time per token if there are many tokens, so a call with a single token says little. None of these

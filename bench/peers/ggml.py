@@ -64,6 +64,17 @@ class Ggml:
         self.call("ggml_backend_tensor_set", tensor, data.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(0),
                   ctypes.c_size_t(data.nbytes))  # fmt: skip
 
+    def load(self, tensor: ctypes.c_void_p, shape: tuple[int, ...]) -> np.ndarray:
+        """Copy the values of a float32 tensor, the contiguous dimension last."""
+        data = np.empty(shape, np.float32)
+        self.call("ggml_backend_tensor_get", tensor, data.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(0),
+                  ctypes.c_size_t(data.nbytes))  # fmt: skip
+        return data
+
+    def compute(self, graph: ctypes.c_void_p) -> None:
+        if self.call("ggml_backend_graph_compute", self.backend, graph, returns=ctypes.c_int) != 0:
+            raise RuntimeError("ggml_backend_graph_compute failed")
+
     def weight_buffers(self) -> Iterator[ctypes.c_void_p]:
         """Yield the kinds of memory for weights, in the order in which llama.cpp tries them.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 def set_up(settings: dict[str, Any]) -> Any:
     """Set up the peers of a case. NumPy may be missing, so what needs it is imported here."""
+    os.environ["GQMM_ISA"] = settings["isa"]  # for gqmm itself, which reads it once
     from .case_peers import CasePeers
 
     return CasePeers(settings)

@@ -16,20 +16,19 @@ def mlx_peers(case: CaseSettings) -> Iterator[Peer]:
     if missing("mlx"):
         yield Peer("mlx", "", "", skipped="not installed")
         return
+    if case.whole:
+        yield Peer("mlx", "", "", skipped="`gqmm bench mlx-lm` measures whole layers through it")
+        return
     import mlx.core as mx
 
     mx.set_default_device(mx.cpu)
     settings = {"group_size": case.group_size, "bits": case.bits, "mode": case.mode}
 
     def prepare(dtype: Any) -> PeerProduct:
-        rows, columns = (case.N, case.K) if case.transpose else (case.K, case.N)
-        w = mx.array(case.random.integers(2**32, size=(case.experts, rows, columns * case.bits // 32), dtype=np.uint32))
-        groups = (case.experts, rows, columns // case.group_size)
-        if case.mode == "affine":
-            scales = mx.array(case.random.uniform(0.01, 0.02, groups).astype(np.float32)).astype(dtype)
-            biases = -scales * (2**case.bits - 1) / 2
-        else:
-            scales, biases = mx.array(case.random.integers(0x28, 0x38, groups, dtype=np.uint8)), None
+        codes, plain_scales, plain_biases = case.quantized(case.experts, case.N, case.K)
+        w, scales, biases = mx.array(codes), mx.array(plain_scales), None
+        if plain_biases is not None:
+            scales, biases = scales.astype(dtype), mx.array(plain_biases).astype(dtype)
         x = mx.array(case.activations(case.tokens, case.top if case.row_per_pair else 1, 1, case.K)).astype(dtype)
         mx.eval(w, scales, biases, x)
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 
 def missing(library: str) -> bool:
     return importlib.util.find_spec(library) is None
+
+
+class Measured(Protocol):
+    """What is measured of a peer."""
+
+    def run(self, experts: np.ndarray, /) -> Any:
+        """Make one call for experts of shape (tokens, top)."""
+
+    def error(self, experts: np.ndarray, result: Any, random: np.random.Generator) -> float:
+        """Return the relative error of the result of the latest call, as it is measured for gqmm."""
 
 
 @dataclass
@@ -46,7 +56,7 @@ class Peer:
     name: str
     version: str
     computes: str
-    prepare: Callable[[], PeerProduct] | None = None
+    prepare: Callable[[], Measured] | None = None
     weight_bytes: float = 0
     skipped: str = ""
     error: float = 0
