@@ -440,6 +440,17 @@ class TestPlots:
         lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
         assert [list(line.get_xdata()) for line in lines] == [[1, 32, 128]] * 2
 
+    def test_a_roofline_of_layers_is_of_the_one_with_most_cases(self) -> None:
+        pytest.importorskip("matplotlib")
+        cases = [a_case(rows, 2, False, []) for rows in (1, 32, 128, 2)]
+        for case, name in zip(cases, ("one", "one", "one", "other"), strict=True):
+            case["shape"] = {**cases[0]["shape"], "name": name, "whole": True}  # type: ignore[dict-item]
+        figure = load("plots").roofline(limits_of(cases) | {"suite": "moe"})
+        assert figure is not None
+        (line,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+        assert list(line.get_xdata()) == [1, 32, 128]
+        assert figure.axes[0].get_ylabel() == "GOP/s (6 · rows · N · K / time)"
+
     def test_one_number_of_rows_is_no_roofline(self) -> None:
         pytest.importorskip("matplotlib")
         cases = [a_case(32, 2, packed, []) for packed in (False, True)]
