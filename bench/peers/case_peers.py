@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,8 +51,10 @@ class CasePeers:
                 peer.skipped = f"would take about {expected:.2g} s per call (--peer-seconds {limit:g})"
                 return
             experts = self.case.route(self.case.tokens)
-            peer.error = product.error(experts, product.run(experts), self.case.random)
-            self.products[peer.name] = product
+            error = product.error(experts, product.run(experts), self.case.random)
+            if not math.isfinite(error):  # JSON has no such numbers
+                raise ArithmeticError("results are not finite; use --dtype float32 or bfloat16")
+            peer.error, self.products[peer.name] = error, product
         except Exception as error:  # the report says that the library cannot run the case, and the benchmark goes on
             peer.skipped = f"{type(error).__name__}: {error}".splitlines()[0]
 

@@ -278,6 +278,14 @@ class TestLayerPeers:
             assert 0 < layer.error(experts, layer.run(experts), measured.case.random) < OF_LAYER * DELTA[arithmetic]
         assert measured.run(name) > 0
 
+    def test_a_peer_whose_results_overflow_is_skipped(self) -> None:
+        pytest.importorskip("gqmm")
+        overflowing = LAYER | {"n": 1024, "k": 1024, "mode": "nvfp4", "group_size": 16, "dtype": "float16", "peers": ["gqmm"]}
+        with np.errstate(over="ignore", invalid="ignore"):
+            measured = load_peers("case_peers").CasePeers(overflowing)
+        assert measured.peers[0].skipped.startswith("ArithmeticError: results are not finite")
+        assert measured.products == {}
+
     def test_a_graph_that_ggml_lacks_is_skipped(self) -> None:
         pytest.importorskip("llama_cpp")
         activation = {"alpha": 1.0, "limit": 7.0, "bias": 0.0}
