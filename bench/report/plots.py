@@ -26,6 +26,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 # The label and colour for each number of slices. The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 PRECISIONS = {1: ("fast, 8-bit activations", "#009e73"), 2: ("bfloat16", "#0072b2"), 3: ("float32", "#d55e00")}
@@ -195,6 +196,7 @@ def roofline(document: dict[str, Any]) -> Figure | None:
         axes.set_xticks([2**n for n in range(20) if min(places) <= 2**n <= max(places)])
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
+        axes.yaxis.set_minor_formatter(LogFormatter())  # labels between powers of 10, if the rates span few of them
         axes.grid(True, which="major", color="#e5e5e5", zorder=0)
         axes.set_xlabel("rows per expert")
     panels[0][0].set_ylabel(rate_label(cases[0]))
