@@ -57,7 +57,7 @@ struct Arguments {
   std::vector<int> threads;
   std::vector<std::string> isas;
   std::string peers = "auto";
-  std::vector<std::string> with = {"mlx", "torch", "ggml"};
+  std::vector<std::string> with = {"gqmm", "mlx", "torch", "ggml"};
   Outputs outputs;
   std::string pages = "default";
   std::string unsteady = "10%";
@@ -255,7 +255,9 @@ std::string known_shape_list() {
   const auto lines = [](std::span<const LayerShape> shapes) {
     std::string text;
     for (const LayerShape& shape : shapes) {
-      text += fmt::format("  {:20} E {:3}, N {:5}, K {:4}, top {}\n", shape.name, shape.experts, shape.N, shape.K, shape.top);
+      const std::string shared = shape.shared_experts > 0 ? fmt::format(", {} shared", shape.shared_experts) : "";
+      text += fmt::format("  {:20} E {:3}, N {:5}, K {:4}, top {}{}\n", shape.name, shape.experts, shape.N, shape.K, shape.top,
+                          shared);
     }
     return text;
   };

@@ -20,10 +20,12 @@ const LayerShape shapes[] = {
 const LayerShape layers[] = {
     {"qwen3-30b-a3b/layer", 128, 768, 2048, 8, false, true, false},
     {"gpt-oss-20b/layer", 32, 2880, 2880, 4, false, true, true},
-    {"deepseek-v3/layer", 256, 2048, 7168, 8, false, true, false},
+    {"deepseek-v3/layer", 256, 2048, 7168, 8, false, true, false, 1},
 };
 
 }  // namespace
+
+SwiGLU LayerShape::activation() const { return gpt_oss ? SwiGLU{.alpha = 1.702F, .limit = 7.0F, .bias = 1.0F} : SwiGLU{}; }
 
 std::span<const LayerShape> known_shapes() { return shapes; }
 std::span<const LayerShape> known_layers() { return layers; }
@@ -86,13 +88,18 @@ detail::WeightMatrices Case::weights() const {
 int Case::slices() const { return is_integer() ? detail::slices_for(precision, dtype) : 1; }
 
 double Case::operations() const {
-  return 2.0 * shape.projections() * static_cast<double>(pairs()) * static_cast<double>(shape.N) * static_cast<double>(shape.K);
+  const double rows = static_cast<double>(tokens) * static_cast<double>(shape.top + shape.shared_experts);
+  return 2.0 * shape.projections() * rows * static_cast<double>(shape.N) * static_cast<double>(shape.K);
 }
 
 double Case::bytes_per_expert() const {
   const double weights = shape.projections() * static_cast<double>(shape.N) * static_cast<double>(shape.K);
   const double scale_bytes = format().has_biases ? 2.0 * static_cast<double>(size_of(scale_dtype())) : 1.0;
   return weights * bits / 8 + weights / group_size * scale_bytes;
+}
+
+double Case::bytes(double experts_hit) const {
+  return bytes_per_expert() * (experts_hit + static_cast<double>(shape.shared_experts));
 }
 
 std::string Case::format_name() const {

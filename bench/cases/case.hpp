@@ -4,6 +4,7 @@
 #include "formats/registry.hpp"
 #include "plan/problem.hpp"
 
+#include <gqmm/activation.hpp>
 #include <gqmm/array.hpp>
 #include <gqmm/types.hpp>
 
@@ -31,9 +32,13 @@ struct LayerShape {
   bool whole = false;
   /// Whether the projections of a whole layer have biases, and its activation is gpt-oss's. Otherwise it is silu(gate) · up.
   bool gpt_oss = false;
+  /// The number of experts of a whole layer that every token takes, beside `top` of the others. Each has N inner values.
+  std::int64_t shared_experts = 0;
 
   /// The number of projections that a call computes.
   [[nodiscard]] int projections() const { return whole ? 3 : 1; }
+  /// The activation of a whole layer.
+  [[nodiscard]] SwiGLU activation() const;
 };
 
 /// Lists the projections that have names.
@@ -79,10 +84,13 @@ struct Case {
   [[nodiscard]] detail::WeightMatrices weights() const;
   /// Returns the number of tokens times the experts per token.
   [[nodiscard]] std::int64_t pairs() const { return tokens * shape.top; }
-  /// Returns the number of additions and multiplications: 2 · pairs · N · K for each projection.
+  /// Returns the number of additions and multiplications: 2 · pairs · N · K for each projection. A shared expert counts as one
+  /// more pair for each token.
   [[nodiscard]] double operations() const;
   /// Returns the number of bytes of one expert's codes, scales and biases, in all projections.
   [[nodiscard]] double bytes_per_expert() const;
+  /// Returns the number of bytes of so many experts and of the shared ones, which every call reads.
+  [[nodiscard]] double bytes(double experts_hit) const;
   /// Returns the type of scales and biases. It is that of x for half types, and bfloat16 for float32, as in checkpoints.
   [[nodiscard]] Dtype scale_dtype() const { return dtype == Dtype::float32 ? Dtype::bfloat16 : dtype; }
   /// Whether the product is computed in int8 dot products. Otherwise it is computed in float32.

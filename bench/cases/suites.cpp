@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <stdexcept>
 
 namespace gqmm::bench {
@@ -145,24 +146,34 @@ std::vector<PlannedCase> routing_suite() {
   return cases;
 }
 
-/// Whole layers: a few tokens, whose weights are read from memory, and many. gpt-oss-20b has mxfp4, as its checkpoint.
+/// Whole layers: a few tokens, whose weights are read from memory, and many. gpt-oss-20b has mxfp4, as its checkpoint. Other
+/// programs are measured beside some of them. ggml computes in one precision, and stands beside the bfloat16 cases alone.
 std::vector<PlannedCase> moe_suite() {
+  struct Series {
+    Arithmetic arithmetic;
+    std::set<std::int64_t> tokens_beside_others;
+    std::vector<std::string> others;
+  };
+  const std::vector<std::string> others = {"gqmm", "torch", "ggml"};
+  const Series all[] = {
+      {two_slices, {1, 8, 512, 2048}, others}, {three_slices, {1, 512}, {"gqmm", "torch"}}, {one_slice, {1, 512}, {"gqmm"}}};
   std::vector<PlannedCase> cases;
-  for (const Arithmetic& arithmetic : arithmetics) {
+  for (const Series& series : all) {
     for (const std::int64_t tokens : {1, 2, 4, 8, 16, 512, 2048}) {
-      cases.push_back({case_of(shape_from_name("qwen3-30b-a3b/layer"), tokens, ExpertChoice::uniform, arithmetic), {}});
+      cases.push_back({case_of(shape_from_name("qwen3-30b-a3b/layer"), tokens, ExpertChoice::uniform, series.arithmetic),
+                       series.tokens_beside_others.contains(tokens) ? series.others : std::vector<std::string>{}});
     }
   }
   for (const std::int64_t tokens : {1, 512}) {
     Case gpt_oss = case_of(shape_from_name("gpt-oss-20b/layer"), tokens, ExpertChoice::uniform, two_slices);
     gpt_oss.mode = Mode::mxfp4;
     gpt_oss.group_size = 32;
-    cases.push_back({gpt_oss, {}});
-    cases.push_back({case_of(shape_from_name("deepseek-v3/layer"), tokens, ExpertChoice::uniform, two_slices), {}});
+    cases.push_back({gpt_oss, others});
+    cases.push_back({case_of(shape_from_name("deepseek-v3/layer"), tokens, ExpertChoice::uniform, two_slices), others});
   }
   Case small = case_of({"small-layer", 8, 64, 64, 2, false, true, false}, 1, ExpertChoice::uniform, two_slices);
   small.cached = true;
-  cases.push_back({small, {}});
+  cases.push_back({small, others});
   return cases;
 }
 

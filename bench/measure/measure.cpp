@@ -88,7 +88,7 @@ LimitFigures figures_of(Limit limit, const Case& settings, const std::vector<Rep
   for (const Repetition& repetition : repetitions) {
     const double rate = memory ? mean({repetition.before.memory, repetition.after.memory})
                                : mean({repetition.before.arithmetic, repetition.after.arithmetic});
-    const double work = memory ? settings.bytes_per_expert() * repetition.call.experts_hit : settings.operations();
+    const double work = memory ? settings.bytes(repetition.call.experts_hit) : settings.operations();
     rates.push_back(rate);
     fractions.push_back(work / repetition.call.seconds / rate);
   }
@@ -213,7 +213,7 @@ CaseFigures Runner::run(const Case& settings, const std::vector<std::string>& wa
   figures.copies = workload.copies();
   figures.experts_hit = workload.prepare(1);
   workload.call();  // if the library rejects the case, this throws before the peers are set up
-  PeerProcess peers(peer_options_, settings, wanted, options_.peer_seconds);
+  PeerProcess peers(peer_options_, settings, wanted, options_.peer_seconds, options_.pool_bytes);
   figures.calls = warm_up(workload, options_.repetition_seconds, settings.threads);
 
   const Limit arithmetic = arithmetic_limit(settings);

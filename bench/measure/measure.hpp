@@ -65,8 +65,9 @@ struct CaseFigures {
   /// Whether more repetitions were rejected than accepted, because the machine was busy for most of the case.
   [[nodiscard]] bool mostly_rejected() const { return rejected > repetitions; }
   [[nodiscard]] double rows_per_expert() const { return static_cast<double>(settings.pairs()) / experts_hit; }
-  /// Returns the number of bytes that a call must read at least: codes, scales and biases of the experts that it hits.
-  [[nodiscard]] double bytes() const { return settings.bytes_per_expert() * experts_hit; }
+  /// Returns the number of bytes that a call must read at least: codes, scales and biases of the experts that it hits,
+  /// and of the shared ones.
+  [[nodiscard]] double bytes() const { return settings.bytes(experts_hit); }
   ErrorEstimate error;
   std::vector<PeerFigures> peers;
 };

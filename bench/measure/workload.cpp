@@ -90,11 +90,12 @@ void fill_scales(std::byte* scales, std::byte* biases, std::int64_t count, const
 /// std::invalid_argument if the case needs more memory than there is. Bytes are counted in double, because products of numbers
 /// from a command line may exceed 64 bits.
 int copies_for(const Case& settings, std::size_t pool_bytes) {
-  const double copy_bytes = settings.bytes_per_expert() * static_cast<double>(settings.shape.experts);
+  const double copy_bytes = settings.bytes(static_cast<double>(settings.shape.experts));
   const double copies = settings.cached ? 1 : std::max(1.0, std::ceil(static_cast<double>(pool_bytes) / copy_bytes));
   const double tokens = static_cast<double>(settings.tokens);
   const double top = static_cast<double>(settings.shape.top);
-  const double h_values = settings.shape.whole ? tokens * top * static_cast<double>(settings.shape.N + settings.shape.K) : 0;
+  const double slots = tokens * (top + static_cast<double>(settings.shape.shared_experts));
+  const double h_values = settings.shape.whole ? slots * static_cast<double>(settings.shape.N + settings.shape.K) : 0;
   const double x_values = tokens * (settings.shape.row_per_pair ? top : 1) * static_cast<double>(settings.shape.K);
   const double y_values = tokens * top * static_cast<double>(settings.shape.N);
   // While a copy is packed, its original needs memory too.
@@ -165,21 +166,27 @@ void Workload::make_activations() {
 Workload::WeightCopy Workload::make_weights(const Case& settings, std::uint64_t seed, Pages pages) {
   const LayerShape& shape = settings.shape;
   WeightCopy copy;
-  copy.push_back(make_projection(settings, shape.N, shape.K, seed, pages));
+  copy.push_back(make_projection(settings, shape.experts, shape.N, shape.K, seed, pages));
   if (shape.whole) {
-    copy.push_back(make_projection(settings, shape.N, shape.K, seed + 0x10000, pages));
-    copy.push_back(make_projection(settings, shape.K, shape.N, seed + 0x20000, pages));
+    copy.push_back(make_projection(settings, shape.experts, shape.N, shape.K, seed + 0x10000, pages));
+    copy.push_back(make_projection(settings, shape.experts, shape.K, shape.N, seed + 0x20000, pages));
+  }
+  if (shape.shared_experts > 0) {
+    const std::int64_t inner = shape.shared_experts * shape.N;
+    copy.push_back(make_projection(settings, 1, inner, shape.K, seed + 0x30000, pages));
+    copy.push_back(make_projection(settings, 1, inner, shape.K, seed + 0x40000, pages));
+    copy.push_back(make_projection(settings, 1, shape.K, inner, seed + 0x50000, pages));
   }
   return copy;
 }
 
-Workload::Projection Workload::make_projection(const Case& settings, std::int64_t N, std::int64_t K, std::uint64_t seed,
-                                               Pages pages) {
+Workload::Projection Workload::make_projection(const Case& settings, std::int64_t experts, std::int64_t N, std::int64_t K,
+                                               std::uint64_t seed, Pages pages) {
   const std::int64_t rows = settings.transpose ? N : K;
   const std::int64_t columns = settings.transpose ? K : N;
   const Dtype scale_dtype = settings.format().has_biases ? settings.scale_dtype() : Dtype::uint8;
-  const Shape w_shape = {settings.shape.experts, rows, columns * settings.bits / 32};
-  const Shape scale_shape = {settings.shape.experts, rows, columns / settings.group_size};
+  const Shape w_shape = {experts, rows, columns * settings.bits / 32};
+  const Shape scale_shape = {experts, rows, columns / settings.group_size};
   const std::size_t w_bytes = rounded_to_lines(nbytes_for(w_shape, Dtype::uint32));
   const std::size_t scale_bytes = rounded_to_lines(nbytes_for(scale_shape, scale_dtype));
 
@@ -214,10 +221,11 @@ array Workload::ids(const Call& call) const {
   return array::borrow(call.experts.data(), {case_.tokens, case_.shape.top}, Dtype::uint32);
 }
 
-MoeFfnOptions Workload::layer_options() const {
+MoeFfnOptions Workload::layer_options(const WeightCopy& weights) const {
   MoeFfnOptions options;
-  if (case_.shape.gpt_oss) {
-    options.activation = SwiGLU{.alpha = 1.702F, .limit = 7.0F, .bias = 1.0F};
+  options.activation = case_.shape.activation();
+  if (case_.shape.shared_experts > 0) {
+    options.shared = SharedExperts{.gate = weights[3].weights(), .up = weights[4].weights(), .down = weights[5].weights()};
   }
   options.gate_bias = biases_of_h_;
   options.up_bias = biases_of_h_;
@@ -252,7 +260,7 @@ void Workload::call() {
   const Call& call = calls_[done_++];
   const WeightCopy& weights = copies_[static_cast<std::size_t>(call.copy)];
   if (case_.shape.whole) {
-    MoeFfnOptions settings = layer_options();
+    MoeFfnOptions settings = layer_options(weights);
     settings.out = y_;
     moe_ffn(x_, ids(call), router_weights_, weights[0].weights(), weights[1].weights(), weights[2].weights(), settings);
     return;
@@ -280,7 +288,7 @@ const Workload::WeightCopy& Workload::weights_in_place(const Call& call, std::op
 /// The error of some outputs of one token.
 ErrorEstimate Workload::layer_error(int samples, const WeightCopy& weights, const Call& call) const {
   const detail::LoweredMoe lowered = detail::lower_moe_ffn(x_, ids(call), router_weights_, weights[0].in_place,
-                                                           weights[1].in_place, weights[2].in_place, layer_options());
+                                                           weights[1].in_place, weights[2].in_place, layer_options(weights));
   std::mt19937 random(11);
   const std::int64_t H = case_.shape.K;
   const std::int64_t token = std::uniform_int_distribution<std::int64_t>(0, case_.tokens - 1)(random);

@@ -49,7 +49,7 @@ class Workload {
 
     [[nodiscard]] ExpertWeights weights() const { return packed ? ExpertWeights(*packed) : ExpertWeights(in_place); }
   };
-  /// One copy of the weights: a projection, or gate, up and down.
+  /// One copy of the weights: a projection, or gate, up and down. The same three of the shared experts follow, if there are any.
   using WeightCopy = std::vector<Projection>;
 
   /// The experts of one call, of shape (tokens, top), and the copy of the weights that it uses.
@@ -60,12 +60,12 @@ class Workload {
 
   void make_activations();
   [[nodiscard]] static WeightCopy make_weights(const Case& settings, std::uint64_t seed, Pages pages);
-  [[nodiscard]] static Projection make_projection(const Case& settings, std::int64_t N, std::int64_t K, std::uint64_t seed,
-                                                  Pages pages);
+  [[nodiscard]] static Projection make_projection(const Case& settings, std::int64_t experts, std::int64_t N, std::int64_t K,
+                                                  std::uint64_t seed, Pages pages);
   /// The weights of a call in place. If they have been packed, they are made again in `original`.
   [[nodiscard]] const WeightCopy& weights_in_place(const Call& call, std::optional<WeightCopy>& original) const;
   [[nodiscard]] ErrorEstimate layer_error(int samples, const WeightCopy& weights, const Call& call) const;
-  [[nodiscard]] MoeFfnOptions layer_options() const;
+  [[nodiscard]] MoeFfnOptions layer_options(const WeightCopy& weights) const;
   [[nodiscard]] array ids(const Call& call) const;
   [[nodiscard]] GatherQmmOptions options(const Call& call) const;
 

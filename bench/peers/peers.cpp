@@ -18,23 +18,44 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-json description_of(const Case& settings, const std::vector<std::string>& wanted, double seconds) {
+json description_of(const Case& settings, const std::vector<std::string>& wanted, double seconds, std::size_t pool_bytes) {
   const bool learned = settings.routing == ExpertChoice::learned;
-  return {{"experts", settings.shape.experts},
-          {"n", settings.shape.N},
-          {"k", settings.shape.K},
-          {"top", settings.shape.top},
-          {"row_per_pair", settings.shape.row_per_pair},
-          {"tokens", settings.tokens},
-          {"mode", gqmm::name_of(settings.mode)},
-          {"bits", settings.bits},
-          {"group_size", settings.group_size},
-          {"transpose", settings.transpose},
-          {"routing", name_of(settings.routing)},
-          {"popularity", learned ? learned_popularity(settings.shape.experts, settings.shape.top) : std::vector<double>{}},
-          {"threads", settings.threads},
-          {"peers", wanted},
-          {"seconds", seconds}};
+  const SwiGLU activation = settings.shape.activation();
+  return {
+      {"whole", settings.shape.whole},
+      {"shared_experts", settings.shape.shared_experts},
+      {"has_biases", settings.shape.gpt_oss},
+      {"activation",
+       {{"alpha", activation.alpha}, {"limit", activation.limit ? json(*activation.limit) : json()}, {"bias", activation.bias}}},
+      {"dtype", gqmm::name_of(settings.dtype)},
+      {"precision", gqmm::name_of(settings.precision)},
+      {"isa", settings.isa},
+      {"pool_bytes", settings.cached ? 0 : pool_bytes},
+      {"experts", settings.shape.experts},
+      {"n", settings.shape.N},
+      {"k", settings.shape.K},
+      {"top", settings.shape.top},
+      {"row_per_pair", settings.shape.row_per_pair},
+      {"tokens", settings.tokens},
+      {"mode", gqmm::name_of(settings.mode)},
+      {"bits", settings.bits},
+      {"group_size", settings.group_size},
+      {"transpose", settings.transpose},
+      {"routing", name_of(settings.routing)},
+      {"popularity", learned ? learned_popularity(settings.shape.experts, settings.shape.top) : std::vector<double>{}},
+      {"threads", settings.threads},
+      {"peers", wanted},
+      {"seconds", seconds}};
+}
+
+/// Returns the command line that runs the peers' process. Its modules are arguments.
+std::vector<std::string> command_for(const std::string& python) {
+  std::vector<std::string> command = {python, "-c", std::string(peers_start)};
+  for (const CarriedModule& module : peers_modules) {
+    command.emplace_back(module.name);
+    command.emplace_back(module.text);
+  }
+  return command;
 }
 
 bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
@@ -62,15 +83,15 @@ std::string find_python(const std::string& request, const std::string& option) {
   return {};
 }
 
-PeerProcess::PeerProcess(const PeerOptions& options, const Case& settings, const std::vector<std::string>& wanted,
-                         double seconds) {
+PeerProcess::PeerProcess(const PeerOptions& options, const Case& settings, const std::vector<std::string>& wanted, double seconds,
+                         std::size_t pool_bytes) {
   if (options.python.empty() || wanted.empty()) {
     return;
   }
-  process_ = std::make_unique<tools::ChildProcess>(std::vector<std::string>{options.python, "-c", std::string(peers_script)});
+  process_ = std::make_unique<tools::ChildProcess>(command_for(options.python));
   json answer;
   try {
-    answer = ask({{"case", description_of(settings, wanted, seconds)}});
+    answer = ask({{"case", description_of(settings, wanted, seconds, pool_bytes)}});
   } catch (const std::runtime_error&) {
     answer = {{"error", "the process ended without an answer"}};
   }

@@ -1,4 +1,4 @@
-// Measures other libraries in the same run. A Python process runs them, with the script bench/peers/peers.py.
+// Measures other libraries in the same run. A Python process runs them, with the package in this folder.
 #pragma once
 
 #include "cases/case.hpp"
@@ -6,6 +6,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,9 +33,10 @@ struct Peer {
 class PeerProcess {
  public:
   /// Sets up the peers whose names begin with one of the texts in `wanted`. A peer is skipped if its first calls show that one
-  /// call would take longer than `seconds`. Without an interpreter there are no peers. An interpreter that cannot set them up,
-  /// because it lacks NumPy, counts as one skipped peer.
-  PeerProcess(const PeerOptions& options, const Case& settings, const std::vector<std::string>& wanted, double seconds);
+  /// call would take longer than `seconds`. Weights of a whole layer fill at least `pool_bytes`. Without an interpreter there are
+  /// no peers. An interpreter that cannot set them up, because it lacks NumPy, counts as one skipped peer.
+  PeerProcess(const PeerOptions& options, const Case& settings, const std::vector<std::string>& wanted, double seconds,
+              std::size_t pool_bytes);
 
   [[nodiscard]] const std::vector<Peer>& peers() const { return peers_; }
   /// Measures a repetition and returns the seconds of one call. Throws std::runtime_error if the process fails.

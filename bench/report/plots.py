@@ -26,12 +26,16 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 # The label and colour for each number of slices. The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 PRECISIONS = {1: ("fast, 8-bit activations", "#009e73"), 2: ("bfloat16", "#0072b2"), 3: ("float32", "#d55e00")}
 # The colour and marker of every other program, the same in all files. The two types of a library have two shades of a colour.
 # ggml's formats with other than 4 bits differ only by their markers, because no file has them side by side.
 PEERS = {
+    "gqmm three gather_qmm bfloat16": ("#5e3c99", "v"),
+    "gqmm three gather_qmm float32": ("#9a7fc7", "^"),
+    "gqmm three gather_qmm bfloat16 fast": ("#c9b8e3", "<"),
     "mlx gather_qmm bfloat16": ("#cc79a7", "v"),
     "mlx gather_qmm float32": ("#803e63", "^"),
     "torch dense int8": ("#000000", "X"),
@@ -49,14 +53,28 @@ PEERS = {
     "ggml mul_mat_id mxfp4": ("#999999", "o"),
 }
 OTHER_PEER = ("#666666", ".")
+# Programs that compute whole layers look like those that compute their products. No plot has both.
+PRODUCT_OF_LAYER = {"torch layer": "torch experts", "ggml layer": "ggml mul_mat_id"}
 LIMIT = "#555555"
 
 CaseFigures = dict[str, Any]
 
 
+def style_of(peer: str) -> tuple[str, str]:
+    """Return the colour and the marker of another program."""
+    for layer_name, product in PRODUCT_OF_LAYER.items():
+        if peer.startswith(layer_name):
+            return PEERS.get(product + peer.removeprefix(layer_name), OTHER_PEER)
+    return PEERS.get(peer, OTHER_PEER)
+
+
 def rate(case: CaseFigures, seconds: float | None = None) -> float:
     """Return the rate of a case in GOP/s, or of a peer that needs this number of seconds for the case."""
     return case["operations"] / (seconds or case["seconds"]["median"]) / 1e9
+
+
+def rate_label(case: CaseFigures) -> str:
+    return f"GOP/s ({6 if case['shape'].get('whole') else 2} · rows · N · K / time)"
 
 
 def median(values: Iterable[float]) -> float:
@@ -155,7 +173,7 @@ def draw_peers(axes: Axes, cases: list[CaseFigures]) -> None:
         for name, peer in peers_beside(longest).items():
             points.setdefault(name, []).append((place, rate(longest[0], peer["seconds"]["median"])))
     for name, where in sorted(points.items()):
-        colour, marker = PEERS.get(name, OTHER_PEER)
+        colour, marker = style_of(name)
         axes.plot(*zip(*where, strict=True), linestyle="none", marker=marker, markersize=6.5, color=colour,
                   markeredgecolor="#404040", markeredgewidth=0.5, zorder=2, label=name)  # fmt: skip
 
@@ -164,7 +182,7 @@ def roofline(document: dict[str, Any]) -> Figure | None:
     cases = chosen(drawable(document))
     places = sorted({rows(case) for case in cases})
     # Other suites vary more than the rows of an expert, so a line through their cases would have no meaning.
-    if len(places) < 2 or document["suite"] not in ("", "limits"):
+    if len(places) < 2 or document["suite"] not in ("", "limits", "moe"):
         return None
     teams = sorted({case["threads"] for case in cases})
     figure, panels = plt.subplots(1, len(teams), figsize=(1 + 5.2 * len(teams), 6.4), sharey=True, squeeze=False)
@@ -178,9 +196,10 @@ def roofline(document: dict[str, Any]) -> Figure | None:
         axes.set_xticks([2**n for n in range(20) if min(places) <= 2**n <= max(places)])
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
+        axes.yaxis.set_minor_formatter(LogFormatter())  # labels between powers of 10, if the rates span few of them
         axes.grid(True, which="major", color="#e5e5e5", zorder=0)
         axes.set_xlabel("rows per expert")
-    panels[0][0].set_ylabel("GOP/s (2 · rows · N · K / time)")
+    panels[0][0].set_ylabel(rate_label(cases[0]))
     handles = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     columns = 2 * len(teams)
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns, fontsize=8, frameon=False)
@@ -198,15 +217,18 @@ def bars_of(cases: list[CaseFigures]) -> list[tuple[str, float, str]]:
             bars.append((f"gqmm {name} (error {case['relative_error']:.0e})", rate(case), colour))
     for name, peer in peers_beside(cases).items():
         error = f"error {peer['relative_error']:.0e}" if peer["relative_error"] > 0 else "exact"
-        bars.append((f"{name} ({error})", rate(cases[0], peer["seconds"]["median"]), PEERS.get(name, OTHER_PEER)[0]))
+        bars.append((f"{name} ({error})", rate(cases[0], peer["seconds"]["median"]), style_of(name)[0]))
     return bars
 
 
 def peer_bars(document: dict[str, Any]) -> Figure | None:
-    # A panel shows the cases with the same layer, routing, tokens and threads, if peers were measured beside any of them.
+    # A panel shows the cases with the same routing, tokens and threads, if peers were measured beside any of them. They are those
+    # of the layer with most such cases.
+    with_peers = Counter(layer(case) for case in drawable(document) if peers_beside([case]))
     groups: dict[tuple[Any, ...], list[CaseFigures]] = {}
     for case in drawable(document):
-        groups.setdefault((layer(case), case["routing"], case["tokens"], case["threads"]), []).append(case)
+        if layer(case) == max(with_peers, key=lambda each: with_peers[each], default=None):
+            groups.setdefault((case["routing"], case["tokens"], case["threads"]), []).append(case)
     panels = [cases for cases in groups.values() if peers_beside(cases)]
     if not panels:
         return None
@@ -237,7 +259,7 @@ def peer_bars(document: dict[str, Any]) -> Figure | None:
         axes.set_title(f"T = {case['tokens']} ({there}), {threads}", fontsize=9, loc="left")
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("GOP/s (2 · rows · N · K / time)", fontsize=9)
+    figure.supxlabel(rate_label(panels[0][0]), fontsize=9)
     figure.suptitle(f"{title(panels[0][0])}\n{document['machine']['cpu']}", fontsize=10)
     figure.tight_layout()
     return figure

@@ -108,6 +108,21 @@ TEST(Plan, TheExpertsSuiteReadsTheSameBytesOfManyExpertsAndOfFew) {
   EXPECT_EQ(work.size(), 1U);
 }
 
+TEST(Plan, TheMoeSuiteMeasuresOthersBesideEveryLayerAndPrecision) {
+  std::set<std::string> layers;
+  std::set<int> slices;
+  for (const PlannedCase& planned : suite_on_two_cores("moe")) {
+    EXPECT_TRUE(planned.settings.shape.whole);
+    if (!planned.peers.empty()) {
+      EXPECT_EQ(planned.peers.front(), "gqmm");
+      layers.insert(planned.settings.shape.name);
+      slices.insert(planned.settings.slices());
+    }
+  }
+  EXPECT_EQ(layers, (std::set<std::string>{"deepseek-v3/layer", "gpt-oss-20b/layer", "qwen3-30b-a3b/layer", "small-layer"}));
+  EXPECT_EQ(slices, (std::set<int>{1, 2, 3}));
+}
+
 TEST(Plan, UnknownNamesAreErrorsThatListTheKnownOnes) {
   const auto message_of = [](auto&& call) -> std::string {
     try {

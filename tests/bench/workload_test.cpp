@@ -49,12 +49,14 @@ TEST(Workload, TheTimedCallsComputeTheProductInEveryFormat) {
 TEST(Workload, TheTimedCallsComputeAWholeLayer) {
   for (const bool packed : {false, true}) {
     for (const bool gpt_oss : {false, true}) {
-      Case settings = small_case();
-      settings.shape = {"small-layer", 6, 64, 128, 2, false, true, gpt_oss};
-      settings.packed = packed;
-      expect_results_within_the_bound(settings);
-      settings.dtype = Dtype::float32;
-      expect_results_within_the_bound(settings);
+      for (const std::int64_t shared_experts : {0, 1, 2}) {
+        Case settings = small_case();
+        settings.shape = {"small-layer", 6, 64, 128, 2, false, true, gpt_oss, shared_experts};
+        settings.packed = packed;
+        expect_results_within_the_bound(settings);
+        settings.dtype = Dtype::float32;
+        expect_results_within_the_bound(settings);
+      }
     }
   }
 }
@@ -148,6 +150,15 @@ TEST(Case, AWholeLayerHasThreeProjections) {
   layer.shape = shape_from_name("qwen3-30b-a3b/layer");
   EXPECT_EQ(layer.operations(), 3 * gate.operations());
   EXPECT_EQ(layer.bytes_per_expert(), 3 * gate.bytes_per_expert());
+  EXPECT_EQ(layer.bytes(8), 8 * layer.bytes_per_expert());
+}
+
+TEST(Case, ASharedExpertIsOneMoreOfEveryToken) {
+  Case layer;
+  layer.shape = shape_from_name("deepseek-v3/layer");
+  layer.tokens = 5;
+  EXPECT_EQ(layer.operations(), 2.0 * 3 * 5 * (8 + 1) * 2048 * 7168);
+  EXPECT_EQ(layer.bytes(40), 41 * layer.bytes_per_expert());
 }
 
 }  // namespace

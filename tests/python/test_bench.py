@@ -1,5 +1,6 @@
 """The benchmark's Python side."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -44,6 +45,18 @@ class TestLearnedRouting:
         assert learned.table(counts, folder.name, learned.TOKENS).splitlines()[:2] == lines[:2]
 
 
+def load_peers(module: str) -> ModuleType:
+    """A module of the package bench/peers."""
+    if "peers" not in sys.modules:
+        folder = ROOT / "bench" / "peers"
+        spec = importlib.util.spec_from_file_location("peers", folder / "__init__.py", submodule_search_locations=[str(folder)])
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["peers"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["peers"])
+    return importlib.import_module(f"peers.{module}")
+
+
 SETTINGS = {
     "experts": 8,
     "n": 96,
@@ -58,6 +71,14 @@ SETTINGS = {
     "routing": "uniform",
     "popularity": [],
     "threads": 1,
+    "dtype": "bfloat16",
+    "precision": "default",
+    "isa": "",
+    "whole": False,
+    "has_biases": False,
+    "activation": {"alpha": 1.0, "limit": None, "bias": 0.0},
+    "shared_experts": 0,
+    "pool_bytes": 0,
     "peers": [],
     "seconds": 60,
 }
@@ -67,14 +88,14 @@ class TestRouting:
     @pytest.mark.parametrize("routing", ["uniform", "balanced", "learned"])
     def test_no_token_has_an_expert_twice(self, routing: str) -> None:
         popularity = [0.9, 0.5, 0.3, 0.1, 0.1, 0.1, 0, 0]
-        case = load("peers").CaseSettings(SETTINGS | {"routing": routing, "popularity": popularity})
+        case = load_peers("case").CaseSettings(SETTINGS | {"routing": routing, "popularity": popularity})
         for token in case.route(100):
             assert len(set(token)) == 2
             assert max(token) < 8
 
     @pytest.mark.parametrize(("experts", "top"), [(8, 2), (8, 5), (5, 5), (3, 1), (1, 1)])
     def test_half_routing_gives_one_expert_half_of_the_rows(self, experts: int, top: int) -> None:
-        case = load("peers").CaseSettings(SETTINGS | {"routing": "half", "experts": experts, "top": top})
+        case = load_peers("case").CaseSettings(SETTINGS | {"routing": "half", "experts": experts, "top": top})
         routed = case.route(101)
         popular = routed[0, 0]
         assert np.sum(routed == popular) == (101 * top if experts == 1 else (101 * top + 1) // 2)
@@ -85,7 +106,7 @@ class TestRouting:
 
     def test_learned_routing_prefers_experts_as_much_as_it_is_told(self) -> None:
         popularity = np.array([0.9, 0.5, 0.3, 0.1, 0.1, 0.1, 0, 0])
-        case = load("peers").CaseSettings(SETTINGS | {"routing": "learned", "popularity": popularity})
+        case = load_peers("case").CaseSettings(SETTINGS | {"routing": "learned", "popularity": popularity})
         tokens = 20000
         chosen = np.bincount(np.concatenate([case.prefer() for _ in range(tokens)]), minlength=8) / tokens
         deviation = np.sqrt(popularity * (1 - popularity) / tokens)
@@ -94,7 +115,7 @@ class TestRouting:
 
 class TestPeers:
     def test_the_error_is_that_of_the_result(self) -> None:
-        peers, random = load("peers"), np.random.default_rng(3)
+        peers, random = load_peers("peer"), np.random.default_rng(3)
         x, w = random.standard_normal((6, 32)), random.standard_normal((40, 32))
         product = peers.PeerProduct(
             lambda experts: x @ w.T * 1.01, lambda y: y, lambda experts, row, columns: (x[row], w[columns])
@@ -122,30 +143,168 @@ class TestPeers:
     def test_a_peer_computes_what_it_says(self, module: str, name: str, bound: float, row_per_pair: bool) -> None:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
-        measured = load("peers").CasePeers(SETTINGS | {"peers": [name], "row_per_pair": row_per_pair})
+        measured = load_peers("case_peers").CasePeers(SETTINGS | {"peers": [name], "row_per_pair": row_per_pair})
         (peer,) = measured.peers
         assert (peer.name, peer.skipped) == (name, "")
         assert 0 < peer.error < bound or peer.error == bound == 0
         assert measured.run(name) > 0
 
+    def test_mlx_refers_whole_layers_to_mlx_lm(self) -> None:
+        pytest.importorskip("mlx")
+        (peer,) = load_peers("case_peers").CasePeers(LAYER | {"peers": ["mlx"]}).peers
+        assert "gqmm bench mlx-lm" in peer.skipped
+
     def test_a_python_without_numpy_says_what_it_lacks(self) -> None:
-        program = script("peers").read_text()
+        folder = ROOT / "bench" / "peers"
+        modules = {"peers" if path.stem == "__init__" else f"peers.{path.stem}": path.read_text() for path in folder.glob("*.py")}
+        start = modules.pop("peers.start")
         requests = json.dumps({"case": SETTINGS}) + "\n"
-        bare = [sys.executable, "-I", "-S", "-c", program]  # -S: no site-packages
+        bare = [sys.executable, "-I", "-S", "-c", start, *(text for pair in modules.items() for text in pair)]  # no site-packages
         result = subprocess.run(bare, check=True, capture_output=True, text=True, input=requests)
         assert result.stderr == ""
-        assert json.loads(result.stdout) == {"error": "ImportError: No module named 'numpy'"}
+        assert json.loads(result.stdout) == {"error": "ModuleNotFoundError: No module named 'numpy'"}
 
     def test_a_peer_that_would_not_fit_in_memory_is_skipped(self) -> None:
         pytest.importorskip("mlx")
-        measured = load("peers").CasePeers(SETTINGS | {"peers": ["mlx"], "experts": 2**40})
+        measured = load_peers("case_peers").CasePeers(SETTINGS | {"peers": ["mlx"], "experts": 2**40})
         assert {peer.skipped.split()[0] for peer in measured.peers} == {"needs"}
         assert measured.products == {}
 
     def test_a_peer_that_would_take_too_long_is_skipped(self) -> None:
         pytest.importorskip("mlx")
-        measured = load("peers").CasePeers(SETTINGS | {"peers": ["mlx gather_qmm float32"], "seconds": 0})
+        measured = load_peers("case_peers").CasePeers(SETTINGS | {"peers": ["mlx gather_qmm float32"], "seconds": 0})
         assert "would take about" in measured.peers[0].skipped
+
+
+LAYER = SETTINGS | {"whole": True, "n": 256}
+GPT_OSS = {"mode": "mxfp4", "has_biases": True, "activation": {"alpha": 1.702, "limit": 7.0, "bias": 1.0}}
+SEVERAL_COPIES = {"pool_bytes": 1 + 3 * 8 * 256 * 256 * 4}  # more than a layer in float32
+
+# The relative error δ of one product, from what its types promise: sums of 256 terms in float32; rounding to bfloat16 in every
+# step; activations that are rounded to 1 / 127 of a block's largest, which is below five standard deviations, to ± ½ uniformly.
+DELTA = {"float32": 256 * 2**-24, "bfloat16": 2**-8, "8 bits": 5 / 127 / 12**0.5}
+# The error of h = silu(gate) · up is at most 1.1 |Δgate| |up| + |silu(gate)| |Δup|, because the slope of silu is below 1.1. The
+# root mean square of silu(gate) is at least half of gate's, so h has 4.2 δ. The product of down adds one δ, and the sum another.
+OF_LAYER = 6.2
+
+
+class ExactLayer:
+    """Makes a PeerLayer of NumPy in float64, whose parts can be left out."""
+
+    def __init__(self, settings: dict[str, object], without: str = "") -> None:
+        layer, case = load_peers("layer"), load_peers("case").CaseSettings(LAYER | settings)
+        weights = {e: [0.07 * case.activations(*s) for s in ((256, 256),) * 3] for e in (*range(case.experts), None)}
+
+        class Exact(layer.PeerLayer):  # type: ignore[misc, name-defined]
+            def matrices(self, expert: int | None) -> list[np.ndarray]:
+                return weights[expert]
+
+            def values(self, result: np.ndarray) -> np.ndarray:
+                return result
+
+            def compute(self, experts: np.ndarray) -> np.ndarray:
+                y = np.zeros((len(experts), case.K))
+                for token, x in enumerate(self.x[: len(experts)].astype(np.float64)):
+                    for slot, expert in enumerate(experts[token]):
+                        gate, up, down = weights[int(expert)]
+                        biases = [
+                            0.0 if self.biases is None or without == "biases" else bias[expert] for bias in self.biases or "gud"
+                        ]
+                        h = self.activation(gate @ x + biases[0], up @ x + biases[1])
+                        factor = 1 if without == "router weights" else self.router_weights[token, slot]
+                        y[token] += factor * (down @ h + biases[2])
+                    if case.shared_experts > 0 and without != "shared experts":
+                        gate, up, down = weights[None]
+                        y[token] += down @ self.activation(gate @ x, up @ x)
+                return y
+
+        self.case, self.layer = case, Exact(case, 1)
+
+    def error(self) -> float:
+        experts = self.case.route(self.case.tokens)
+        error: float = self.layer.error(experts, self.layer.run(experts), self.case.random)
+        return error
+
+
+class TestLayerPeers:
+    @pytest.mark.parametrize("settings", [{}, {"shared_experts": 1}, GPT_OSS])
+    def test_the_error_of_an_exact_layer_is_that_of_float64(self, settings: dict[str, object]) -> None:
+        assert ExactLayer(settings).error() < 1e-13
+
+    @pytest.mark.parametrize(
+        ("without", "settings"),
+        [("biases", GPT_OSS), ("router weights", {}), ("shared experts", {"shared_experts": 1})],
+    )
+    def test_the_error_shows_what_is_left_out(self, without: str, settings: dict[str, object]) -> None:
+        assert ExactLayer(settings, without).error() > OF_LAYER * DELTA["8 bits"]
+
+    def test_activations_are_those_of_their_formula(self) -> None:
+        gate, up = np.array([-200.0, -1, 0, 3, 9], np.float32), np.array([-9.0, 1, 5, 8, 2], np.float32)
+        swiglu = load_peers("case").SwiGLU
+        assert swiglu(1, None, 0)(gate, up) == pytest.approx(gate * up / (1 + np.exp(-gate.astype(np.float64))), rel=2**-20)
+        clipped, factor = np.minimum(gate, 7).astype(np.float64), np.clip(up, -7, 7) + 1
+        assert swiglu(1.702, 7, 1)(gate, up) == pytest.approx(factor * clipped / (1 + np.exp(-1.702 * clipped)), rel=2**-20)
+
+    @pytest.mark.parametrize(
+        ("module", "name", "arithmetic", "dtype"),
+        [
+            ("gqmm", "gqmm three gather_qmm float32", "float32", "float32"),
+            ("gqmm", "gqmm three gather_qmm bfloat16", "bfloat16", "bfloat16"),
+            ("torch", "torch layer float32", "float32", "float32"),
+            ("torch", "torch layer bfloat16", "bfloat16", "bfloat16"),
+            ("llama_cpp", "ggml layer q4_0", "8 bits", "bfloat16"),
+            ("llama_cpp", "ggml layer q4_K", "8 bits", "bfloat16"),
+            ("llama_cpp", "ggml layer mxfp4", "8 bits", "bfloat16"),
+        ],
+    )
+    @pytest.mark.parametrize("settings", [{}, {"shared_experts": 1}, {"shared_experts": 2, "top": 1}, SEVERAL_COPIES, GPT_OSS])
+    def test_a_peer_computes_what_it_says(
+        self, module: str, name: str, arithmetic: str, dtype: str, settings: dict[str, object]
+    ) -> None:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+        mode = "mxfp4" if "mxfp4" in name else "affine"
+        if module == "llama_cpp" and settings.get("mode", mode) != mode:
+            pytest.skip(f"{name} is of another format")
+        case = LAYER | {"mode": mode, "dtype": dtype} | settings | {"peers": [name]}
+        measured = load_peers("case_peers").CasePeers(case)
+        (peer,) = measured.peers
+        assert (peer.name, peer.skipped) == (name, "")
+        assert 0 < peer.error < OF_LAYER * DELTA[arithmetic]
+        layer = measured.products[name]
+        assert (layer.copies > 1) == (settings is SEVERAL_COPIES)
+        for _ in range(layer.copies + 1):  # every copy of the weights, and other experts
+            experts = measured.case.route(3)
+            assert 0 < layer.error(experts, layer.run(experts), measured.case.random) < OF_LAYER * DELTA[arithmetic]
+        assert measured.run(name) > 0
+
+    def test_a_peer_whose_results_overflow_is_skipped(self) -> None:
+        pytest.importorskip("gqmm")
+        overflowing = LAYER | {"n": 1024, "k": 1024, "mode": "nvfp4", "group_size": 16, "dtype": "float16", "peers": ["gqmm"]}
+        with np.errstate(over="ignore", invalid="ignore"):
+            measured = load_peers("case_peers").CasePeers(overflowing)
+        assert measured.peers[0].skipped.startswith("ArithmeticError: results are not finite")
+        assert measured.products == {}
+
+    def test_a_graph_that_ggml_lacks_is_skipped(self) -> None:
+        pytest.importorskip("llama_cpp")
+        activation = {"alpha": 1.0, "limit": 7.0, "bias": 0.0}
+        measured = load_peers("case_peers").CasePeers(LAYER | {"activation": activation, "peers": ["ggml layer q4_0"]})
+        assert "ggml has no SwiGLU(alpha=1.0, limit=7.0" in measured.peers[0].skipped
+
+    def test_the_program_measures_them_beside_a_whole_layer(self, tmp_path: Path) -> None:
+        program = shutil.which("gqmm", path=Path(sys.executable).parent) or shutil.which("gqmm")
+        if program is None or importlib.util.find_spec("gqmm") is None:
+            pytest.skip("the gqmm program is not installed")
+        figures = tmp_path / "figures.json"
+        suite = ["--suite", "moe", "--only", "small-layer", "--threads", "1", "--repetitions", "1", "--pool", "1"]
+        subprocess.run([program, "bench", *suite, "--peers", sys.executable, "--json", figures], check=True, capture_output=True)
+        (case,) = json.loads(figures.read_text())["cases"]
+        peers = {peer["name"]: peer for peer in case["peers"]}
+        ours = peers["gqmm three gather_qmm bfloat16"]
+        assert 0 < ours["relative_error"] < OF_LAYER * DELTA["bfloat16"]
+        assert ours["times_slower"]["median"] > 0
+        assert {name.split()[0] for name in peers} == {"gqmm", "torch", "ggml"}
 
 
 # A layer that takes no time. Few repetitions: whether they are right is what is tested, not what comes of them.
@@ -289,6 +448,17 @@ class TestPlots:
         lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
         assert [list(line.get_xdata()) for line in lines] == [[1, 32, 128]] * 2
 
+    def test_a_roofline_of_layers_is_of_the_one_with_most_cases(self) -> None:
+        pytest.importorskip("matplotlib")
+        cases = [a_case(rows, 2, False, []) for rows in (1, 32, 128, 2)]
+        for case, name in zip(cases, ("one", "one", "one", "other"), strict=True):
+            case["shape"] = {**cases[0]["shape"], "name": name, "whole": True}  # type: ignore[dict-item]
+        figure = load("plots").roofline(limits_of(cases) | {"suite": "moe"})
+        assert figure is not None
+        (line,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+        assert list(line.get_xdata()) == [1, 32, 128]
+        assert figure.axes[0].get_ylabel() == "GOP/s (6 · rows · N · K / time)"
+
     def test_one_number_of_rows_is_no_roofline(self) -> None:
         pytest.importorskip("matplotlib")
         cases = [a_case(32, 2, packed, []) for packed in (False, True)]
@@ -316,18 +486,33 @@ class TestPlots:
 
     def test_every_program_has_its_own_colour_and_marker(self) -> None:
         pytest.importorskip("matplotlib")
-        plots, peers = load("plots"), load("peers")
-        assert {f"ggml mul_mat_id {name}" for name in peers.Ggml.TYPES} < set(plots.PEERS)
+        plots, ggml = load("plots"), load_peers("ggml")
+        names = {plots.style_of(f"{peer} {name}") for name in ggml.Ggml.TYPES for peer in ("ggml mul_mat_id", "ggml layer")}
+        assert names < set(plots.PEERS.values())
         assert len(set(plots.PEERS.values())) == len(plots.PEERS)
         together = [colour for colour, _ in plots.PEERS.values() if colour != "#999999"]
         together += [colour for _, colour in plots.PRECISIONS.values()]
-        assert len(set(together)) == len(together) == 12
+        assert len(set(together)) == len(together) == 15
+        assert plots.style_of("torch layer float32") == plots.PEERS["torch experts float32"]
 
     def test_cases_without_an_accepted_repetition_are_not_drawn(self, tmp_path: Path) -> None:
         cases = [a_case(rows, 2, False, []) for rows in (1, 8)]
         cases[1]["repetitions"] = 0
         with pytest.raises(ValueError, match="neither two numbers of rows"):
             self.draw(tmp_path, limits_of(cases))
+
+    def test_bars_are_of_the_layer_with_most_peers(self) -> None:
+        pytest.importorskip("matplotlib")
+        peer = {"name": "torch layer bfloat16", "repetitions": 3, "seconds": {"median": 1.0}, "relative_error": 0.03}
+        cases = [a_case(rows, 2, False, [peer]) for rows in (1, 8, 32, 128)]
+        for case, name, whole in zip(cases, ("one", "other", "other", "one"), (False, True, True, True), strict=True):
+            case["shape"] = {**cases[0]["shape"], "name": name, "whole": whole}  # type: ignore[dict-item]
+        cases.append({**cases[1], "tokens": 3, "peers": [peer]})
+        figure = load("plots").peer_bars(limits_of(cases))
+        assert figure is not None
+        assert "other: 128 experts" in figure.get_suptitle()
+        assert [axes.get_title(loc="left").split(" (")[0] for axes in figure.axes] == ["T = 3", "T = 128", "T = 512"]
+        assert figure.get_supxlabel() == "GOP/s (6 · rows · N · K / time)"
 
     def test_suites_that_vary_more_than_rows_have_no_roofline(self, tmp_path: Path) -> None:
         document = limits_of([a_case(rows, 2, False, []) for rows in (1, 8)]) | {"suite": "routing"}
