@@ -10,7 +10,7 @@ namespace gqmm::cpu {
 namespace {
 
 /// Rows of an item whose keys and values are packed. Packing a block costs as much as about 10 rows.
-constexpr std::int64_t most_rows = 256;
+constexpr std::int64_t most_rows = 512;
 constexpr std::int64_t fewest_rows = 64;
 /// Up to this number of groups of rows, keys and values are faster in place.
 constexpr std::int64_t most_groups_in_place = 8;
@@ -82,15 +82,19 @@ void run_set(const AttentionCall& call, const RowSet& set) {
   const std::int64_t width = call.padded_width();
   const std::int64_t floats = RowStates::floats(rows.rows(), width);
   const RowStates chunks = RowStates::in(scratch->chunks.take<float>(floats), rows.rows());
-  const RowStates totals = RowStates::in(scratch->totals.take<float>(floats), rows.rows());
-  for (std::int64_t row = 0; row < rows.rows(); ++row) {
+  const BlockRange blocks = blocks_of(call.problem, set.batch);
+  const std::int64_t first = chunk_of(blocks.begin);
+  const std::int64_t last = chunk_of(blocks.end - 1);
+  // Merging a single chunk into the state of no key gives that chunk.
+  const bool merges = first != last || !call.problem.sinks.empty();
+  const RowStates totals = merges ? RowStates::in(scratch->totals.take<float>(floats), rows.rows()) : chunks;
+  for (std::int64_t row = 0; merges && row < rows.rows(); ++row) {
     rows.begin(row, totals.from(row, width));
   }
-  const BlockRange blocks = blocks_of(call.problem, set.batch);
-  for (std::int64_t c = chunk_of(blocks.begin); c <= chunk_of(blocks.end - 1); ++c) {
+  for (std::int64_t c = first; c <= last; ++c) {
     chunks.clear(rows.rows(), width);
     rows.add_blocks(blocks_of_chunk_in(c, blocks), chunks);
-    for (std::int64_t row = 0; row < rows.rows(); ++row) {
+    for (std::int64_t row = 0; merges && row < rows.rows(); ++row) {
       rows.merge(chunks.from(row, width), totals.from(row, width));
     }
   }
