@@ -31,9 +31,11 @@
 #include <gqmm/infer.hpp>              // IWYU pragma: export
 #include <gqmm/interrupt.hpp>          // IWYU pragma: export
 #include <gqmm/moe.hpp>                // IWYU pragma: export
+#include <gqmm/norm.hpp>               // IWYU pragma: export
 #include <gqmm/ops.hpp>                // IWYU pragma: export
 #include <gqmm/packed_weights.hpp>     // IWYU pragma: export
 #include <gqmm/quantized_weights.hpp>  // IWYU pragma: export
+#include <gqmm/rope.hpp>               // IWYU pragma: export
 #include <gqmm/shape.hpp>              // IWYU pragma: export
 #include <gqmm/stream.hpp>             // IWYU pragma: export
 #include <gqmm/system.hpp>             // IWYU pragma: export

@@ -6,9 +6,11 @@
 #include <gqmm/attention.hpp>
 #include <gqmm/export.hpp>
 #include <gqmm/moe.hpp>
+#include <gqmm/norm.hpp>
 #include <gqmm/ops.hpp>
 #include <gqmm/packed_weights.hpp>
 #include <gqmm/quantized_weights.hpp>
+#include <gqmm/rope.hpp>
 #include <gqmm/types.hpp>
 
 #include <cstdint>
@@ -51,6 +53,11 @@ GQMM_API void check_topk_ids(const array& topk_ids, const ExpertWeights& gate, c
 
 [[nodiscard]] GQMM_API ResultType infer_scaled_dot_product_attention(const array& q, const array& k, const array& v, float scale,
                                                                      const AttentionOptions& options = {});
+
+[[nodiscard]] GQMM_API ResultType infer_rms_norm(const array& x, const std::optional<array>& weight, float eps,
+                                                 const NormOptions& options = {});
+
+[[nodiscard]] GQMM_API ResultType infer_rope(const array& x, int dims, const RopeOptions& options);
 
 /// The rows that offsets divide, as errors call them.
 struct GQMM_API GroupedRows {

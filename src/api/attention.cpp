@@ -4,10 +4,10 @@
 #include "api/broadcast.hpp"
 #include "api/check.hpp"
 #include "api/indices.hpp"
+#include "api/loaded_values.hpp"
 #include "api/lower.hpp"
 #include "api/output.hpp"
 #include "arrays/views.hpp"
-#include "formats/float_types.hpp"
 
 #include <gqmm/attention.hpp>
 #include <gqmm/infer.hpp>
@@ -15,7 +15,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -113,41 +112,15 @@ array broadcast_mask(const array& mask, const Shape& scores) {
   return array::borrow(mask.bytes(), scores, mask.dtype(), strides, mask.owner());
 }
 
-/// An integer of any type; those beyond int64 become its largest one.
-std::int64_t load_integer(const std::byte* address, Dtype dtype) {
-  switch (dtype) {
-    case Dtype::uint8: return load_unaligned<std::uint8_t>(address);
-    case Dtype::uint16: return load_unaligned<std::uint16_t>(address);
-    case Dtype::uint32: return load_unaligned<std::uint32_t>(address);
-    case Dtype::uint64: {
-      constexpr std::uint64_t largest = std::numeric_limits<std::int64_t>::max();
-      return static_cast<std::int64_t>(std::min(load_unaligned<std::uint64_t>(address), largest));
-    }
-    case Dtype::int8: return load_unaligned<std::int8_t>(address);
-    case Dtype::int16: return load_unaligned<std::int16_t>(address);
-    case Dtype::int32: return load_unaligned<std::int32_t>(address);
-    default: return load_unaligned<std::int64_t>(address);
-  }
-}
-
 std::vector<std::int64_t> load_origins(const std::optional<array>& origin, std::int64_t batch) {
   std::vector<std::int64_t> values(static_cast<std::size_t>(batch), 0);
   for (std::int64_t b = 0; origin && b < batch; ++b) {
-    const std::int64_t value = load_integer(origin->bytes() + b * origin->strides()[0], origin->dtype());
-    if (value < -farthest_origin || value > farthest_origin) {
-      fail(attention_op, "origin[{}] = {} is not within ±2^62; pass the index of the key at position 0", b, value);
+    const std::optional<std::int64_t> value = load_integer(origin->bytes() + b * origin->strides()[0], origin->dtype());
+    if (!value || *value < -farthest_origin || *value > farthest_origin) {
+      fail(attention_op, "origin[{}] = {} is not within ±2^62; pass the index of the key at position 0", b,
+           value ? std::to_string(*value) : "a number beyond 2^63");
     }
-    values[static_cast<std::size_t>(b)] = value;
-  }
-  return values;
-}
-
-std::vector<float> load_sinks(const std::optional<array>& sinks) {
-  std::vector<float> values;
-  if (sinks) {
-    for (std::int64_t h = 0; h < sinks->dim(0); ++h) {
-      values.push_back(load_float(sinks->bytes() + h * sinks->strides()[0], sinks->dtype()));
-    }
+    values[static_cast<std::size_t>(b)] = *value;
   }
   return values;
 }
@@ -192,7 +165,7 @@ LoweredAttention lower_attention(const array& q, const array& k, const array& v,
                      .mask_kind = mask_kind_of(options.mask, scores),
                      .mask = {},
                      .mask_differs_by_head = false,
-                     .sinks = load_sinks(options.sinks),
+                     .sinks = options.sinks ? load_vector(*options.sinks) : std::vector<float>(),
                      .origin = std::move(origin),
                      .y = lowered.result.mutable_bytes(),
                      .y_dtype = type.dtype,

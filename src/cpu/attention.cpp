@@ -162,7 +162,7 @@ void attend(const AttentionProblem& problem) {
   const double pairs = static_cast<double>(problem.batch * problem.q_heads) * static_cast<double>(problem.queries()) *
                        static_cast<double>(problem.keys());
   CallContext context(pairs * static_cast<double>(problem.depth() + problem.width()), problem.threads);
-  const AttentionKernels& attention = active_attention();
+  const AttentionKernels& attention = active_layers().attention;
   const AttentionPlan plan(problem, attention, context.threads());
   const AttentionCall call = {
       .problem = problem, .kernels = context.kernels(), .attention = attention, .in_place = plan.in_place()};

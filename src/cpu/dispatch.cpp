@@ -23,7 +23,7 @@ struct Target {
   const char* description;
   bool (*supported)();
   const cpu::KernelTable& (*kernels)();
-  const cpu::AttentionKernels& (*attention)();
+  const cpu::LayerKernels& (*layers)();
 };
 
 #if defined(__x86_64__)
@@ -48,27 +48,27 @@ struct Target {
 
 // The instruction sets from the least to the most capable one. src/CMakeLists.txt decides which of them are in this build.
 constexpr Target targets[] = {
-    {"scalar", "any CPU", [] { return true; }, cpu::scalar_kernels, cpu::scalar_attention},
+    {"scalar", "any CPU", [] { return true; }, cpu::scalar_kernels, cpu::scalar_layers},
 #ifdef GQMM_WITH_AVX2
-    {"avx2", "AVX2, FMA, F16C", has_avx2, cpu::avx2_kernels, cpu::avx2_attention},
+    {"avx2", "AVX2, FMA, F16C", has_avx2, cpu::avx2_kernels, cpu::avx2_layers},
 #endif
 #ifdef GQMM_WITH_AVXVNNI
-    {"avxvnni", "AVX2, FMA, F16C, AVX-VNNI", has_avxvnni, cpu::avxvnni_kernels, cpu::avx2_attention},
+    {"avxvnni", "AVX2, FMA, F16C, AVX-VNNI", has_avxvnni, cpu::avxvnni_kernels, cpu::avx2_layers},
 #endif
 #ifdef GQMM_WITH_AVX512BW
-    {"avx512bw", "AVX-512 F, BW, DQ, VL", has_avx512bw, cpu::avx512bw_kernels, cpu::avx512bw_attention},
+    {"avx512bw", "AVX-512 F, BW, DQ, VL", has_avx512bw, cpu::avx512bw_kernels, cpu::avx512bw_layers},
 #endif
 #ifdef GQMM_WITH_AVX512VNNI
-    {"avx512vnni", "AVX-512 F, BW, DQ, VL, VNNI", has_avx512vnni, cpu::avx512vnni_kernels, cpu::avx512bw_attention},
+    {"avx512vnni", "AVX-512 F, BW, DQ, VL, VNNI", has_avx512vnni, cpu::avx512vnni_kernels, cpu::avx512bw_layers},
 #endif
 #ifdef GQMM_WITH_AVX512VBMI
-    {"avx512vbmi", "AVX-512 F, BW, DQ, VL, VNNI, VBMI, VBMI2", has_avx512vbmi, cpu::avx512vbmi_kernels, cpu::avx512bw_attention},
+    {"avx512vbmi", "AVX-512 F, BW, DQ, VL, VNNI, VBMI, VBMI2", has_avx512vbmi, cpu::avx512vbmi_kernels, cpu::avx512bw_layers},
 #endif
 #ifdef GQMM_WITH_NEON_DOTPROD
-    {"neon-dotprod", "NEON, DotProd", has_neon_dotprod, cpu::neon_dotprod_kernels, cpu::neon_dotprod_attention},
+    {"neon-dotprod", "NEON, DotProd", has_neon_dotprod, cpu::neon_dotprod_kernels, cpu::neon_dotprod_layers},
 #endif
 #ifdef GQMM_WITH_NEON_I8MM
-    {"neon-i8mm", "NEON, DotProd, I8MM", has_neon_i8mm, cpu::neon_i8mm_kernels, cpu::neon_dotprod_attention},
+    {"neon-i8mm", "NEON, DotProd, I8MM", has_neon_i8mm, cpu::neon_i8mm_kernels, cpu::neon_dotprod_layers},
 #endif
 };
 
@@ -131,7 +131,7 @@ namespace cpu {
 
 const KernelTable& active_kernels() { return active_target().kernels(); }
 
-const AttentionKernels& active_attention() { return active_target().attention(); }
+const LayerKernels& active_layers() { return active_target().layers(); }
 
 }  // namespace cpu
 }  // namespace gqmm

@@ -1,8 +1,8 @@
 // This file chooses the instruction set that runs.
 #pragma once
 
-#include "cpu/kernels/attention_table.hpp"
 #include "cpu/kernels/kernel_table.hpp"
+#include "cpu/kernels/layer_table.hpp"
 
 namespace gqmm::cpu {
 
@@ -10,7 +10,7 @@ namespace gqmm::cpu {
 /// instruction set that is unknown or that this machine lacks.
 const KernelTable& active_kernels();
 
-/// Its kernels of attention. Throws likewise.
-const AttentionKernels& active_attention();
+/// Its kernels of the layers between products. Throws likewise.
+const LayerKernels& active_layers();
 
 }  // namespace gqmm::cpu

@@ -14,6 +14,7 @@
 #include "cpu/kernels/elementary_functions.hpp"
 #include "cpu/kernels/float_tile.hpp"
 #include "cpu/kernels/load_float.hpp"
+#include "cpu/kernels/rows.hpp"
 #include "cpu/kernels/unrolled.hpp"
 
 #include <limits>
@@ -331,14 +332,7 @@ void merge(const MergeArguments& a) {
 /// Adding 0 makes every zero positive. So it does not matter whether a sum met keys with p = 0 and a negative v.
 template <class V>
 bool finish(const float* sums, const float* o, std::int64_t width, float* y) {
-  float total[lanes];
-  V::store(total, V::load(sums));
-  for (int half = lanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) {
-      total[i] += total[i + half];
-    }
-  }
-  const auto factor = V::broadcast(1.0F / total[0]);
+  const auto factor = V::broadcast(1.0F / sum_of_lanes<V>(V::load(sums)));
   auto largest = V::broadcast(0);
   for (std::int64_t d = 0; d < width; d += lanes) {
     const int count = width - d < lanes ? static_cast<int>(width - d) : lanes;

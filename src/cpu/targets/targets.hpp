@@ -1,8 +1,8 @@
 // The kernel tables of the instruction sets. docs/dev/adding.md lists what a new one needs.
 #pragma once
 
-#include "cpu/kernels/attention_table.hpp"
 #include "cpu/kernels/kernel_table.hpp"
+#include "cpu/kernels/layer_table.hpp"
 
 namespace gqmm::cpu {
 
@@ -15,10 +15,10 @@ const KernelTable& avx512vbmi_kernels();
 const KernelTable& neon_dotprod_kernels();
 const KernelTable& neon_i8mm_kernels();
 
-// Attention needs neither dot products nor VBMI, so sets that differ in these share its kernels.
-const AttentionKernels& scalar_attention();
-const AttentionKernels& avx2_attention();
-const AttentionKernels& avx512bw_attention();
-const AttentionKernels& neon_dotprod_attention();
+// The other layers need neither dot products nor VBMI, so sets that differ in these share their kernels.
+const LayerKernels& scalar_layers();
+const LayerKernels& avx2_layers();
+const LayerKernels& avx512bw_layers();
+const LayerKernels& neon_dotprod_layers();
 
 }  // namespace gqmm::cpu

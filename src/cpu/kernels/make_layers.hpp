@@ -1,15 +1,15 @@
-// Fills an AttentionKernels with the kernels of one vocabulary.
+// Fills a LayerKernels with the kernels of one vocabulary.
 #pragma once
 
 #include "cpu/kernels/attention.hpp"
 #include "cpu/kernels/int_list.hpp"
+#include "cpu/kernels/rows.hpp"
 
 #include <algorithm>
 
 namespace gqmm::cpu {
 namespace {
 
-/// Makes the kernels. The compiler evaluates it, as it does make_table.
 template <class V>
 consteval AttentionKernels make_attention() {
   static_assert(V::float_tile.mr <= max_tile_rows && V::float_tile.nv <= max_tile_strips);
@@ -40,6 +40,12 @@ consteval AttentionKernels make_attention() {
   kernels.merge = merge<V>;
   kernels.finish = finish<V>;
   return kernels;
+}
+
+/// Makes the kernels. The compiler evaluates it, as it does make_table.
+template <class V>
+consteval LayerKernels make_layers() {
+  return {.attention = make_attention<V>(), .rms_norm = rms_norm<V>, .rotate = rotate<V>};
 }
 
 }  // namespace

@@ -1,0 +1,37 @@
+// The kernels of what stands between the products of a model, as plain function pointers. They need fma alone, so several
+// instruction sets share one table.
+#pragma once
+
+#include "cpu/kernels/attention_table.hpp"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gqmm::cpu {
+
+/// Arguments of the root mean square norm of one row.
+struct RmsNormArguments {
+  const std::byte* x = nullptr;  // n elements without gaps
+  Dtype dtype = Dtype::float32;
+  std::int64_t n = 0;
+  const float* weight = nullptr;  // [n], or nullptr for ones
+  float eps = 0;
+  float* y = nullptr;  // [n]
+};
+
+/// Arguments of rotating n pairs of numbers: (a, b) becomes (a · cos − b · sin, b · cos + a · sin).
+struct RotateArguments {
+  float* a = nullptr;
+  float* b = nullptr;
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  std::int64_t n = 0;
+};
+
+struct LayerKernels {
+  AttentionKernels attention;
+  void (*rms_norm)(const RmsNormArguments&);
+  void (*rotate)(const RotateArguments&);
+};
+
+}  // namespace gqmm::cpu
