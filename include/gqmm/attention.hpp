@@ -12,6 +12,7 @@ namespace gqmm {
 
 /// Query t of T sees the keys 0 … L − T + t of L. So the last query sees all keys.
 struct GQMM_API CausalMask {
+  /// Always true.
   friend bool operator==(const CausalMask&, const CausalMask&) = default;
 };
 

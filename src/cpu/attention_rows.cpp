@@ -154,8 +154,9 @@ void AttentionRows::add_block_in_place(const KeyBlock& block, const KeyRange& ra
   const AttentionProblem& problem = call_.problem;
   float* const s = scratch_.scores.take<float>(max_tile_rows, key_block);
   std::array<KeyStrip, key_block / lanes> strips = {};
+  const auto strip_at = [&](int strip) -> KeyStrip& { return strips[static_cast<std::size_t>(strip)]; };
   for (int strip = range.strip_begin(); strip < range.strip_end(); ++strip) {
-    strips[static_cast<std::size_t>(strip)] = strip_of(block, strip);
+    strip_at(strip) = strip_of(block, strip);
   }
   // The first rows prefetch the next block, while they read this one.
   RowRange next_keys;
@@ -174,10 +175,10 @@ void AttentionRows::add_block_in_place(const KeyBlock& block, const KeyRange& ra
     const auto kernel = call_.attention.scores_in_place[static_cast<int>(k_kind_)][log2_of(count)];
     for (int strip = visible.strip_begin(); strip < visible.strip_end();) {
       // Strips that lie behind one another go together.
-      const KeyStrip first = strips[static_cast<std::size_t>(strip)];
+      const KeyStrip& first = strip_at(strip);
       int n = 1;
-      while (strip + n < visible.strip_end() && strips[static_cast<std::size_t>(strip + n)].stride == first.stride &&
-             strips[static_cast<std::size_t>(strip + n)].keys == first.keys + n * lanes * first.stride) {
+      while (strip + n < visible.strip_end() && strip_at(strip + n).stride == first.stride &&
+             strip_at(strip + n).keys == first.keys + n * lanes * first.stride) {
         ++n;
       }
       kernel({.q = interleaved_q_ + row * depth_,

@@ -359,11 +359,19 @@ TEST(Attention, AQueryThatSeesNothing) {
     additive.mutable_data<float>()[i] = i % 20 <= i / 20 - 10 ? 0 : -infinity;
   }
   infinite.options.mask = additive;
+  Call lowest = base;
+  array numbers = array::empty({30, 20}, Dtype::float32);
+  for (std::int64_t i = 0; i < numbers.size(); ++i) {
+    numbers.mutable_data<float>()[i] = i % 20 <= i / 20 - 10 ? 0 : std::numeric_limits<float>::lowest();
+  }
+  lowest.options.mask = numbers;
   Call with_sink = base;
   Random random(72);
   with_sink.options.sinks = normal({4}, Dtype::float32, random);
   for (std::int64_t d = 0; d < 16; ++d) {
     EXPECT_NEAR(row(causal, 9)[d], mean(d), 1e-6);
+    EXPECT_NEAR(row(lowest.run(), 9)[d], mean(d), 1e-6);
+    EXPECT_EQ(row(lowest.run(), 15)[d], row(causal, 15)[d]);
     EXPECT_TRUE(std::isnan(row(infinite.run(), 9)[d]));
     EXPECT_EQ(row(with_sink.run(), 9)[d], 0);
     EXPECT_TRUE(std::isfinite(row(infinite.run(), 10)[d]));

@@ -244,7 +244,8 @@ typename V::f32 masked_scores(typename V::f32 s, const VisibleKeys& visible, int
   const auto hidden = V::broadcast(-std::numeric_limits<float>::infinity());
   if (visible.addend != nullptr) {
     const auto addend = V::load(visible.addend + first);
-    s = V::fma(addend, V::broadcast(log2_e), s);
+    // Not −Inf for the lowest number, which many programs use in the place of −Inf.
+    s = V::max(V::broadcast(lowest_score), V::fma(addend, V::broadcast(log2_e), s));
     s = V::select_less(addend, V::broadcast(lowest_score), hidden, s);  // a key with −Inf is hidden, also if its score is a NaN
   }
   if (visible.begin > first || visible.end < first + lanes) {
