@@ -6,7 +6,6 @@ CPUs, and take arrays of NumPy, PyTorch, JAX and MLX.
 
 from gqmm import _threadpoolctl
 from gqmm._activations import GELU, Activation, GeGLU, ReLU2, SiLU, SiTU, SwiGLU, SwiGLUStep
-from gqmm._attention import scaled_dot_product_attention
 from gqmm._formats import Format, formats
 from gqmm._gqmm import (
     Device,
@@ -22,6 +21,7 @@ from gqmm._gqmm import (
     version,
 )
 from gqmm._grouped import grouped_mm, grouped_mm_vjp, grouped_qmm, grouped_qmm_vjp
+from gqmm._layers import rms_norm, rope, scaled_dot_product_attention
 from gqmm._moe import activate, moe_combine, moe_ffn, moe_ffn_vjp
 from gqmm._ops import (
     UnpackedWeights,
@@ -81,6 +81,8 @@ __all__ = [
     "quantize",
     "quantized_matmul",
     "quantized_matmul_vjp",
+    "rms_norm",
+    "rope",
     "scaled_dot_product_attention",
     "set_num_threads",
     "unpack",

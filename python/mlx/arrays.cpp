@@ -41,6 +41,10 @@ Dtype dtype_of(const mx::array& a) {
   throw std::invalid_argument("[gqmm.mlx] an operand has type complex64; the products take real numbers only");
 }
 
+bool is_compute_type(const mx::array& a) {
+  return a.dtype() == mx::float32 || a.dtype() == mx::bfloat16 || a.dtype() == mx::float16;
+}
+
 mx::Dtype mlx_dtype(Dtype dtype) {
   switch (dtype) {
     case Dtype::float16: return mx::float16;

@@ -11,6 +11,8 @@ namespace gqmm::mlx {
 
 /// Returns gqmm's name of the element type. Throws std::invalid_argument for complex numbers, which gqmm does not have.
 Dtype dtype_of(const mx::array& a);
+/// Whether gqmm computes in the array's type: float32, bfloat16 or float16.
+bool is_compute_type(const mx::array& a);
 /// Returns MLX's name of an element type that results can have.
 mx::Dtype mlx_dtype(Dtype dtype);
 

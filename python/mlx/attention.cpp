@@ -21,10 +21,6 @@ namespace {
 
 using Arrays = std::vector<mx::array>;
 
-bool is_compute_type(const mx::array& a) {
-  return a.dtype() == mx::float32 || a.dtype() == mx::bfloat16 || a.dtype() == mx::float16;
-}
-
 /// What the inputs of the primitive are: q, k and v, then those of these that there are.
 struct Settings {
   float scale = 1;
@@ -90,17 +86,12 @@ class Attention final : public Composed {
         });
   }
   std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    const Arrays moved = batch_in_front(inputs, axes, inputs.size(), stream());
-    Arrays results;
-    for (int i = 0; i < moved[0].shape(0); ++i) {
-      Arrays one;
-      one.reserve(moved.size());
-      for (const mx::array& input : moved) {
-        one.push_back(mx::take(input, i, 0, stream()));
-      }
-      results.push_back(mlx::scaled_dot_product_attention(one[0], one[1], one[2], settings_.arguments(one, stream())));
-    }
-    return {{mx::stack(results, 0, stream())}, {0}};
+    return {{stack_of_calls(inputs, axes, stream(),
+                            [&](const Arrays& one) {
+                              return mlx::scaled_dot_product_attention(one[0], one[1], one[2],
+                                                                       settings_.arguments(one, stream()));
+                            })},
+            {0}};
   }
 
  protected:

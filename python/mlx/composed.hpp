@@ -1,6 +1,7 @@
 // The base class of primitives that are one call of gqmm, and whose transforms are those of the same thing in other functions.
 #pragma once
 
+#include <mlx/ops.h>
 #include <mlx/primitives.h>
 
 #include <cstddef>
@@ -41,5 +42,22 @@ ArrayFunction function_of(const std::vector<mx::array>& arrays, const std::vecto
 /// Gives the first `count` inputs the batch dimension of a vmap in front; those without one are repeated along it.
 std::vector<mx::array> batch_in_front(std::vector<mx::array> inputs, const std::vector<int>& axes, std::size_t count,
                                       mx::Stream s);
+
+/// Calls function(inputs of one) for each element of the batch of a vmap, and stacks the results in front.
+template <class Function>
+mx::array stack_of_calls(const std::vector<mx::array>& inputs, const std::vector<int>& axes, mx::Stream s,
+                         const Function& function) {
+  const std::vector<mx::array> moved = batch_in_front(inputs, axes, inputs.size(), s);
+  std::vector<mx::array> results;
+  for (int i = 0; i < moved.front().shape(0); ++i) {
+    std::vector<mx::array> one;
+    one.reserve(moved.size());
+    for (const mx::array& input : moved) {
+      one.push_back(mx::take(input, i, 0, s));
+    }
+    results.push_back(function(one));
+  }
+  return mx::stack(results, 0, s);
+}
 
 }  // namespace gqmm::mlx

@@ -1,5 +1,6 @@
 #include "functions.hpp"
 
+#include "arrays.hpp"
 #include "dense_product.hpp"
 #include "packed_product.hpp"
 #include "quantized_product.hpp"
@@ -13,10 +14,6 @@ namespace gqmm::mlx {
 namespace {
 
 bool is_on_cpu(mx::Stream stream) { return stream.device == mx::Device::cpu; }
-
-bool is_compute_type(const mx::array& a) {
-  return a.dtype() == mx::float32 || a.dtype() == mx::bfloat16 || a.dtype() == mx::float16;
-}
 
 mx::array stock(const mx::array& x, const QuantizedArguments& a, bool gathers) {
   return gathers ? stock_gather_qmm(x, a)

@@ -60,6 +60,8 @@ struct FunctionCounts {
   CallCounts gather_mm;
   CallCounts matmul;
   CallCounts moe_ffn;
+  CallCounts rms_norm;
+  CallCounts rope;
   CallCounts scaled_dot_product_attention;
 };
 FunctionCounts& counts();

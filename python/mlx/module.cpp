@@ -4,6 +4,7 @@
 #include "evaluation_errors.hpp"
 #include "functions.hpp"
 #include "grouped.hpp"
+#include "layers.hpp"
 #include "lent_arrays.hpp"
 #include "moe_arguments.hpp"
 #include "packed_parameters.hpp"
@@ -74,6 +75,17 @@ mx::array call_attention(const mx::array& q, const mx::array& k, const mx::array
   return scaled_dot_product_attention(q, k, v, arguments);
 }
 
+mx::array call_rope(const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
+                    const std::variant<int, mx::array>& offset, const OptionalArray& freqs, mx::StreamOrDevice stream) {
+  return rope(x, {.dims = dims,
+                  .traditional = traditional,
+                  .base = base,
+                  .scale = scale,
+                  .offset = offset,
+                  .freqs = freqs,
+                  .stream = stream});
+}
+
 mx::array call_grouped_qmm(const mx::array& x, nb::handle weights, const mx::array& offsets, const std::string& rows,
                            const std::optional<std::string>& precision, const mx::StreamOrDevice& stream) {
   if (!is_quantized_weights(weights)) {
@@ -110,6 +122,8 @@ nb::dict call_counts() {
   add("gather_mm", counts().gather_mm);
   add("matmul", counts().matmul);
   add("moe", counts().moe_ffn);
+  add("rms_norm", counts().rms_norm);
+  add("rope", counts().rope);
   add("scaled_dot_product_attention", counts().scaled_dot_product_attention);
   return result;
 }
@@ -225,6 +239,16 @@ Raises:
         R"(Multiply x by quantized matrices, as mlx.core.quantized_matmul does: y = x @ ŵ.T, or y = x @ ŵ without transpose.
 
 Arguments, types and errors are those of gather_qmm. x has shape (…, M, K) or (K,). The leading dimensions of x and w broadcast.)");
+  m.def("rms_norm", &rms_norm, "x"_a, "weight"_a.none(), "eps"_a, nb::kw_only(), "stream"_a = nb::none(),
+        nb::sig("def rms_norm(x: mlx.core.array, weight: mlx.core.array | None, eps: float, *, "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Divide each row by its root mean square, as gqmm.rms_norm does, with the arguments of mx.fast.rms_norm.)");
+  m.def("rope", &call_rope, "a"_a, "dims"_a, nb::kw_only(), "traditional"_a, "base"_a.none(), "scale"_a, "offset"_a,
+        "freqs"_a = nb::none(), "stream"_a = nb::none(),
+        nb::sig("def rope(a: mlx.core.array, dims: int, *, traditional: bool, base: float | None, scale: float, "
+                "offset: int | mlx.core.array, freqs: mlx.core.array | None = None, "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Rotate pairs of elements by their positions, as gqmm.rope does, with the arguments of mx.fast.rope.)");
   m.def("matmul", &matmul, nb::arg(), nb::arg(), nb::kw_only(), "stream"_a = nb::none(),
         nb::sig("def matmul(a: mlx.core.array, b: mlx.core.array, /, *, "
                 "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),

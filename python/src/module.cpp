@@ -3,12 +3,12 @@
 // runs.
 #include "arguments.hpp"
 #include "arrays.hpp"
-#include "attention.hpp"
 #include "classes.hpp"
 #include "define.hpp"
 #include "gil.hpp"
 #include "gradients.hpp"
 #include "grouped.hpp"
+#include "layers.hpp"
 #include "module_init.hpp"
 #include "moe.hpp"
 #include "weights.hpp"
@@ -218,7 +218,7 @@ void define_module(nb::module_& m) {
          "mode: str | None, transpose: bool | None, global_scale: object, stream: object, /) -> PackedWeights");
   bind_gradients(m);
   bind_grouped(m);
-  bind_attention(m);
+  bind_layers(m);
   bind_moe(m);
   define(m, "formats", &call_formats,
          "def formats() -> list[tuple[str, int, tuple[int, ...], int, bool, str, str | None, bool, bool]]");

@@ -350,8 +350,8 @@ class TestMlxLm:
             assert case["calls"]["ours"] > 0
             assert case["calls"]["stock"] == 0
             parts = {part["part"]: part for part in case["breakdown"]["parts"]}
-            assert all(parts[part]["products"] > 0 for part in ("attention", "routing", "experts", "head"))
-            assert parts["embedding"]["products"] == parts["norms and sums"]["products"] == 0
+            assert all(parts[part]["products"] > 0 for part in parts if part != "embedding")
+            assert parts["embedding"]["products"] == 0
         assert figures["cases"][1]["routing"]["experts_hit"] > 8
         calls = [(call["function"], call["calls_per_eval"]) for call in figures["tiny_calls"]]
         assert calls == [(name, each) for name in ("gather_qmm", "quantized_matmul", "gather_mm") for each in (1, 100)]

@@ -1,73 +1,70 @@
-"""The check of `./dev lint` that layers include only what they may."""
+"""rms_norm and rope: values against NumPy, and what they refuse."""
 
 from __future__ import annotations
 
-import pathlib
-import subprocess
-import sys
-
+import gqmm
+import ml_dtypes
+import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-TABLE = """# Architecture
 
-## What may include what
-
-| folder | may include |
-|---|---|
-| `include/gqmm` | nothing else |
-| `src/low` | nothing else |
-| `src/high` | `src/low` |
-| `cli` | `src/high` |
-
-## Something else
-
-| `src/low` | `src/high` |
-"""
-
-
-@pytest.fixture
-def check(tmp_path):
-    def run(**files: str) -> subprocess.CompletedProcess[str]:
-        (tmp_path / "docs/dev").mkdir(parents=True)
-        (tmp_path / "docs/dev/architecture.md").write_text(TABLE)
-        for name, text in {"include__gqmm__a_hpp": "", "src__low__low_hpp": "", "src__high__high_hpp": "", **files}.items():
-            path = tmp_path / (name.replace("__", "/").removesuffix("_hpp").removesuffix("_cpp") + "." + name[-3:])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        return subprocess.run(
-            [sys.executable, ROOT / "src/check_layers.py", tmp_path], capture_output=True, text=True, check=False
-        )
-
-    return run
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_rms_norm(rng, dtype, weighted):
+    x = rng.standard_normal((3, 5, 48), dtype=np.float32).astype(dtype)
+    weight = rng.standard_normal(48, dtype=np.float32).astype(dtype) if weighted else None
+    y = gqmm.rms_norm(x, weight, 1e-6)
+    assert y.dtype == dtype
+    exact = x.astype(np.float64)
+    expected = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-6)
+    expected = expected * weight.astype(np.float64) if weighted else expected
+    # Rounding to the type, and at most 12 roundings in float32 (docs/reference/numerics.md).
+    tolerance = float(ml_dtypes.finfo(dtype).eps) / 2 + 12 * 2.0**-24
+    np.testing.assert_allclose(y.astype(np.float64), expected, rtol=tolerance, atol=2.0**-25)  # half a subnormal float16
+    out = np.empty_like(y)
+    assert gqmm.rms_norm(x, weight, 1e-6, out=out, stream=gqmm.Stream(threads=3)) is out
+    np.testing.assert_array_equal(out, y)
 
 
-def test_includes_that_the_table_allows_pass(check):
-    result = check(
-        src__high__b_cpp='#include "high/high.hpp"\n#include "low/low.hpp"\n#include <gqmm/a.hpp>\n#include <vector>\n',
-        cli__sub__main_cpp='#include "high/high.hpp"\n',
-    )
-    assert (result.returncode, result.stdout) == (0, "")
+@pytest.mark.parametrize("traditional", [True, False])
+@pytest.mark.parametrize("offset", [0, 1000, "array"])
+def test_rope(rng, traditional, offset):
+    B, HEADS, T, D, DIMS = 2, 3, 7, 24, 16
+    x = rng.standard_normal((B, HEADS, T, D), dtype=np.float32)
+    first = np.array([3, 50], np.int32) if offset == "array" else offset
+    y = gqmm.rope(x, DIMS, traditional=traditional, base=1e4, scale=0.5, offset=first)
+    positions = np.broadcast_to(np.asarray(first), (B,))[:, None] + np.arange(T)
+    angles = (positions * 0.5)[:, None, :, None] * 1e4 ** (-np.arange(DIMS // 2) * 2 / DIMS)
+    rotated = x[..., :DIMS].astype(np.float64)
+    a, b = (rotated[..., ::2], rotated[..., 1::2]) if traditional else np.split(rotated, 2, axis=-1)
+    pairs = a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)
+    expected = np.stack(pairs, -1).reshape(rotated.shape) if traditional else np.concatenate(pairs, -1)
+    np.testing.assert_allclose(y[..., :DIMS], expected, atol=4 * 2.0**-24 * 2 * np.abs(x).max())
+    np.testing.assert_array_equal(y[..., DIMS:], x[..., DIMS:])
+    freqs = (1e4 ** (np.arange(DIMS // 2) * 2 / DIMS)).astype(np.float32)
+    by_freqs = gqmm.rope(x, DIMS, traditional=traditional, base=None, freqs=freqs, scale=0.5, offset=first)
+    np.testing.assert_allclose(by_freqs, y, atol=2e-4)  # freqs are rounded, and positions reach 1000
 
 
-def test_an_include_of_a_higher_layer_is_named_with_its_line(check):
-    result = check(src__low__low_cpp='#include "low/low.hpp"\n#include "high/high.hpp"\n')
-    assert result.returncode == 1
-    assert "src/low/low.cpp:2: src/low may not include src/high/high.hpp" in result.stdout
-
-
-def test_a_public_header_may_not_include_the_library(check):
-    result = check(include__gqmm__b_hpp='#include "low/low.hpp"\n')
-    assert result.returncode == 1
-    assert "include/gqmm/b.hpp:1: include/gqmm may not include src/low/low.hpp" in result.stdout
-
-
-def test_a_folder_that_the_table_lacks_is_named(check):
-    result = check(src__new__a_cpp="")
-    assert result.returncode == 1
-    assert "src/new/a.cpp: its folder is not in the table" in result.stdout
-
-
-def test_the_sources_of_this_repository_keep_to_the_table():
-    result = subprocess.run([sys.executable, ROOT / "src/check_layers.py", ROOT], capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout) == (0, "")
+def test_errors():
+    x = np.zeros((2, 3, 8), np.float32)
+    with pytest.raises(ValueError, match=r"\[rms_norm\] x has shape \(2, 3, 8\) but weight has shape \(7,\); it must be \(8,\)"):
+        gqmm.rms_norm(x, np.zeros(7, np.float32), 1e-6)
+    with pytest.raises(ValueError, match="eps = -1 is negative or not finite"):
+        gqmm.rms_norm(x, None, -1)
+    with pytest.raises(ValueError, match="dims = 7 is not an even number from 2 to 8"):
+        gqmm.rope(x, 7)
+    with pytest.raises(ValueError, match="base and freqs are both missing; pass one of them"):
+        gqmm.rope(x, 8, base=None)
+    with pytest.raises(ValueError, match="base and freqs are both given; pass one of them"):
+        gqmm.rope(x, 8, freqs=np.ones(4, np.float32))
+    with pytest.raises(ValueError, match="base = -2 is not a positive finite number"):
+        gqmm.rope(x, 8, base=-2)
+    with pytest.raises(ValueError, match=r"offset has shape \(3,\); it must be one integer, or \(2,\)"):
+        gqmm.rope(x, 8, offset=np.zeros(3, np.int32))
+    with pytest.raises(ValueError, match="offset does not fit 64 bits"):
+        gqmm.rope(x, 8, offset=2**63)
+    with pytest.raises(ValueError, match=r"offset = 2199023255552 is not within ±2\^40"):
+        gqmm.rope(x, 8, offset=2**41)
+    with pytest.raises(ValueError, match="at least three dimensions"):
+        gqmm.rope(x[0], 8)

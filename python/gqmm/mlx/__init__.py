@@ -21,6 +21,8 @@ grouped_qmm = extension.grouped_qmm
 matmul = extension.matmul
 moe_combine = extension.moe_combine
 quantized_matmul = extension.quantized_matmul
+rms_norm = extension.rms_norm
+rope = extension.rope
 scaled_dot_product_attention = extension.scaled_dot_product_attention
 
 __all__ = [
@@ -40,6 +42,8 @@ __all__ = [
     "moe_ffn",
     "pack_model",
     "quantized_matmul",
+    "rms_norm",
+    "rope",
     "scaled_dot_product_attention",
     "status",
     "uninstall",

@@ -75,9 +75,11 @@ class AttentionOfModels:
             keys, values = in_order(keys, -2, known.first), in_order(values, -2, known.first)
             if isinstance(mask, mx.array) and mask.shape[-1] == keys.shape[-2]:
                 mask = in_order(mask, -1, known.first)
-        origin = known.origin
-        if isinstance(origin, int):
-            origin = mx.full((queries.shape[0],), origin, mx.int64) if origin != 0 else None
+        origin: mx.array | None
+        if isinstance(known.origin, int):
+            origin = None if known.origin == 0 else mx.full((queries.shape[0],), known.origin, mx.int64)
+        else:
+            origin = known.origin
         y = extension.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, origin=origin)
         return y
 

@@ -55,4 +55,4 @@ def positions(cache: Any, length: int) -> Positions | None:
 
 def in_order(a: mx.array, axis: int, first: int) -> mx.array:
     """Return a ring with its oldest element in front."""
-    return a if first == 0 else mx.roll(a, -first, axis=axis)
+    return a if first == 0 else mx.roll(a, -first, axis)

@@ -95,6 +95,8 @@ _OPERATORS: dict[str, Operator] = {
     "gather_mm": _Function(mx, "gather_mm"),
     "matmul": _Together(_Function(mx, "matmul"), _Function(mx, "addmm"), _MatmulOfArrays()),
     "moe": take_over,
+    "rms_norm": _Function(mx.fast, "rms_norm"),
+    "rope": _Function(mx.fast, "rope"),
     "scaled_dot_product_attention": _Together(_Function(mx.fast, "scaled_dot_product_attention"), attention_of_models),
 }
 OPERATORS = tuple(_OPERATORS)

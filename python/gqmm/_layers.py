@@ -1,0 +1,120 @@
+"""The layers between the products of a model. Each function calls the compiled function of its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gqmm import _gqmm
+
+if TYPE_CHECKING:
+    from gqmm._gqmm import Stream
+    from gqmm._types import Array
+
+
+def scaled_dot_product_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    mask: Array | str | None = None,
+    sinks: Array | None = None,
+    origin: Array | None = None,
+    stream: Stream | None = None,
+    out: Array | None = None,
+) -> Any:
+    """Compute attention for each head: y = softmax(scale · q @ kᵀ + mask) @ v, as mx.fast.scaled_dot_product_attention does.
+
+    All arithmetic is in float32, and the result is rounded once. No matrix of scores is kept. A row of the result has the same
+    bits in any batch, with any number of queries computed together, with any number of threads and on every instruction set.
+    docs/reference/numerics.md states the order of operations and the error bound.
+
+    Args:
+        q: float16, bfloat16 or float32, shape (B, Hq, T, D), of any strides.
+        k: likewise, shape (B, Hkv, L, D). A head of k and v serves Hq / Hkv consecutive heads of q.
+        v: likewise, shape (B, Hkv, L, Dv).
+        scale: the factor of the scores, such as D ** -0.5.
+        mask: the keys that a query sees. None: all. "causal": query t sees the keys 0 … L - T + t. An array that broadcasts to
+            (B, Hq, T, L): bool, where true means that the query sees the key, or float16, bfloat16 or float32, which is added
+            to the scores; -inf hides a key. Keys and values that no query sees may be anything, also NaN.
+        sinks: None, or float16, bfloat16 or float32, shape (Hq,): the score of one more key whose value is zero.
+        origin: None, or integers of shape (B,): for each batch element the index along L of the key at position 0. It may be
+            negative. Sums run over blocks of keys that are aligned to positions. So with its origin, a sequence has the same bits
+            behind padding, or after its first keys have been dropped, as alone. None stands for 0.
+        stream: None, or a Stream to choose the number of threads.
+        out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
+            which overlaps no operand.
+
+    Returns:
+        out, or an array of q's library, of shape (B, Hq, T, Dv) and the type of q, k and v (float32 if these differ). A query
+        that sees no key has the mean of v if the mask is "causal" or bool, NaN if -inf hides all keys, and 0 with a sink.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: shapes or types contradict each other, or out cannot take the result. Nothing has been written then.
+    """
+    return _gqmm.scaled_dot_product_attention(q, k, v, scale, mask, sinks, origin, out, stream)
+
+
+def rms_norm(x: Array, weight: Array | None, eps: float, *, stream: Stream | None = None, out: Array | None = None) -> Any:
+    """Divide each row by its root mean square, as mx.fast.rms_norm does: y = x / √(mean(x²) + eps) · weight.
+
+    All arithmetic is in float32, and the result is rounded once. A row has the same bits in any batch, with any number of threads
+    and on every instruction set. docs/reference/numerics.md states the order of operations and the error bound.
+
+    Args:
+        x: float16, bfloat16 or float32, shape (…, D), of any strides.
+        weight: likewise, shape (D,), or None for ones.
+        eps: a small number that is not negative.
+        stream: None, or a Stream to choose the number of threads.
+        out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
+            which overlaps no operand.
+
+    Returns:
+        out, or an array of x's library and shape, and of the type to which x and weight promote.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: shapes or types contradict each other, or out cannot take the result. Nothing has been written then.
+    """
+    return _gqmm.rms_norm(x, weight, eps, out, stream)
+
+
+def rope(
+    x: Array,
+    dims: int,
+    *,
+    traditional: bool = False,
+    base: float | None = 10000.0,
+    scale: float = 1.0,
+    offset: int | Array = 0,
+    freqs: Array | None = None,
+    stream: Stream | None = None,
+    out: Array | None = None,
+) -> Any:
+    """Rotate pairs of elements by angles that grow with the position, as mx.fast.rope does.
+
+    In row t of T, a pair (a, b) with the angle θ = (offset + t) · scale · frequency becomes (a·cos θ - b·sin θ,
+    b·cos θ + a·sin θ). Angles are computed in float64, their cosines and sines are rounded to float32, and the result is rounded
+    once. A row has the same bits in any batch, with any number of threads and on every instruction set.
+
+    Args:
+        x: float16, bfloat16 or float32, shape (B, …, T, D), of any strides.
+        dims: how many elements of a row are rotated: even, 2 … D. Others stay as they are.
+        traditional: whether neighbours make a pair, (0, 1), (2, 3), …, or else elements that are dims / 2 apart.
+        base: pair i has the frequency base ** (-2 * i / dims). None if freqs are given.
+        scale: the factor of positions.
+        offset: the position of the first row: an integer, or integers of shape (B,).
+        freqs: None, or float16, bfloat16 or float32, shape (dims / 2,): pair i has the frequency 1 / freqs[i].
+        stream: None, or a Stream to choose the number of threads.
+        out: None, or the memory for the result: a NumPy array or a PyTorch tensor of x's shape and type, row-major, which
+            overlaps no operand.
+
+    Returns:
+        out, or an array of x's library, shape and type.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: shapes or types contradict each other, or out cannot take the result. Nothing has been written then.
+    """
+    return _gqmm.rope(x, dims, traditional, base, scale, offset, freqs, out, stream)

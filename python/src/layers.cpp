@@ -1,0 +1,127 @@
+#include "layers.hpp"
+
+#include "arguments.hpp"
+#include "arrays.hpp"
+#include "define.hpp"
+#include "gil.hpp"
+
+#include <gqmm/attention.hpp>
+#include <gqmm/norm.hpp>
+#include <gqmm/rope.hpp>
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace gqmm::python {
+namespace {
+
+constexpr const char* attention_op = "scaled_dot_product_attention";
+
+std::optional<Operand> import_out(const char* op, nb::handle out) {
+  return out.is_none() ? std::nullopt : std::optional(import_writable_array({op, "out"}, out));
+}
+
+/// A mask as Python gave it. It must be destroyed with the GIL held.
+class PassedMask {
+ public:
+  explicit PassedMask(nb::handle mask) {
+    if (mask.is_none()) {
+      return;
+    }
+    if (!nb::isinstance<nb::str>(mask)) {
+      operand_ = import_array({attention_op, "mask"}, mask);
+      mask_ = operand_->view;
+      return;
+    }
+    const std::string name = nb::cast<std::string>(mask);
+    if (name != "causal") {
+      throw std::invalid_argument(
+          fmt::format("[{}] mask = \"{}\" is unknown; use \"causal\", an array or None", attention_op, name));
+    }
+    mask_ = CausalMask();
+  }
+  [[nodiscard]] const AttentionMask& mask() const noexcept { return mask_; }
+
+ private:
+  std::optional<Operand> operand_;
+  AttentionMask mask_;
+};
+
+nb::object call_attention(nb::handle q, nb::handle k, nb::handle v, nb::handle scale, nb::handle mask, nb::handle sinks,
+                          nb::handle origin, nb::handle out, nb::handle stream) {
+  constexpr const char* op = attention_op;
+  const Operand q_operand = import_array({op, "q"}, q);
+  const Operand k_operand = import_array({op, "k"}, k);
+  const Operand v_operand = import_array({op, "v"}, v);
+  const PassedMask passed(mask);
+  const std::optional<Operand> sinks_operand = import_optional_array({op, "sinks"}, sinks);
+  const std::optional<Operand> origin_operand = import_optional_array({op, "origin"}, origin);
+  const std::optional<Operand> out_operand = import_out(op, out);
+  const float factor = parse_float({op, "scale"}, scale);
+  const AttentionOptions options{.mask = passed.mask(),
+                                 .sinks = view_of(sinks_operand),
+                                 .origin = view_of(origin_operand),
+                                 .stream = parse_stream(op, stream),
+                                 .out = view_of(out_operand)};
+  array result =
+      without_gil([&] { return scaled_dot_product_attention(q_operand.view, k_operand.view, v_operand.view, factor, options); });
+  return out_operand ? nb::borrow(out) : export_array(q, std::move(result));
+}
+
+nb::object call_rms_norm(nb::handle x, nb::handle weight, nb::handle eps, nb::handle out, nb::handle stream) {
+  constexpr const char* op = "rms_norm";
+  const Operand x_operand = import_array({op, "x"}, x);
+  const std::optional<Operand> weight_operand = import_optional_array({op, "weight"}, weight);
+  const std::optional<Operand> out_operand = import_out(op, out);
+  const float epsilon = parse_float({op, "eps"}, eps);
+  const NormOptions options{.stream = parse_stream(op, stream), .out = view_of(out_operand)};
+  array result = without_gil([&] { return rms_norm(x_operand.view, view_of(weight_operand), epsilon, options); });
+  return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
+}
+
+nb::object call_rope(nb::handle x, nb::handle dims, nb::handle traditional, nb::handle base, nb::handle scale, nb::handle offset,
+                     nb::handle freqs, nb::handle out, nb::handle stream) {
+  constexpr const char* op = "rope";
+  const Operand x_operand = import_array({op, "x"}, x);
+  const std::optional<Operand> freqs_operand = import_optional_array({op, "freqs"}, freqs);
+  const std::optional<Operand> out_operand = import_out(op, out);
+  std::optional<Operand> offset_operand;
+  RopeOptions options{.traditional = parse_bool({op, "traditional"}, traditional),
+                      .base = base.is_none() ? std::nullopt : std::optional(parse_float({op, "base"}, base)),
+                      .scale = parse_float({op, "scale"}, scale),
+                      .freqs = view_of(freqs_operand),
+                      .stream = parse_stream(op, stream),
+                      .out = view_of(out_operand)};
+  if (PyLong_Check(offset.ptr()) != 0) {
+    std::int64_t number = 0;
+    if (!nb::try_cast(offset, number)) {
+      throw std::invalid_argument(fmt::format("[{}] offset does not fit 64 bits; pass the position of the first row", op));
+    }
+    options.offset = number;
+  } else {
+    offset_operand = import_array({op, "offset"}, offset);
+    options.offset = offset_operand->view;
+  }
+  const int count = parse_int({op, "dims"}, dims);
+  array result = without_gil([&] { return rope(x_operand.view, count, options); });
+  return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
+}
+
+}  // namespace
+
+void bind_layers(nb::module_& m) {
+  define(m, "rms_norm", &call_rms_norm,
+         "def rms_norm(x: object, weight: object, eps: float, out: object, stream: object, /) -> typing.Any");
+  define(m, "rope", &call_rope,
+         "def rope(x: object, dims: int, traditional: bool, base: float | None, scale: float, offset: object, freqs: object, "
+         "out: object, stream: object, /) -> typing.Any");
+  define(m, "scaled_dot_product_attention", &call_attention,
+         "def scaled_dot_product_attention(q: object, k: object, v: object, scale: float, mask: object, sinks: object, "
+         "origin: object, out: object, stream: object, /) -> typing.Any");
+}
+
+}  // namespace gqmm::python

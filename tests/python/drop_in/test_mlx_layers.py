@@ -1,0 +1,146 @@
+"""Norms, rotary embeddings and dense products through MLX: values and transforms against stock."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("gqmm.mlx")
+
+import gqmm.mlx as drop_in
+import mlx.core as mx
+import mlx.nn as nn
+
+pytestmark = pytest.mark.mlx
+
+stock_rms_norm, stock_rope, stock_matmul = mx.fast.rms_norm, mx.fast.rope, mx.matmul
+DTYPES = [mx.float32, mx.float16, mx.bfloat16]
+TOLERANCE = {mx.float32: 2e-6, mx.float16: 4e-3, mx.bfloat16: 3e-2}  # stock rounds twice, and cosines to the half type
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    mx.random.seed(5)
+
+
+def counts(name):
+    calls = drop_in.status().calls[name]
+    return calls.ours, calls.stock
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_rms_norm(dtype, weighted):
+    x = mx.random.normal((2, 7, 48)).astype(dtype)
+    weight = mx.random.normal((48,)).astype(dtype) if weighted else None
+    before = counts("rms_norm")
+    ours = drop_in.rms_norm(x, weight, 1e-5)
+    assert counts("rms_norm") == (before[0] + 1, before[1])
+    stock = stock_rms_norm(x, weight, 1e-5)
+    assert ours.dtype == stock.dtype
+    assert mx.allclose(ours, stock, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{"base": 1e4}, {"base": None, "freqs": True}], ids=["base", "freqs"])
+@pytest.mark.parametrize("offset", [0, 5, "array"])
+@pytest.mark.parametrize("traditional", [True, False])
+def test_rope(dtype, options, offset, traditional):
+    x = mx.random.normal((2, 3, 6, 32)).astype(dtype)
+    options = dict(options)
+    if "freqs" in options:
+        options["freqs"] = mx.random.uniform(1, 100, (12,))
+    offset = mx.array([1, 4]) if offset == "array" else offset
+    arguments = {"traditional": traditional, "scale": 0.5, "offset": offset, **options}
+    before = counts("rope")
+    ours = drop_in.rope(x, 24, **arguments)
+    assert counts("rope") == (before[0] + 1, before[1])
+    stock = stock_rope(x, 24, **arguments)
+    assert ours.dtype == stock.dtype
+    assert mx.allclose(ours, stock, atol=2 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [((5, 12), (12, 7)), ((12,), (12, 7)), ((5, 12), (12,)), ((12,), (12,)), ((3, 5, 12), (12, 7)), ((2, 1, 5, 12), (3, 12, 7))],
+)
+def test_matmul(dtype, a, b):
+    a, b = mx.random.normal(a).astype(dtype), mx.random.normal(b).astype(dtype)
+    before = counts("matmul")
+    ours = drop_in.matmul(a, b)
+    assert counts("matmul") == (before[0] + 1, before[1])
+    stock = stock_matmul(a.astype(mx.float32), b.astype(mx.float32))
+    assert (ours.dtype, ours.shape) == (dtype, stock.shape)
+    assert mx.allclose(ours.astype(mx.float32), stock, atol=2 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+def test_addmm_and_the_operator_of_arrays():
+    c, a, b = mx.random.normal((7,)), mx.random.normal((5, 12)), mx.random.normal((12, 7))
+    expected = mx.addmm(c, a, b, alpha=2.0, beta=0.5)
+    assert mx.allclose(drop_in.addmm(c, a, b, alpha=2.0, beta=0.5), expected, atol=1e-5)
+    matmul_of_arrays = mx.array.__matmul__
+    layer = nn.Linear(12, 7)
+    stock = layer(a), a @ b
+    before = counts("matmul")
+    with drop_in.install(only=["matmul"]):
+        ours = layer(a), a @ b, mx.matmul(a, b)
+        with pytest.raises((TypeError, ValueError)):
+            a @ 3
+    assert counts("matmul")[0] == before[0] + 3
+    assert mx.array.__matmul__ is matmul_of_arrays
+    assert mx.allclose(ours[0], stock[0], atol=1e-5)
+    assert mx.allclose(ours[1], stock[1], atol=1e-5)
+    assert mx.array_equal(ours[1], ours[2])
+
+
+def test_what_gqmm_does_not_serve_is_stocks():
+    integers = mx.ones((3, 3), mx.int32)
+    before = counts("matmul"), counts("rope"), counts("rms_norm")
+    with pytest.raises(ValueError, match="matmul"):  # MLX's own error
+        drop_in.matmul(integers, integers)
+    with pytest.raises(ValueError, match="rope"):
+        drop_in.rope(mx.ones((2, 4)), 4, traditional=False, base=1e4, scale=1.0, offset=0)
+    with pytest.raises(ValueError, match="rms_norm"):
+        drop_in.rms_norm(integers, None, 1e-5)
+    after = counts("matmul"), counts("rope"), counts("rms_norm")
+    assert [b[1] - a[1] for a, b in zip(before, after, strict=True)] == [1, 1, 1]
+
+
+def functions():
+    """Our functions and stock's, of float arrays, with operands."""
+    x, weight = mx.random.normal((2, 3, 16)), mx.random.normal((16,))
+    offset = mx.array(3)
+    matrix = mx.random.normal((16, 5))
+    return {
+        "rms_norm": (
+            lambda x, w: drop_in.rms_norm(x, w, 1e-5),
+            lambda x, w: stock_rms_norm(x, w, 1e-5),
+            (x, weight),
+        ),
+        "rope": (
+            lambda x: drop_in.rope(x, 16, traditional=False, base=1e4, scale=1.0, offset=offset),
+            lambda x: stock_rope(x, 16, traditional=False, base=1e4, scale=1.0, offset=offset),
+            (x,),
+        ),
+        "matmul": (drop_in.matmul, stock_matmul, (x, matrix)),
+    }
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "rope", "matmul"])
+def test_transforms(name):
+    ours, stock, operands = functions()[name]
+    argnums = tuple(range(len(operands)))
+
+    def squares(function):
+        return lambda *arrays: (function(*arrays) ** 2).sum()
+
+    for a, b in zip(mx.grad(squares(ours), argnums)(*operands), mx.grad(squares(stock), argnums)(*operands), strict=True):
+        assert mx.allclose(a, b, atol=1e-4, rtol=1e-5)
+    tangents = [mx.ones_like(a) for a in operands]
+    assert mx.allclose(mx.jvp(ours, operands, tangents)[1][0], mx.jvp(stock, operands, tangents)[1][0], atol=1e-4)
+    expected = ours(*operands)
+    assert mx.array_equal(mx.compile(ours)(*operands), expected)
+    batched = [mx.stack([a, 2 * a, a]) for a in operands]
+    together = mx.vmap(ours)(*batched)
+    for i in range(3):
+        assert mx.array_equal(together[i], ours(*(a[i] for a in batched)))
