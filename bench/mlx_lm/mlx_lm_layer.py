@@ -260,8 +260,9 @@ class Profile:
 
     def __init__(self, layer: Layer) -> None:
         from gqmm.mlx._load import extension
+        from gqmm.mlx._slots import block_is_running
 
-        self.mx, self.extension = layer.mx, extension
+        self.mx, self.extension, self.block_is_running = layer.mx, extension, block_is_running
         model, block = layer.model, layer.layer
         self.modules = {
             id(block.self_attn): "attention",
@@ -282,12 +283,16 @@ class Profile:
         self.seconds[self.inside[-1]] += now - self.since
         self.since = now
 
+    def evaluate(self, *values: Any) -> None:
+        """Evaluate arrays. Slots of experts are of another class. They are left alone: their sum is what the model uses."""
+        self.mx.eval([value for value in values if type(value) is self.mx.array])
+
     def section(self, part: tuple[str, bool], function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-        self.mx.eval([value for value in (*arguments, *settings.values()) if isinstance(value, self.mx.array)])
+        self.evaluate(*arguments, *settings.values())
         self.charge()
         self.inside.append(part)
         result = function(*arguments, **settings)
-        self.mx.eval(result)
+        self.evaluate(result)
         self.charge()
         self.inside.pop()
         return result
@@ -304,15 +309,29 @@ class Profile:
     def product(self, original: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *arguments, **settings: self.section((self.inside[-1][0], True), original, *arguments, **settings)
 
+    def experts(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(x: Any, topk_ids: Any, topk_weights: Any, *arguments: Any, **settings: Any) -> Any:
+            if topk_weights is None and self.block_is_running():  # a call for the sum of these slots follows
+                return original(x, topk_ids, topk_weights, *arguments, **settings)
+            return self.section(("experts", True), original, x, topk_ids, topk_weights, *arguments, **settings)
+
+        return call
+
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for kind in self.classes:
                 stack.enter_context(replaced(kind, "__call__", self.module(kind.__call__)))
-            for name in PRODUCTS:
-                stack.enter_context(replaced(self.mx, name, self.product(getattr(self.mx, name))))
-            # The experts are one call of this function. It counts as a product, with all that it does between its products.
-            stack.enter_context(replaced(self.extension, "moe_ffn", self.product(self.extension.moe_ffn)))
+            # What gqmm computes. All of its time counts as that of products.
+            for owner, names in [
+                (self.mx, (*PRODUCTS, "matmul", "addmm")),
+                (self.mx.array, ("__matmul__",)),
+                (self.mx.fast, ("rms_norm", "rope")),
+                (self.extension, ("scaled_dot_product_attention",)),
+            ]:
+                for name in names:
+                    stack.enter_context(replaced(owner, name, self.product(getattr(owner, name))))
+            stack.enter_context(replaced(self.extension, "moe_ffn", self.experts(self.extension.moe_ffn)))
             yield
 
     def run(self, job: Callable[[], tuple[float, Any]]) -> float:

@@ -137,7 +137,7 @@ std::string layer_line(const MlxLmReport& report) {
 
 const char* const part_note =
     "This is a pass of its own with gqmm.mlx. MLX must finish its work whenever a part or a product begins or ends. "
-    "Products are gather_qmm, quantized_matmul and, for the experts, moe_ffn; around them is the work of MLX and Python.";
+    "Products are all that gqmm computes; around them is the work of MLX and Python.";
 
 std::vector<std::string> notes(const MlxLmReport& report) {
   std::vector<std::string> lines;

@@ -167,7 +167,8 @@ mx::array rope(const mx::array& x, const RopeArguments& arguments) {
     ++counts().rope.stock;
     return stock_rope(x, arguments);
   }
-  std::ignore = infer_rope(outline_of(x), arguments.dims, options_of(arguments, [](const mx::array& a) { return outline_of(a); }));
+  std::ignore =
+      infer_rope(outline_of(x), arguments.dims, options_of(arguments, [](const mx::array& a) { return outline_of(a); }));
   ++counts().rope.ours;
   RopeSettings settings = {.dims = arguments.dims,
                            .traditional = arguments.traditional,
