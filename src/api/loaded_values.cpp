@@ -1,5 +1,6 @@
 #include "api/loaded_values.hpp"
 
+#include "cpu/float_environment.hpp"
 #include "formats/float_types.hpp"
 
 #include <limits>
@@ -7,6 +8,7 @@
 namespace gqmm::detail {
 
 std::vector<float> load_vector(const array& a) {
+  const cpu::FloatEnvironment environment;  // a conversion may meet subnormals
   std::vector<float> values;
   values.reserve(static_cast<std::size_t>(a.dim(0)));
   for (std::int64_t i = 0; i < a.dim(0); ++i) {

@@ -5,6 +5,7 @@
 #include "api/indices.hpp"
 #include "api/loaded_values.hpp"
 #include "api/output.hpp"
+#include "cpu/float_environment.hpp"
 #include "cpu/rotary_angles.hpp"
 
 #include <gqmm/infer.hpp>
@@ -71,6 +72,7 @@ std::vector<std::int64_t> load_offsets(const std::variant<std::int64_t, array>& 
 }
 
 std::vector<double> frequencies(int dims, const RopeOptions& options) {
+  const cpu::FloatEnvironment environment;  // the caller may round otherwise
   std::vector<double> values;
   if (options.base) {
     values = cpu::frequencies_of_base(static_cast<double>(*options.base), dims / 2);

@@ -4,6 +4,7 @@
 #include "conformance/support/guarded_memory.hpp"
 #include "conformance/support/problems.hpp"
 #include "float_settings.hpp"
+#include "formats/float_types.hpp"
 #include "formats/registry.hpp"
 
 #include <fmt/format.h>
@@ -97,6 +98,39 @@ TEST(FloatEnvironment, SubnormalsSurvive) {
     const array y = call_under(flush_to_zero, operands);
     EXPECT_TRUE(keeps(judge(lowered.problem, oracle, y))) << describe(spec);
   });
+}
+
+/// float16 numbers of which every second one is subnormal: the odd ones or the even ones, by the seed.
+array half_numbers(const Shape& shape, std::uint64_t seed) {
+  Random random(seed);
+  array a = array::empty(shape, Dtype::float16);
+  for (std::int64_t i = 0; i < a.size(); ++i) {
+    store_float(a.mutable_bytes() + 2 * i, Dtype::float16,
+                static_cast<float>(random.normal() * ((i + static_cast<std::int64_t>(seed)) % 2 == 0 ? 1 : 0x1p-20)));
+  }
+  return a;
+}
+
+TEST(FloatEnvironment, OfACallerChangesNoBitOfOtherLayers) {
+  const array q = half_numbers({1, 2, 5, 24}, 1);
+  const array k = half_numbers({1, 1, 9, 24}, 2);
+  const array sinks = half_numbers({2}, 3);
+  const array weight = half_numbers({24}, 4);
+  const auto attention = [&] { return scaled_dot_product_attention(q, k, k, 0.3F, {.mask = CausalMask(), .sinks = sinks}); };
+  const auto norm = [&] { return rms_norm(q, weight, 0x1p-140F); };
+  const auto rotary = [&] { return rope(q, 24, {.base = 12345.0F, .scale = 0.3F, .offset = std::int64_t{98765}}); };
+  const RestoreInstructionSet restore;
+  for (const std::string& set : supported_instruction_sets()) {
+    SCOPED_TRACE(set);
+    set_instruction_set(set);
+    for (const std::function<array()>& layer : std::initializer_list<std::function<array()>>{attention, norm, rotary}) {
+      const array expected = layer();
+      for (const threads::FloatControl setting : {flush_to_zero, round_down, round_towards_zero}) {
+        const CallersSetting caller(setting);
+        EXPECT_TRUE(same_bits(expected, layer()));
+      }
+    }
+  }
 }
 
 // Quantized weights are made by the same code paths in every environment too.
