@@ -153,6 +153,21 @@ def test_the_precision_is_passed_on(program):
     assert run("--precision", "fast", "-m", "precision", cwd=program).stdout == "fast\n"
 
 
+def test_operators_are_selected(program):
+    (program / "operators.py").write_text("import gqmm.mlx; print(*gqmm.mlx.status().operators)")
+    assert run("-m", "operators", cwd=program).stdout.split() == list(drop_in.OPERATORS)
+    assert run("--only", "moe,rope", "-m", "operators", cwd=program).stdout == "moe rope\n"
+    without = run("--without", "moe", "-m", "operators", cwd=program).stdout.split()
+    assert without == [name for name in drop_in.OPERATORS if name != "moe"]
+    for arguments, why in {
+        ("--only", "softmx"): "only names 'softmx', which is no operator",
+        ("--only", "moe", "--without", "rope"): "are both given",
+    }.items():
+        result = run(*arguments, "-m", "operators", cwd=program)
+        assert result.returncode == 2
+        assert why in result.stderr
+
+
 def test_nothing_is_printed_unless_asked(program):
     assert run(str(program / "program.py")).stderr == ""
 
