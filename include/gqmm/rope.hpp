@@ -28,7 +28,7 @@ struct GQMM_API RopeOptions {
 /// and the angle θ = (offset + t) · scale · frequency: (a · cos θ − b · sin θ, b · cos θ + a · sin θ).
 ///
 /// x: (B, …, T, D), float16, bfloat16 or float32, with at least three dimensions and any strides. dims: even, 2 … D; further
-/// elements of a row stay as they are. Either base or freqs must be given.
+/// elements of a row stay as they are. Either base or freqs must be given. Angles must lie within ±2^40.
 ///
 /// Result: the shape and type of x. Angles are computed in float64, their cosines and sines are rounded to float32, and the
 /// result is rounded once. A row has the same bits in any batch, with any number of threads and on every instruction set.

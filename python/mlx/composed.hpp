@@ -48,14 +48,25 @@ template <class Function>
 mx::array stack_of_calls(const std::vector<mx::array>& inputs, const std::vector<int>& axes, mx::Stream s,
                          const Function& function) {
   const std::vector<mx::array> moved = batch_in_front(inputs, axes, inputs.size(), s);
-  std::vector<mx::array> results;
-  for (int i = 0; i < moved.front().shape(0); ++i) {
+  const auto call = [&](const auto& element_of) {
     std::vector<mx::array> one;
     one.reserve(moved.size());
     for (const mx::array& input : moved) {
-      one.push_back(mx::take(input, i, 0, s));
+      one.push_back(element_of(input));
     }
-    results.push_back(function(one));
+    return function(one);
+  };
+  const int batch = moved.front().shape(0);
+  if (batch == 0) {  // the result has the shape and type that it would have of anything, and no element
+    const mx::array like = call(
+        [&](const mx::array& input) { return mx::zeros({input.shape().begin() + 1, input.shape().end()}, input.dtype(), s); });
+    mx::Shape shape = like.shape();
+    shape.insert(shape.begin(), 0);
+    return mx::zeros(shape, like.dtype(), s);
+  }
+  std::vector<mx::array> results;
+  for (int i = 0; i < batch; ++i) {
+    results.push_back(call([&](const mx::array& input) { return mx::take(input, i, 0, s); }));
   }
   return mx::stack(results, 0, s);
 }

@@ -96,7 +96,7 @@ nb::object call_rope(nb::handle x, nb::handle dims, nb::handle traditional, nb::
                       .freqs = view_of(freqs_operand),
                       .stream = parse_stream(op, stream),
                       .out = view_of(out_operand)};
-  if (PyLong_Check(offset.ptr()) != 0) {
+  if (PyLong_Check(offset.ptr()) != 0 && PyBool_Check(offset.ptr()) == 0) {
     std::int64_t number = 0;
     if (!nb::try_cast(offset, number)) {
       throw std::invalid_argument(fmt::format("[{}] offset does not fit 64 bits; pass the position of the first row", op));

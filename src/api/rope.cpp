@@ -11,7 +11,9 @@
 #include <gqmm/infer.hpp>
 #include <gqmm/rope.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <utility>
 
 namespace gqmm {
@@ -21,7 +23,8 @@ using namespace detail;
 namespace {
 
 constexpr std::string_view rope_op = "rope";
-constexpr std::int64_t farthest_position = std::int64_t{1} << 40;  // beyond it, angles would lose digits in float64
+constexpr std::int64_t farthest_position = std::int64_t{1} << 40;
+constexpr double largest_angle = 0x1p40;  // beyond it, angles have lost their digits in float64
 
 void check_frequencies(int dims, const RopeOptions& options) {
   if (options.base.has_value() == options.freqs.has_value()) {
@@ -87,6 +90,20 @@ std::vector<double> frequencies(int dims, const RopeOptions& options) {
   return values;
 }
 
+/// Throws if the angles of some position are too large, or NaN.
+void check_angles(const std::vector<double>& frequencies, const std::vector<std::int64_t>& offsets, std::int64_t rows) {
+  std::int64_t farthest = 0;
+  for (const std::int64_t offset : offsets) {
+    farthest = std::max({farthest, std::abs(offset), std::abs(offset + rows)});
+  }
+  for (std::size_t i = 0; i < frequencies.size(); ++i) {
+    if (!(std::fabs(frequencies[i]) * static_cast<double>(farthest) <= largest_angle)) {
+      fail(rope_op, "pair {} turns by {} for each position, and positions reach {}; angles must stay within 2^40, so check {}", i,
+           frequencies[i], farthest, "base, freqs and scale");
+    }
+  }
+}
+
 }  // namespace
 
 ResultType infer_rope(const array& x, int dims, const RopeOptions& options) {
@@ -110,12 +127,14 @@ array rope(const array& x, int dims, const RopeOptions& options) {
   const NamedOperand operands[] = {
       {"x", &x}, {"offset", std::get_if<array>(&options.offset)}, {"freqs", options.freqs ? &*options.freqs : nullptr}};
   std::vector<std::int64_t> offsets = load_offsets(options.offset, x.dim(0));
+  std::vector<double> of_pairs = frequencies(dims, options);
+  check_angles(of_pairs, offsets, x.dim(-2));
   array result = make_result(rope_op, type.shape, type.dtype, options.out, operands);
   if (result.size() > 0) {
     cpu::rope({.x = MatrixBatch(x),
                .batch = x.dim(0),
                .traditional = options.traditional,
-               .frequencies = frequencies(dims, options),
+               .frequencies = std::move(of_pairs),
                .offsets = std::move(offsets),
                .y = result.mutable_bytes(),
                .threads = options.stream.threads});

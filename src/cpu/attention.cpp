@@ -37,7 +37,8 @@ class AttentionPlan {
       const BlockRange blocks = blocks_of(problem, b);
       chunks_ = std::max(chunks_, chunk_of(blocks.end - 1) - chunk_of(blocks.begin) + 1);
     }
-    splits_keys_ = threads > 1 && chunks_ > 1 && sets() < wanted_items;
+    // The states of all chunks take memory: little for few rows.
+    splits_keys_ = threads > 1 && chunks_ > 1 && sets() < (in_place_ ? wanted_items : threads);
   }
 
   [[nodiscard]] bool in_place() const { return in_place_; }

@@ -302,7 +302,8 @@ void AttentionRows::merge(const RowStates& from, const RowStates& into) const {
 void AttentionRows::begin(std::int64_t row, const RowStates& state) const {
   state.clear(1, width_);
   if (!call_.problem.sinks.empty()) {
-    *state.maximum = call_.problem.sinks[static_cast<std::size_t>(head_of(row))] * log2_e;
+    const float score = call_.problem.sinks[static_cast<std::size_t>(head_of(row))] * log2_e;
+    *state.maximum = score < lowest_score ? lowest_score : score;  // a NaN stays
     *state.sums = 1;
   }
 }
@@ -411,6 +412,11 @@ void AttentionRows::compute_carefully(std::int64_t row, float* y) {
   // Where a boolean mask hides all keys, MLX gives them equal weights, because it replaces scores by the lowest number.
   const bool boolean = problem.mask_kind == MaskKind::boolean || problem.mask_kind == MaskKind::causal;
   const bool equal_scores = boolean && problem.sinks.empty() && !sees_any(row);
+  auto* const mean = scratch_.mean.take<float>(width_);
+  if (equal_scores && knows_mean_) {  // it is the same for all rows
+    std::copy_n(mean, problem.width(), y);
+    return;
+  }
   const std::int64_t floats = RowStates::floats(1, width_);
   auto* const memory = scratch_.careful.take<float>(2, floats);
   const RowStates total = RowStates::in(memory, 1);
@@ -429,6 +435,10 @@ void AttentionRows::compute_carefully(std::int64_t row, float* y) {
     restore_order(total.o);
   }
   call_.attention.finish(total.sums, total.o, problem.width(), y);
+  if (equal_scores) {
+    std::copy_n(y, problem.width(), mean);
+    knows_mean_ = true;
+  }
 }
 
 }  // namespace gqmm::cpu

@@ -71,6 +71,7 @@ struct AttentionScratch {
   Scratch chunks;
   Scratch totals;
   Scratch careful;
+  Scratch mean;
   Scratch scores;
   Scratch keys;
   Scratch values;
@@ -151,9 +152,10 @@ class AttentionRows {
   FloatKind v_kind_;
   const std::byte* keys_;
   const std::byte* values_;
-  float* q_;              // [row][depth]
-  float* interleaved_q_;  // groups of in_place_rows, then of smaller powers of two: [element][row of the group]
-  VisibleKeys* visible_;  // [row]
+  float* q_;                 // [row][depth]
+  float* interleaved_q_;     // groups of in_place_rows, then of smaller powers of two: [element][row of the group]
+  VisibleKeys* visible_;     // [row]
+  bool knows_mean_ = false;  // the mean of all values is in scratch_.mean
 };
 
 /// The chunk that a block belongs to, and the blocks of a chunk that lie in a range.

@@ -14,7 +14,7 @@ struct CosineAndSine {
   double cos;
   double sin;
 };
-/// The error is below 2^−50 for |angle| < 2^40.
+/// The error is below 2^−50. |angle| must be at most 2^40.
 CosineAndSine cosine_and_sine(double angle);
 
 }  // namespace gqmm::cpu

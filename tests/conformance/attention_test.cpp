@@ -355,6 +355,11 @@ TEST(Attention, AQueryThatSeesNothing) {
     numbers.mutable_data<float>()[i] = i % 20 <= i / 20 - 10 ? 0 : std::numeric_limits<float>::lowest();
   }
   lowest.options.mask = numbers;
+  Call with_endless_sink = infinite;
+  array endless = array::empty({4}, Dtype::float32);
+  std::fill_n(endless.mutable_data<float>(), 4, -infinity);
+  with_endless_sink.options.sinks = endless;
+  EXPECT_EQ(row(with_endless_sink.run(), 9)[0], 0);
   Call with_sink = base;
   Random random(72);
   with_sink.options.sinks = normal({4}, Dtype::float32, random);

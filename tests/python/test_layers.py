@@ -66,5 +66,9 @@ def test_errors():
         gqmm.rope(x, 8, offset=2**63)
     with pytest.raises(ValueError, match=r"offset = 2199023255552 is not within ±2\^40"):
         gqmm.rope(x, 8, offset=2**41)
+    with pytest.raises(ValueError, match=r"pair 0 turns by .*e[+]29 for each position, and positions reach 3; angles must"):
+        gqmm.rope(x, 8, base=None, freqs=np.array([1e-30, 1, 1, 1], np.float32))
+    with pytest.raises(TypeError, match="offset"):
+        gqmm.rope(x, 8, offset=True)
     with pytest.raises(ValueError, match="at least three dimensions"):
         gqmm.rope(x[0], 8)

@@ -31,14 +31,14 @@ def _of_rotating(cache: Any, length: int) -> Positions | None:
 
 
 def _of_batch_rotating(cache: Any, length: int) -> Positions:
-    return Positions(cache.left_padding, cache._idx if cache.rotated and cache._idx < length else 0)
+    # Not left_padding: a merge of caches that have dropped keys sets it to 0.
+    return Positions(length - cache.offset, cache._idx if cache.rotated and cache._idx < length else 0)
 
 
 # The caches of mlx_lm.models.cache by the names of their classes. A subclass may store keys otherwise, so it is not among them.
 _POSITIONS: dict[str, Callable[[Any, int], Positions | None]] = {
     "KVCache": lambda cache, length: Positions(),
     "ConcatenateKVCache": lambda cache, length: Positions(),
-    "QuantizedKVCache": lambda cache, length: Positions(),
     "ChunkedKVCache": lambda cache, length: Positions(-cache.start_position),
     "RotatingKVCache": _of_rotating,
     "BatchKVCache": lambda cache, length: Positions(cache.left_padding),

@@ -52,12 +52,13 @@ class _MatmulOfArrays:
     """The operator @ of MLX's arrays."""
 
     def __init__(self) -> None:
-        self._stock: Any = extension.__dict__.setdefault("stock_matmul_of_arrays", mx.array.__matmul__)
+        stock: Any = extension.__dict__.setdefault("stock_matmul_of_arrays", mx.array.__matmul__)
 
         def matmul(a: mx.array, b: Any) -> Any:
-            return extension.matmul(a, b) if isinstance(b, mx.array) else self._stock(a, b)
+            return extension.matmul(a, b) if isinstance(b, mx.array) else stock(a, b)
 
-        self._ours = matmul
+        self._stock = stock
+        self._ours: Any = extension.__dict__.setdefault("matmul_of_arrays", matmul)  # this module may be imported again
 
     @property
     def installed(self) -> bool:

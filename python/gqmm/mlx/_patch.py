@@ -88,7 +88,7 @@ class Status:
 
     @property
     def functions(self) -> tuple[str, ...]:
-        """Those of the operators that are functions of mlx.core."""
+        """Those of the operators that multiply by quantized or gathered matrices."""
         return tuple(name for name in self.operators if name in ("gather_qmm", "quantized_matmul", "gather_mm"))
 
     def __str__(self) -> str:

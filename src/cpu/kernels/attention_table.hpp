@@ -43,7 +43,7 @@ struct ScoreTileArguments {
   float* s = nullptr;  // [row][key_block], at the tile's first strip
 };
 
-/// The keys of a block that a row sees: those of [begin, end) whose byte of `mask` is not 0.
+/// The keys of a block that a row sees: those of [begin, end) whose byte of `mask` is not 0, and whose `addend` is not −Inf.
 struct VisibleKeys {
   int begin = 0;
   int end = 0;

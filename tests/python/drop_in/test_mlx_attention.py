@@ -261,6 +261,48 @@ def test_a_request_has_the_same_bits_in_a_batch():
                 assert mx.array_equal(together[i : i + 1, :, own], expected)
 
 
+def test_requests_whose_first_keys_were_dropped_have_the_same_bits_in_a_merged_batch():
+    from mlx_lm.models import base
+
+    size, lengths, steps = 64, [90, 20, 150], 4
+    with drop_in.install(only=["scaled_dot_product_attention"]):
+
+        def attend(cache, q, k, v):
+            mask = cache.make_mask(q.shape[2])
+            return base.scaled_dot_product_attention(q, *cache.update_and_fetch(k, v), cache=cache, scale=0.25, mask=mask)
+
+        def operands(batch, length):
+            return [mx.random.normal((batch, heads, length, D)) for heads in (HEADS, KV_HEADS, KV_HEADS)]
+
+        alone = [RotatingKVCache(size) for _ in lengths]
+        for cache, length in zip(alone, lengths, strict=True):
+            mx.eval(attend(cache, *operands(1, length)))
+        batch = BatchRotatingKVCache.merge(alone)
+        for _ in range(steps):
+            step = operands(len(lengths), 1)
+            together = attend(batch, *step)
+            for i, cache in enumerate(alone):
+                assert mx.array_equal(together[i : i + 1], attend(cache, *(a[i : i + 1] for a in step)))
+
+
+def test_a_name_that_a_program_kept_is_mlx_lms_after_uninstall():
+    from mlx_lm.models import base
+    from mlx_lm.models.cache import QuantizedKVCache
+
+    own = base.scaled_dot_product_attention
+    with drop_in.install():
+        kept = base.scaled_dot_product_attention
+        assert kept is not own
+    q, k, v = mx.random.normal((3, 1, 2, 1, 64))
+    cache = QuantizedKVCache(group_size=32)
+    quantized = cache.update_and_fetch(k, v)
+    expected = own(q, *quantized, cache=cache, scale=0.1, mask=None)
+    assert mx.array_equal(kept(q, *quantized, cache=cache, scale=0.1, mask=None), expected)
+    before = drop_in.status().calls["scaled_dot_product_attention"].ours
+    kept(q, k, v, cache=None, scale=0.1, mask=None)
+    assert drop_in.status().calls["scaled_dot_product_attention"].ours == before
+
+
 def test_unknown_caches_are_listed():
     from mlx_lm.models import base
 

@@ -144,3 +144,4 @@ def test_transforms(name):
     together = mx.vmap(ours)(*batched)
     for i in range(3):
         assert mx.array_equal(together[i], ours(*(a[i] for a in batched)))
+    assert mx.vmap(ours)(*(a[:0] for a in batched)).shape == (0, *expected.shape)
