@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gqmm.mlx",
         usage="%(prog)s [options] (-m MODULE | SCRIPT) [ARGUMENT ...]",
-        description="Runs a module or script on MLX, with gqmm's matrix products instead of MLX's on the CPU.",
+        description="Runs a module or script on MLX, with gqmm's operators instead of MLX's on the CPU.",
     )
     parser.add_argument("--precision", choices=["default", "fast", "float32"], default="default", help="as in gqmm.gather_qmm")
     parser.add_argument("--pack", action="store_true", help="copy weights into the kernels' order: faster, more memory")
