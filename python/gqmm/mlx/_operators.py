@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import mlx.core as mx
 
 from gqmm.mlx._attention import attention_of_models
+from gqmm.mlx._einsum import einsum
 from gqmm.mlx._load import extension
 from gqmm.mlx._moe import take_over
 
@@ -29,20 +30,21 @@ class Operator(Protocol):
 
 
 class _Function:
-    """A function of MLX with the name that gqmm's function has."""
+    """A function of MLX. The extension has gqmm's with the same name, unless `ours` is given."""
 
-    def __init__(self, module: ModuleType, name: str) -> None:
+    def __init__(self, module: ModuleType, name: str, ours: Any = None) -> None:
         self._module, self._name = module, name
+        self._ours = getattr(extension, name) if ours is None else ours
         # MLX's own function. The extension keeps it, because MLX may have gqmm's when this module is imported again.
         stock: dict[str, Any] = extension.__dict__.setdefault("stock_functions", {})
         self._stock = stock.setdefault(name, getattr(module, name))
 
     @property
     def installed(self) -> bool:
-        return getattr(self._module, self._name) is getattr(extension, self._name)
+        return getattr(self._module, self._name) is self._ours
 
     def install(self) -> None:
-        setattr(self._module, self._name, getattr(extension, self._name))
+        setattr(self._module, self._name, self._ours)
 
     def uninstall(self) -> None:
         setattr(self._module, self._name, self._stock)
@@ -94,7 +96,7 @@ _OPERATORS: dict[str, Operator] = {
     "gather_qmm": _Function(mx, "gather_qmm"),
     "quantized_matmul": _Function(mx, "quantized_matmul"),
     "gather_mm": _Function(mx, "gather_mm"),
-    "matmul": _Together(_Function(mx, "matmul"), _Function(mx, "addmm"), _MatmulOfArrays()),
+    "matmul": _Together(_Function(mx, "matmul"), _Function(mx, "addmm"), _Function(mx, "einsum", einsum), _MatmulOfArrays()),
     "moe": take_over,
     "rms_norm": _Function(mx.fast, "rms_norm"),
     "rope": _Function(mx.fast, "rope"),

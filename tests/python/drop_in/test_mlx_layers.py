@@ -93,6 +93,39 @@ def test_addmm_and_the_operator_of_arrays():
     assert mx.array_equal(ours[1], ours[2])
 
 
+# Products of matrices, with their operands' dimensions in every order, with and without a batch.
+PRODUCTS = ["ij,jk->ik", "ji,kj->ki", "bij,bjk->bik", "bhqd,bhkd->bhqk", "bqhd,bkhd->bhqk", "i,i->", "ij,j->i", "ijk,kjl->li"]
+# A sum over one operand, a diagonal, no summed subscript, no result, one operand, three operands.
+OTHERS = [("ij,jk->k", 2), ("ii,ik->ik", 2), ("ij,kl->ijkl", 2), ("ij,jk", 2), ("ij->ji", 1), ("ij,jk,kl->il", 3)]
+
+
+@pytest.mark.parametrize("subscripts", PRODUCTS)
+def test_einsum_of_a_product_of_matrices(subscripts):
+    sizes = dict(zip("abcdefghijklmnopqrstuvwxyz", [2, 3, 4, 5] * 7, strict=False))
+    terms = subscripts.split("->")[0].split(",")
+    operands = [mx.random.normal([sizes[name] for name in term]) for term in terms]
+    stock = mx.einsum(subscripts, *operands)
+    before = counts("matmul")
+    with drop_in.install(only=["matmul"]):
+        ours = mx.einsum(subscripts, *operands)
+    assert counts("matmul") == (before[0] + 1, before[1])
+    assert ours.shape == stock.shape
+    assert mx.allclose(ours, stock, atol=1e-5)
+
+
+@pytest.mark.parametrize(("subscripts", "operands"), OTHERS)
+def test_any_other_einsum_is_stocks(subscripts, operands):
+    arrays = [mx.random.normal((3, 3)) for _ in range(operands)]
+    stock = mx.einsum(subscripts, *arrays)
+    before = counts("matmul")
+    with drop_in.install(only=["matmul"]):
+        ours = mx.einsum(subscripts, *arrays)
+        with pytest.raises(ValueError, match="einsum"):  # MLX's own error
+            mx.einsum("ij,jk->ik", mx.ones((2, 3)), mx.ones((4, 5)))
+    assert counts("matmul") == before
+    assert mx.array_equal(ours, stock)
+
+
 def test_what_gqmm_does_not_serve_is_stocks():
     integers = mx.ones((3, 3), mx.int32)
     before = counts("matmul"), counts("rope"), counts("rms_norm")
