@@ -39,6 +39,14 @@ if(GQMM_DLPACK_INCLUDE_DIR)
   target_include_directories(gqmm_fmt SYSTEM ${gqmm_fmt_scope} ${GQMM_DLPACK_INCLUDE_DIR})
 endif()
 
+# Compiles these headers once for the target. More than half of the time to compile most files goes into headers of the standard
+# library and of fmt.
+function(gqmm_precompile_headers target)
+  target_precompile_headers(${target} PRIVATE ${ARGN})
+  # The same headers then give the same file, which ccache asks for.
+  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>)
+endfunction()
+
 # Warnings are shown where this is the project that is configured, and are errors in its presets. Another project may add this one
 # with flags of its own: -Werror does not apply to these sources then, and -ffast-math does not because it would change the bits of
 # results. -ffp-contract=off because bitwise equality of the kernels needs every fma to be written out (docs/reference/numerics.md).

@@ -14,7 +14,6 @@
 #include <gqmm/moe.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <limits>
 #include <stdexcept>
@@ -32,7 +31,6 @@ using namespace detail;
 namespace {
 
 constexpr std::string_view op = "moe_ffn";
-constexpr std::array<std::string_view, 3> order_names = {"gate_up", "up_gate", "interleaved"};
 
 /// The shape without its last dimension.
 Shape leading_of_rows(const array& a) { return Shape(a.shape().begin(), a.shape().end() - 1); }
@@ -478,16 +476,6 @@ ResultType infer_moe_ffn(const array& x, const array& topk_ids, const std::optio
                          const ExpertWeights& gate, const std::optional<ExpertWeights>& up, const ExpertWeights& down,
                          const MoeFfnOptions& options) {
   return check(MoeArguments(x, topk_ids, topk_weights, gate, up, down, options)).result;
-}
-
-std::string_view name_of(GateUpOrder order) noexcept { return order_names[static_cast<std::size_t>(order)]; }
-
-GateUpOrder gate_up_order_from_name(std::string_view name, std::string_view of_op) {
-  const auto* const found = std::find(order_names.begin(), order_names.end(), name);
-  if (found == order_names.end()) {
-    fail(of_op, "unknown gate_up_order \"{}\"; use one of \"{}\"", name, fmt::join(order_names, "\", \""));
-  }
-  return static_cast<GateUpOrder>(found - order_names.begin());
 }
 
 array moe_ffn(const array& x, const array& topk_ids, const std::optional<array>& topk_weights, const ExpertWeights& gate,

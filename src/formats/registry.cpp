@@ -1,5 +1,7 @@
 #include "formats/registry.hpp"
 
+#include "formats/name_list.hpp"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -72,18 +74,6 @@ constexpr auto mode_names = [] {
                  [](const Format* format) { return format->mode_name; });
   return result;
 }();
-constexpr std::array<std::string_view, 3> precision_names = {"default", "fast", "float32"};
-constexpr std::array<std::string_view, 2> missing_names = {"error", "zero"};
-
-template <class Names>
-std::size_t position_of(const Names& names, std::string_view name, std::string_view op, std::string_view what) {
-  const auto found = std::find(names.begin(), names.end(), name);
-  if (found == names.end()) {
-    throw std::invalid_argument(
-        fmt::format("[{}] unknown {} \"{}\"; use one of \"{}\"", op, what, name, fmt::join(names, "\", \"")));
-  }
-  return static_cast<std::size_t>(found - names.begin());
-}
 
 }  // namespace
 
@@ -161,18 +151,6 @@ std::string_view name_of(Mode mode) noexcept { return mode_names[static_cast<std
 
 Mode mode_from_name(std::string_view name, std::string_view op) {
   return static_cast<Mode>(position_of(mode_names, name, op, "mode"));
-}
-
-std::string_view name_of(Precision precision) noexcept { return precision_names[static_cast<std::size_t>(precision)]; }
-
-Precision precision_from_name(std::string_view name, std::string_view op) {
-  return static_cast<Precision>(position_of(precision_names, name, op, "precision"));
-}
-
-std::string_view name_of(Missing missing) noexcept { return missing_names[static_cast<std::size_t>(missing)]; }
-
-Missing missing_from_name(std::string_view name, std::string_view op, std::string_view argument) {
-  return static_cast<Missing>(position_of(missing_names, name, op, argument));
 }
 
 }  // namespace gqmm
