@@ -35,7 +35,7 @@ namespace {
 namespace fs = std::filesystem;
 
 /// The values of the command line's options.
-struct Arguments {
+struct CommandArguments {
   std::vector<std::string> what;
   std::string suite;
   std::vector<std::string> only;
@@ -77,7 +77,7 @@ std::vector<T> converted(const std::vector<std::string>& names, T (*convert)(std
 }
 
 /// Lists a checkpoint's layers. Throws std::invalid_argument for options that would change their formats.
-std::vector<CheckpointLayer> unchanged_layers(const std::string& path, const Arguments& arguments) {
+std::vector<CheckpointLayer> unchanged_layers(const std::string& path, const CommandArguments& arguments) {
   std::vector<CheckpointLayer> layers = layers_of_checkpoint(path, arguments.top);
   if (arguments.mode || arguments.bits || arguments.group_size) {
     const CheckpointLayer& first = layers.front();
@@ -106,7 +106,7 @@ const LayerShape& shape_named(const std::string& what) {
 }
 
 /// Lists the layers of the positional arguments, or the layer of --experts, --n, --k and --top.
-std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
+std::vector<CheckpointLayer> layers_of(const CommandArguments& arguments) {
   const Mode mode = mode_from_name(arguments.mode.value_or("affine"), "bench");
   const detail::QuantizationSettings settings = detail::resolve_settings(
       "bench", mode, arguments.bits ? &*arguments.bits : nullptr, arguments.group_size ? &*arguments.group_size : nullptr);
@@ -147,7 +147,7 @@ std::vector<CheckpointLayer> layers_of(const Arguments& arguments) {
   return layers;
 }
 
-std::vector<PlannedCase> grid_cases(const Arguments& arguments, const std::vector<std::string>& isas) {
+std::vector<PlannedCase> grid_cases(const CommandArguments& arguments, const std::vector<std::string>& isas) {
   CaseGrid grid;
   grid.layers = layers_of(arguments);
   grid.tokens = arguments.tokens;
@@ -166,7 +166,7 @@ std::vector<PlannedCase> grid_cases(const Arguments& arguments, const std::vecto
   return planned;
 }
 
-std::vector<PlannedCase> plan(const Arguments& arguments) {
+std::vector<PlannedCase> plan(const CommandArguments& arguments) {
   std::vector<std::string> isas;
   for (const std::string& isa : arguments.isas) {
     isas.emplace_back(cpu::current_name(isa));
@@ -180,7 +180,7 @@ std::vector<PlannedCase> plan(const Arguments& arguments) {
   return only(cases, arguments.only);
 }
 
-Report measure(const Arguments& arguments, const std::vector<PlannedCase>& planned) {
+Report measure(const CommandArguments& arguments, const std::vector<PlannedCase>& planned) {
   const std::string isa(active_instruction_set());
   Runner runner(arguments.measure, {find_python(arguments.peers, "--peers")});
   Report report = {describe_machine(), arguments.suite, command_line(), today(), arguments.measure, {}};
@@ -199,7 +199,7 @@ Report measure(const Arguments& arguments, const std::vector<PlannedCase>& plann
 }
 
 /// Returns the name of the files of --results, without their extensions.
-std::string stem_of(const Arguments& arguments) {
+std::string stem_of(const CommandArguments& arguments) {
   return fmt::format("{}-{}", arguments.suite.empty() ? "cases" : arguments.suite, file_name_of(describe_machine()));
 }
 
@@ -210,7 +210,7 @@ nlohmann::json figures_of(const Report& report) {
 }
 
 /// Prints the comparison. Returns the exit status: 1 if a case has become slower, else 0.
-int compare_with_saved(const Arguments& arguments, const nlohmann::json& before, const nlohmann::json& now) {
+int compare_with_saved(const CommandArguments& arguments, const nlohmann::json& before, const nlohmann::json& now) {
   const Comparison comparison = compare(before, now, fraction_from_text(arguments.tolerance, "--tolerance"));
   // In a format for programs, the standard output must contain nothing else. The comparison then goes to the standard error.
   const bool for_readers =
@@ -222,7 +222,7 @@ int compare_with_saved(const Arguments& arguments, const nlohmann::json& before,
   return comparison.count(Verdict::slower) > 0 ? 1 : 0;
 }
 
-int run(Arguments arguments) {
+int run(CommandArguments arguments) {
   arguments.measure.pages = pages_from_name(arguments.pages);
   arguments.measure.unsteady = fraction_from_text(arguments.unsteady, "--unsteady");
   fraction_from_text(arguments.tolerance, "--tolerance");
@@ -280,7 +280,7 @@ Examples:
 )";
 }
 
-void add_shape_options(CLI::App& command, Arguments& arguments) {
+void add_shape_options(CLI::App& command, CommandArguments& arguments) {
   command.add_option("what", arguments.what, "shapes by name, safetensors files or model folders");
   const std::string shape = "Shape";
   command.add_option("--experts", arguments.experts, "number of experts E")
@@ -312,7 +312,7 @@ void add_shape_options(CLI::App& command, Arguments& arguments) {
 }
 
 /// Adds the options of suites. It must be called after the options that make single cases, because a suite excludes all of those.
-void add_suite_options(CLI::App& command, Arguments& arguments) {
+void add_suite_options(CLI::App& command, CommandArguments& arguments) {
   const std::vector<CLI::Option*> single =
       command.get_options([](const CLI::Option* option) { return option->get_name() != "--help"; });
   const auto names = suite_names();
@@ -328,7 +328,7 @@ void add_suite_options(CLI::App& command, Arguments& arguments) {
       "print the plan of each case, and measure nothing: which kernels run, on which blocks (--format json: for programs)");
 }
 
-void add_machine_options(CLI::App& command, Arguments& arguments) {
+void add_machine_options(CLI::App& command, CommandArguments& arguments) {
   const std::string machine = "Machine";
   command.add_option("--threads", arguments.threads, "threads of a call")
       ->delimiter(',')
@@ -346,7 +346,7 @@ void add_machine_options(CLI::App& command, Arguments& arguments) {
       ->group(machine);
 }
 
-void add_method_options(CLI::App& command, Arguments& arguments) {
+void add_method_options(CLI::App& command, CommandArguments& arguments) {
   const std::string method = "Method";
   command.add_option("--repetitions", arguments.measure.repetitions, "accepted repetitions per case")
       ->check(tools::above_zero<int>())
@@ -365,7 +365,7 @@ void add_method_options(CLI::App& command, Arguments& arguments) {
       ->capture_default_str();
 }
 
-void add_comparison_options(CLI::App& command, Arguments& arguments) {
+void add_comparison_options(CLI::App& command, CommandArguments& arguments) {
   const std::string comparison = "Comparison";
   CLI::Option* compare = command
                              .add_option("--compare", arguments.compare,
@@ -383,7 +383,7 @@ void add_comparison_options(CLI::App& command, Arguments& arguments) {
 }  // namespace
 
 void add_command(CLI::App& program, int& exit_status) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<CommandArguments>();
   CLI::App* command = program.add_subcommand("bench", "Measure gather_qmm as a fraction of what this machine can do");
   // ./dev bench puts some options before those of its caller. The last value of an option holds. Lists keep all of their values.
   command->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);

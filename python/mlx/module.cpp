@@ -92,7 +92,7 @@ mx::array call_grouped_qmm(const mx::array& x, nb::handle weights, const mx::arr
     throw nb::type_error(
         (std::string("[grouped_qmm] weights: expected gqmm.QuantizedWeights, got ") + class_of(weights)).c_str());
   }
-  WeightArguments given;
+  GivenWeights given;
   given.w = nb::borrow(weights);
   QuantizedArguments arguments = arguments_of("grouped_qmm", given, precision);
   arguments.stream = stream;

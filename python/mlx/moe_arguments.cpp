@@ -53,7 +53,7 @@ LinearArguments linear_of(const std::string& name, nb::handle passed, const Opti
     linear.dense = *dense;
     return linear;
   }
-  WeightArguments given;
+  GivenWeights given;
   if (nb::isinstance<nb::tuple>(passed)) {
     const nb::tuple parts = nb::borrow<nb::tuple>(passed);
     given = {.w = parts[0],

@@ -18,7 +18,7 @@ namespace {
 
 /// Returns the arguments that gqmm.QuantizedWeights stand for. Throws std::invalid_argument if the call gives arrays or other
 /// settings beside them. The class belongs to another extension, so its attributes are read as Python reads them.
-WeightArguments arguments_of_weights(const char* op, const WeightArguments& given) {
+GivenWeights arguments_of_weights(const char* op, const GivenWeights& given) {
   const auto array_of = [&](const char* name, const OptionalArray& beside) -> OptionalArray {
     const nb::object own = given.w.attr(name);
     if (beside) {
@@ -26,15 +26,15 @@ WeightArguments arguments_of_weights(const char* op, const WeightArguments& give
     }
     return optional_array_in(op, name, own);
   };
-  WeightArguments own = {.w = given.w.attr("w"),
-                         .scales = array_of("scales", given.scales),
-                         .biases = array_of("biases", given.biases),
-                         .global_scale = array_of("global_scale", given.global_scale),
-                         .transpose = nb::cast<bool>(given.w.attr("transpose")),
-                         .group_size = nb::cast<int>(given.w.attr("group_size")),
-                         .bits = nb::cast<int>(given.w.attr("bits")),
-                         .mode = nb::cast<std::string>(given.w.attr("mode"))};
-  const auto settings_of = [op](const WeightArguments& a) {
+  GivenWeights own = {.w = given.w.attr("w"),
+                      .scales = array_of("scales", given.scales),
+                      .biases = array_of("biases", given.biases),
+                      .global_scale = array_of("global_scale", given.global_scale),
+                      .transpose = nb::cast<bool>(given.w.attr("transpose")),
+                      .group_size = nb::cast<int>(given.w.attr("group_size")),
+                      .bits = nb::cast<int>(given.w.attr("bits")),
+                      .mode = nb::cast<std::string>(given.w.attr("mode"))};
+  const auto settings_of = [op](const GivenWeights& a) {
     return python::GivenSettings{.mode = a.mode ? std::optional(mode_from_name(*a.mode, op)) : std::nullopt,
                                  .bits = a.bits,
                                  .group_size = a.group_size,
@@ -80,8 +80,8 @@ OptionalArray optional_array_in(const char* op, const char* name, nb::handle obj
   return *a;
 }
 
-QuantizedArguments arguments_of(const char* op, const WeightArguments& given, const std::optional<std::string>& precision) {
-  const WeightArguments own = is_quantized_weights(given.w) ? arguments_of_weights(op, given) : given;
+QuantizedArguments arguments_of(const char* op, const GivenWeights& given, const std::optional<std::string>& precision) {
+  const GivenWeights own = is_quantized_weights(given.w) ? arguments_of_weights(op, given) : given;
   const mx::array* const w_array = array_in(own.w);
   if (w_array == nullptr) {
     fail_array(op, "w", own.w);

@@ -33,7 +33,7 @@ PackCache& pack_cache();
 Precision precision_of(const std::optional<std::string>& name, const char* op);
 
 /// The arguments of a call that describe its weights, as Python gave them.
-struct WeightArguments {
+struct GivenWeights {
   nb::object w;
   OptionalArray scales;
   OptionalArray biases;
@@ -55,6 +55,6 @@ OptionalArray optional_array_in(const char* op, const char* name, nb::handle obj
 
 /// Returns the arguments in MLX's types. The caller sets the indices and the stream. Throws TypeError or std::invalid_argument
 /// for arguments of a wrong kind, and for settings that contradict those of gqmm.QuantizedWeights.
-QuantizedArguments arguments_of(const char* op, const WeightArguments& given, const std::optional<std::string>& precision);
+QuantizedArguments arguments_of(const char* op, const GivenWeights& given, const std::optional<std::string>& precision);
 
 }  // namespace gqmm::mlx

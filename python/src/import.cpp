@@ -64,7 +64,7 @@ std::string class_name_of(nb::handle object) { return nb::cast<std::string>(nb::
 
 /// Finds the element type of an object that describes itself with a NumPy typestring. NumPy shows bfloat16 as two opaque bytes,
 /// so the object's dtype decides there.
-ElementType numpy_type(ArgumentName name, nb::handle object, char kind, std::int64_t itemsize) {
+ImportedType numpy_type(ArgumentName name, nb::handle object, char kind, std::int64_t itemsize) {
   std::optional<Dtype> dtype = kind == 'V' ? std::nullopt : find_dtype(kind, itemsize);
   std::string shown = fmt::format("'{}{}'", kind, itemsize);
   if (!dtype) {
@@ -112,7 +112,7 @@ Operand import_numpy(ArgumentName name, nb::handle object) {
   if (self == nullptr) {
     throw nb::python_error();
   }
-  const ElementType type = numpy_type(name, object, self->typekind, self->itemsize);
+  const ImportedType type = numpy_type(name, object, self->typekind, self->itemsize);
   if ((self->flags & not_swapped) == 0 && self->itemsize > 1) {
     fail_byte_order(name);
   }
@@ -134,7 +134,7 @@ nb::object memoryview_of(ArgumentName name, nb::handle object) {
 }
 
 /// Finds the element type of a memoryview's format. That is one letter as in the struct module, or "bfloat16", which MLX writes.
-ElementType buffer_type(ArgumentName name, const Py_buffer& buffer) {
+ImportedType buffer_type(ArgumentName name, const Py_buffer& buffer) {
   std::string_view format = buffer.format == nullptr ? "B" : buffer.format;
   const std::string shown(format);
   if (format == "bfloat16") {
@@ -157,7 +157,7 @@ ElementType buffer_type(ArgumentName name, const Py_buffer& buffer) {
 Operand import_buffer(ArgumentName name, nb::handle object) {
   nb::object memory = memoryview_of(name, object);
   const Py_buffer& buffer = *PyMemoryView_GET_BUFFER(memory.ptr());
-  const ElementType type = buffer_type(name, buffer);
+  const ImportedType type = buffer_type(name, buffer);
   for (int axis = 0; buffer.suboffsets != nullptr && axis < buffer.ndim; ++axis) {
     if (buffer.suboffsets[axis] >= 0) {
       fail(name, "buffers of pointers (PIL style) are not supported; copy it into an array");
@@ -215,7 +215,7 @@ Operand import_interface(ArgumentName name, nb::handle object, const nb::object&
   }
   const std::string typestring = nb::cast<std::string>(typestr);
   const bool has_size = typestring.size() == 3 && typestring[2] >= '1' && typestring[2] <= '9';
-  const ElementType type =
+  const ImportedType type =
       numpy_type(name, object, typestring.size() < 2 ? '?' : typestring[1], has_size ? typestring[2] - '0' : 0);
   if (typestring[0] == '>' && size_of(type.dtype) > 1) {
     fail_byte_order(name);
@@ -323,7 +323,7 @@ void fail_because(ArgumentName name, nb::python_error& error) {
                  reason.c_str());
 }
 
-ElementType element_type(ArgumentName name, std::optional<Dtype> dtype, const std::string& shown) {
+ImportedType element_type(ArgumentName name, std::optional<Dtype> dtype, const std::string& shown) {
   if (!dtype && shown.starts_with("float8_")) {
     return {.dtype = Dtype::uint8, .float8 = shown};
   }
@@ -333,7 +333,7 @@ ElementType element_type(ArgumentName name, std::optional<Dtype> dtype, const st
   return {.dtype = *dtype};
 }
 
-Operand lent_memory(ArgumentName name, void* data, Shape shape, const ElementType& type, Strides strides, nb::object keep) {
+Operand lent_memory(ArgumentName name, void* data, Shape shape, const ImportedType& type, Strides strides, nb::object keep) {
   if (check_extents(name, shape, type.dtype) && data == nullptr) {
     fail(name, fmt::format("no memory behind its shape {}; copy it first", to_string(shape)));
   }

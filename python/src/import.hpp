@@ -17,17 +17,17 @@ namespace gqmm::python {
 std::string text_of(nb::handle object);
 
 /// The type as which the elements of an operand are read.
-struct ElementType {
+struct ImportedType {
   Dtype dtype;
   std::string float8 = {};  // see Operand
 };
 
 /// Returns the type `dtype`. If there is none and `shown` is the name of an 8-bit float type, returns that type as bytes.
 /// Otherwise throws std::invalid_argument, whose text calls the type `shown`.
-ElementType element_type(ArgumentName name, std::optional<Dtype> dtype, const std::string& shown);
+ImportedType element_type(ArgumentName name, std::optional<Dtype> dtype, const std::string& shown);
 
 /// Views memory as a library describes it. Throws std::invalid_argument for an impossible shape, or for elements without memory.
-Operand lent_memory(ArgumentName name, void* data, Shape shape, const ElementType& type, Strides strides, nb::object keep);
+Operand lent_memory(ArgumentName name, void* data, Shape shape, const ImportedType& type, Strides strides, nb::object keep);
 
 /// These view an object's memory through DLPack. The two others know what PyTorch and JAX do differently.
 Operand import_dlpack(ArgumentName name, nb::handle object);

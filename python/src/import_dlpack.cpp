@@ -47,7 +47,7 @@ constexpr std::array<std::string_view, 18> narrow_floats = {"",
                                                             "float6_e3m2fn",
                                                             "float4_e2m1fn"};
 
-ElementType dlpack_type(ArgumentName name, DLDataType type) {
+ImportedType dlpack_type(ArgumentName name, DLDataType type) {
   // The letters are in the order of DLPack's codes: int, uint, float, opaque, bfloat, complex, bool.
   constexpr char kinds[] = {'i', 'u', 'f', '?', 'V', 'c', 'b'};
   const bool known = type.code < sizeof(kinds) && type.lanes == 1 && type.bits % 8 == 0;
@@ -92,7 +92,7 @@ Operand import_capsule(ArgumentName name, nb::object capsule) {
   if (!is_cpu(tensor.device.device_type)) {
     fail_device(name, tensor.device.device_type, tensor.device.device_id);
   }
-  const ElementType type = dlpack_type(name, tensor.dtype);
+  const ImportedType type = dlpack_type(name, tensor.dtype);
   const auto itemsize = static_cast<std::int64_t>(size_of(type.dtype));
   Shape shape(tensor.shape, tensor.shape + tensor.ndim);
   Strides strides;

@@ -149,21 +149,21 @@ LoweredGradients lower_gradients(std::string_view op, const OperandNames& names,
 }
 
 /// Sorted rows, each a matrix of its own, and the matrices of the experts.
-struct GroupedProduct {
+struct GroupedMm {
   DenseOperands operands;
   Pairs pairs;
   std::vector<NamedOperand> read;
 };
 
-GroupedProduct check_grouped(std::string_view op, const array& x, const array& b, const array& offsets, Missing rows,
-                             const Stream& stream) {
+GroupedMm check_grouped(std::string_view op, const array& x, const array& b, const array& offsets, Missing rows,
+                        const Stream& stream) {
   check_compute_float(op, "x", x);
   check_compute_float(op, "b", b);
   if (x.rank() != 2 || b.rank() != 3 || x.dim(1) != b.dim(1)) {
     fail(op, "x has shape {} and b has shape {}; they must be (R, K) and (E, K, N) with the same K", to_string(x.shape()),
          to_string(b.shape()));
   }
-  GroupedProduct product = {.operands = check_operands(op, with_dimension(x, 1), b, stream), .pairs = {}, .read = {}};
+  GroupedMm product = {.operands = check_operands(op, with_dimension(x, 1), b, stream), .pairs = {}, .read = {}};
   product.pairs = grouped_pairs(op, offsets, x.dim(0), b.dim(0), rows);
   product.read = {{"x", &x}, {"b", &b}, {"offsets", &offsets}};
   return product;
@@ -184,7 +184,7 @@ Lowered lower_gather_mm(const array& a, const array& b, const GatherMmOptions& o
 }
 
 Lowered lower_grouped_mm(const array& x, const array& b, const array& offsets, const GroupedMmOptions& options) {
-  GroupedProduct product = check_grouped(grouped_op, x, b, offsets, options.rows, options.stream);
+  GroupedMm product = check_grouped(grouped_op, x, b, offsets, options.rows, options.stream);
   return lower(grouped_op, product.operands, std::move(product.pairs), {x.dim(0), b.dim(2)}, product.read,
                {.stream = options.stream, .out = options.out});
 }
@@ -208,7 +208,7 @@ LoweredGradients lower_gather_mm_vjp(const array& dy, const array& a, const arra
 
 LoweredGradients lower_grouped_mm_vjp(const array& dy, const array& x, const array& b, const array& offsets,
                                       const GroupedMmVjpOptions& options) {
-  GroupedProduct product = check_grouped(grouped_vjp_op, x, b, offsets, options.rows, options.stream);
+  GroupedMm product = check_grouped(grouped_vjp_op, x, b, offsets, options.rows, options.stream);
   check_wrt(grouped_vjp_op, grouped_names, options.wrt.x, options.wrt.b);
   check_dy(grouped_vjp_op, dy, {x.dim(0), b.dim(2)});
   return lower_gradients(

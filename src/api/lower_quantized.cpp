@@ -203,20 +203,20 @@ LoweredGradients lower_gradients(std::string_view op, const array& dy, const arr
 }
 
 /// Sorted rows, each a matrix of its own, and their weights.
-struct GroupedProduct {
+struct GroupedQmm {
   Activations activations;
   WeightSource source;
   Pairs pairs;
   std::vector<NamedOperand> read;
 };
 
-GroupedProduct check_grouped(std::string_view op, const array& x, AnyWeights weights, const array& offsets, Missing rows,
-                             const Stream& stream) {
+GroupedQmm check_grouped(std::string_view op, const array& x, AnyWeights weights, const array& offsets, Missing rows,
+                         const Stream& stream) {
   check_compute_float(op, "x", x);
   if (x.rank() != 2) {
     fail(op, "x has shape {}; it must have two dimensions, (R, K)", to_string(x.shape()));
   }
-  GroupedProduct product = {.activations = {with_dimension(x, 1)}, .source = {}, .pairs = {}, .read = {}};
+  GroupedQmm product = {.activations = {with_dimension(x, 1)}, .source = {}, .pairs = {}, .read = {}};
   product.source = source_for(op, product.activations, weights, stream);
   if (product.source.leading.size() != 1) {
     fail(op, "weights has {} leading dimensions; it must have one, which counts experts", product.source.leading.size());
@@ -252,7 +252,7 @@ LoweredGradients lower_quantized_matmul_vjp(const array& dy, const array& x, Any
 }
 
 Lowered lower_grouped_qmm(const array& x, AnyWeights weights, const array& offsets, const GroupedQmmOptions& options) {
-  GroupedProduct product = check_grouped(grouped_op, x, weights, offsets, options.rows, options.stream);
+  GroupedQmm product = check_grouped(grouped_op, x, weights, offsets, options.rows, options.stream);
   const Shape shape = {x.dim(0), product.source.extents.N};
   return lower(grouped_op, product.activations, product.source, std::move(product.pairs), shape, product.read,
                {.precision = options.precision, .stream = options.stream, .out = options.out});
@@ -260,7 +260,7 @@ Lowered lower_grouped_qmm(const array& x, AnyWeights weights, const array& offse
 
 LoweredGradients lower_grouped_qmm_vjp(const array& dy, const array& x, AnyWeights weights, const array& offsets,
                                        const GroupedQmmVjpOptions& options) {
-  GroupedProduct product = check_grouped(grouped_vjp_op, x, weights, offsets, options.rows, options.stream);
+  GroupedQmm product = check_grouped(grouped_vjp_op, x, weights, offsets, options.rows, options.stream);
   check_wrt(grouped_vjp_op, options.wrt, *product.source.settings.format);
   check_dy(grouped_vjp_op, dy, {x.dim(0), product.source.extents.N});
   return lower_gradients(grouped_vjp_op, with_dimension(dy, 1), x, product.activations, product.source, std::move(product.pairs),

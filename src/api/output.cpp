@@ -8,17 +8,17 @@ namespace gqmm::detail {
 namespace {
 
 /// The addresses [first, last) of the bytes of an array.
-struct ByteRange {
+struct Addresses {
   std::uintptr_t first;
   std::uintptr_t last;
 };
 
-ByteRange byte_range(const array& a) {
+Addresses addresses_of(const array& a) {
   const auto base = reinterpret_cast<std::uintptr_t>(a.bytes());
   if (a.size() == 0) {
     return {base, base};
   }
-  ByteRange range = {base, base + static_cast<std::uintptr_t>(a.itemsize())};
+  Addresses range = {base, base + static_cast<std::uintptr_t>(a.itemsize())};
   for (int axis = 0; axis < a.rank(); ++axis) {
     const std::int64_t reach = (a.dim(axis) - 1) * a.stride(axis);
     (reach < 0 ? range.first : range.last) += static_cast<std::uintptr_t>(reach);
@@ -44,12 +44,12 @@ array make_result(std::string_view op, const Shape& shape, Dtype dtype, const st
   if (!out->is_writable()) {
     fail(op, "{} is read-only; make it with array::empty or array::borrow_mut", name);
   }
-  const ByteRange target = byte_range(*out);
+  const Addresses target = addresses_of(*out);
   for (const auto& [operand_name, operand] : operands) {
     if (operand == nullptr || operand->size() == 0 || out->size() == 0) {
       continue;
     }
-    const ByteRange source = byte_range(*operand);
+    const Addresses source = addresses_of(*operand);
     if (source.first < target.last && target.first < source.last) {
       fail(op, "{} overlaps the memory of {}; pass memory of its own", name, operand_name);
     }
