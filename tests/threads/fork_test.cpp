@@ -16,6 +16,7 @@
 #include <cstring>
 #include <functional>
 #include <iterator>
+#include <stop_token>
 #include <thread>
 #include <vector>
 
@@ -64,30 +65,37 @@ TEST(Fork, AChildOfAChildComputesToo) {
             ok);
 }
 
+// The address sanitizer's allocator has locks of its own. A fork while other threads free memory may leave them locked in the
+// child, which then waits for ever when it frees memory (google/sanitizers, issue 1814).
+#ifdef GQMM_SANITIZED
+#define GQMM_SKIP_IF_THE_ALLOCATOR_MAY_STAY_LOCKED() GTEST_SKIP() << "the sanitizer's allocator may stay locked in the child"
+#else
+#define GQMM_SKIP_IF_THE_ALLOCATOR_MAY_STAY_LOCKED() static_cast<void>(0)
+#endif
+
 TEST(Fork, WhileOtherThreadsComputeLeavesTheChildFree) {
+  GQMM_SKIP_IF_THE_ALLOCATOR_MAY_STAY_LOCKED();
   const ProductOfOnes product;
-  std::atomic<bool> stop{false};
   std::atomic<int> wrong{0};
-  std::vector<std::thread> callers;
-  for (int caller = 0; caller < 3; ++caller) {
-    callers.emplace_back([&, caller] {
-      while (!stop) {
-        wrong += product.is_right(1 + caller) ? 0 : 1;
-      }
-    });
-  }
-  for (int child = 0; child < 50; ++child) {
-    ASSERT_EQ(status_of_child([&] { return product.is_right(2) && product.is_right(1) ? ok : 1; }), ok) << child;
-  }
-  stop = true;
-  for (std::thread& caller : callers) {
-    caller.join();
+  {
+    std::vector<std::jthread> callers;  // they stop and are joined when this block is left, also after a failure
+    for (int caller = 0; caller < 3; ++caller) {
+      callers.emplace_back([&, caller](const std::stop_token& stop) {
+        while (!stop.stop_requested()) {
+          wrong += product.is_right(1 + caller) ? 0 : 1;
+        }
+      });
+    }
+    for (int child = 0; child < 50; ++child) {
+      ASSERT_EQ(status_of_child([&] { return product.is_right(2) && product.is_right(1) ? ok : 1; }), ok) << child;
+    }
   }
   EXPECT_EQ(wrong, 0);
 }
 
 // The fork happens while a first call is making its global objects: the team, the limits of the machine and blocks of memory.
 TEST(Fork, WhileAnotherThreadIsInTheFirstCallLeavesTheChildFree) {
+  GQMM_SKIP_IF_THE_ALLOCATOR_MAY_STAY_LOCKED();
   const ProductOfOnes product;
   for (int turn = 0; turn < 30; ++turn) {
     // The process in which the first call happens is itself a child.
