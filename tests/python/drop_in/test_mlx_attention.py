@@ -1,4 +1,4 @@
-"""Attention through MLX: values and transforms against stock, mlx-lm's caches, and the same bits however a prompt is cut."""
+"""Attention through MLX: values and transforms against stock, and mlx-lm's caches. test_model_bits.py has whole models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 pytest.importorskip("mlx_lm")
@@ -14,9 +13,7 @@ pytest.importorskip("gqmm.mlx")
 
 import gqmm.mlx as drop_in
 import mlx.core as mx
-from families import FAMILIES
-from mlx_lm.models.cache import BatchKVCache, BatchRotatingKVCache, KVCache, RotatingKVCache, make_prompt_cache
-from mlx_lm_support import build, evaluated
+from mlx_lm.models.cache import BatchKVCache, BatchRotatingKVCache, KVCache, RotatingKVCache
 
 pytestmark = pytest.mark.mlx
 
@@ -156,59 +153,6 @@ for module in (base, qwen3, mlx_lm.models.llama):
 """
     for when in ("before", "after"):
         subprocess.run([sys.executable, "-c", program, when], check=True)
-
-
-def logits_in_chunks(model, tokens, chunk, cache):
-    """Return the logits of all tokens, of a prompt that is evaluated in chunks."""
-    return np.concatenate(
-        [evaluated(model(tokens[:, i : i + chunk], cache=cache)) for i in range(0, tokens.shape[1], chunk)], axis=1
-    )
-
-
-# A family for each kind of attention: grouped heads, MLA, and sliding windows with sinks. DeepSeek's router is a dense product.
-# mlx-lm multiplies the matrices of MLA in another order for a single token, so its bits are those of larger chunks alone.
-ATTENTION = ["qwen3_moe", "deepseek_v3", "gpt_oss"]
-
-
-@pytest.mark.parametrize("family", ATTENTION)
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["float32", "bfloat16"])
-def test_logits_have_the_same_bits_however_a_prompt_is_cut(family, dtype):
-    model = build(FAMILIES[family])
-    model.set_dtype(dtype)
-    tokens = mx.random.randint(0, 100, (1, 70), key=mx.random.key(3))
-    with drop_in.install():
-        at_once = logits_in_chunks(model, tokens, 70, make_prompt_cache(model))
-        for chunk in (7, 64) if family == "deepseek_v3" else (1, 7, 64):
-            np.testing.assert_array_equal(logits_in_chunks(model, tokens, chunk, make_prompt_cache(model)), at_once)
-
-
-@pytest.mark.parametrize("family", ATTENTION)
-def test_logits_of_a_request_have_the_same_bits_in_a_batch(family):
-    """Prompts of several lengths, padded on the left, and tokens after them; windows are shorter than the longest prompt."""
-    model = build(FAMILIES[family])
-    lengths, steps = [5, 40, 23], 4
-    longest = max(lengths)
-    padding = [longest - length for length in lengths]
-    tokens = mx.random.randint(0, 100, (len(lengths), longest + steps), key=mx.random.key(4))
-    chunks = [longest, *([1] * steps)]
-
-    def logits(tokens, cache):
-        ends = np.cumsum(chunks)
-        pieces = [
-            tokens[:, max(0, end - size) : end]
-            for size, end in zip(chunks, ends - longest + tokens.shape[1] - steps, strict=True)
-        ]
-        return np.concatenate([evaluated(model(piece, cache=cache)) for piece in pieces], axis=1)
-
-    with drop_in.install():
-        caches = [
-            BatchRotatingKVCache(cache.max_size, padding) if isinstance(cache, RotatingKVCache) else BatchKVCache(padding)
-            for cache in make_prompt_cache(model)
-        ]
-        together = logits(tokens, caches)
-        for i, left in enumerate(padding):
-            alone = logits(tokens[i : i + 1, left:], make_prompt_cache(model))
-            np.testing.assert_array_equal(together[i : i + 1, left:], alone, err_msg=f"request {i}")
 
 
 def test_rings_are_read_in_the_order_of_positions():

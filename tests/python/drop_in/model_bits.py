@@ -1,0 +1,63 @@
+"""Whole models whose logits must have the same bits on every way to them, and a program that prints digests of these logits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import gqmm
+import gqmm.mlx as drop_in
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+from families import FAMILIES
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm_support import build, checkpoints, evaluated
+
+# A family for each kind of attention: grouped heads, MLA, and sliding windows with sinks. DeepSeek's router is a dense product.
+ATTENTION = ["qwen3_moe", "deepseek_v3", "gpt_oss"]
+MODELS = [*ATTENTION, *checkpoints()]  # names of families, and pytest parameters with folders of checkpoints
+THREADS = (1, 2, 7)
+PROMPT = 70
+
+
+def model_of(source: str | Path, dtype: Any = mx.bfloat16) -> Any:
+    """Make a family's tiny model of this type, or load a checkpoint with the types that it has."""
+    if isinstance(source, Path):
+        return mlx_lm.load(str(source))[0]
+    model = build(FAMILIES[source])
+    model.set_dtype(dtype)
+    return model
+
+
+def prompt(requests: int = 1, length: int = PROMPT, seed: int = 3) -> mx.array:
+    """Return random tokens, which all vocabularies have."""
+    return mx.random.randint(0, 64, (requests, length), key=mx.random.key(seed))
+
+
+def logits_in_chunks(model: Any, tokens: mx.array, chunk: int, cache: Any) -> np.ndarray:
+    """Return the logits of all tokens of a prompt that is evaluated in chunks."""
+    return np.concatenate(
+        [evaluated(model(tokens[:, i : i + chunk], cache=cache)) for i in range(0, tokens.shape[1], chunk)], axis=1
+    )
+
+
+def digests() -> dict[str, list[str]]:
+    """Return, by the names of the models, a digest of a prompt's logits for each number of threads."""
+    sources = [source if isinstance(source, str) else source.values[0] for source in MODELS]
+    result = {}
+    with drop_in.install():
+        for source in filter(None, sources):
+            model = model_of(source)
+            result[str(source)] = []
+            for threads in THREADS:
+                gqmm.set_num_threads(threads)
+                logits = logits_in_chunks(model, prompt(), PROMPT, make_prompt_cache(model))
+                result[str(source)].append(hashlib.sha256(logits.tobytes()).hexdigest())
+    return result
+
+
+if __name__ == "__main__":
+    print(json.dumps(digests()))
