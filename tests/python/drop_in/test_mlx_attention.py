@@ -14,9 +14,10 @@ pytest.importorskip("gqmm.mlx")
 
 import gqmm.mlx as drop_in
 import mlx.core as mx
+from dense_models import DENSE
 from families import FAMILIES
 from mlx_lm.models.cache import BatchKVCache, BatchRotatingKVCache, KVCache, RotatingKVCache, make_prompt_cache
-from mlx_lm_support import build, evaluated
+from mlx_lm_support import build, evaluated, ours
 
 pytestmark = pytest.mark.mlx
 
@@ -167,25 +168,34 @@ def logits_in_chunks(model, tokens, chunk, cache):
 
 # A family for each kind of attention: grouped heads, MLA, and sliding windows with sinks. DeepSeek's router is a dense product.
 # mlx-lm multiplies the matrices of MLA in another order for a single token, so its bits are those of larger chunks alone.
-ATTENTION = ["qwen3_moe", "deepseek_v3", "gpt_oss"]
+# The dense models have other norms and activations.
+ATTENTION = {
+    "qwen3_moe": ("gather_qmm", "rms_norm", "rope", "softmax", "scaled_dot_product_attention"),
+    "deepseek_v3": ("gather_qmm", "matmul", "scaled_dot_product_attention"),
+    "gpt_oss": ("scaled_dot_product_attention", "softmax"),
+}
+MODELS = {**{name: (FAMILIES[name], operators) for name, operators in ATTENTION.items()}, **DENSE}
 
 
-@pytest.mark.parametrize("family", ATTENTION)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["float32", "bfloat16"])
-def test_logits_have_the_same_bits_however_a_prompt_is_cut(family, dtype):
-    model = build(FAMILIES[family])
+def test_logits_have_the_same_bits_however_a_prompt_is_cut(name, dtype):
+    family, operators = MODELS[name]
+    model = build(family)
     model.set_dtype(dtype)
     tokens = mx.random.randint(0, 100, (1, 70), key=mx.random.key(3))
-    with drop_in.install():
+    with ours(*operators):
         at_once = logits_in_chunks(model, tokens, 70, make_prompt_cache(model))
-        for chunk in (7, 64) if family == "deepseek_v3" else (1, 7, 64):
+        for chunk in (7, 64) if name == "deepseek_v3" else (1, 7, 64):
             np.testing.assert_array_equal(logits_in_chunks(model, tokens, chunk, make_prompt_cache(model)), at_once)
 
 
-@pytest.mark.parametrize("family", ATTENTION)
-def test_logits_of_a_request_have_the_same_bits_in_a_batch(family):
+# gpt2 adds embeddings of positions that count from the begin of the array, so padding moves them.
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt2"])
+def test_logits_of_a_request_have_the_same_bits_in_a_batch(name):
     """Prompts of several lengths, padded on the left, and tokens after them; windows are shorter than the longest prompt."""
-    model = build(FAMILIES[family])
+    family, operators = MODELS[name]
+    model = build(family)
     lengths, steps = [5, 40, 23], 4
     longest = max(lengths)
     padding = [longest - length for length in lengths]
@@ -200,7 +210,7 @@ def test_logits_of_a_request_have_the_same_bits_in_a_batch(family):
         ]
         return np.concatenate([evaluated(model(piece, cache=cache)) for piece in pieces], axis=1)
 
-    with drop_in.install():
+    with ours(*operators):
         caches = [
             BatchRotatingKVCache(cache.max_size, padding) if isinstance(cache, RotatingKVCache) else BatchKVCache(padding)
             for cache in make_prompt_cache(model)
