@@ -324,10 +324,10 @@ class Profile:
                 stack.enter_context(replaced(kind, "__call__", self.module(kind.__call__)))
             # What gqmm computes. All of its time counts as that of products.
             for owner, names in [
-                (self.mx, (*PRODUCTS, "matmul", "addmm")),
+                (self.mx, (*PRODUCTS, "matmul", "addmm", "softmax")),
                 (self.mx.array, ("__matmul__",)),
-                (self.mx.fast, ("rms_norm", "rope")),
-                (self.extension, ("scaled_dot_product_attention",)),
+                (self.mx.fast, ("rms_norm", "layer_norm", "rope")),
+                (self.extension, ("scaled_dot_product_attention", "activate_if_served")),
             ]:
                 for name in names:
                     stack.enter_context(replaced(owner, name, self.product(getattr(owner, name))))

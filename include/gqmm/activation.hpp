@@ -86,7 +86,8 @@ GQMM_API void check_activation(const Activation& activation, std::string_view op
 
 /// Options of activate.
 struct GQMM_API ActivateOptions {
-  Stream stream = {};  ///< where the operator runs, and with how many threads
+  Stream stream = {};             ///< where the operator runs, and with how many threads
+  std::optional<array> out = {};  ///< memory for the result, as in GatherQmmOptions
 };
 
 /// Computes activation(gate, up) for each element. gate: float16, bfloat16 or float32, of any shape and strides. up: of the same
@@ -95,7 +96,7 @@ struct GQMM_API ActivateOptions {
 /// Result: the shape and type of gate. It is computed in float32 and rounded once. NaN passes through every clip.
 ///
 /// Throws std::invalid_argument before anything is computed. The message names the operation, the values and a remedy.
-[[nodiscard]] GQMM_API array activate(const array& gate, const std::optional<array>& up, const Activation& activation,
-                                      const ActivateOptions& options = {});
+GQMM_API array activate(const array& gate, const std::optional<array>& up, const Activation& activation,
+                        const ActivateOptions& options = {});
 
 }  // namespace gqmm

@@ -2,6 +2,7 @@
 // indices that are known.
 #pragma once
 
+#include <gqmm/activation.hpp>
 #include <gqmm/array.hpp>
 #include <gqmm/attention.hpp>
 #include <gqmm/export.hpp>
@@ -11,6 +12,7 @@
 #include <gqmm/packed_weights.hpp>
 #include <gqmm/quantized_weights.hpp>
 #include <gqmm/rope.hpp>
+#include <gqmm/softmax.hpp>
 #include <gqmm/types.hpp>
 
 #include <cstdint>
@@ -56,6 +58,15 @@ GQMM_API void check_topk_ids(const array& topk_ids, const ExpertWeights& gate, c
 
 [[nodiscard]] GQMM_API ResultType infer_rms_norm(const array& x, const std::optional<array>& weight, float eps,
                                                  const NormOptions& options = {});
+
+[[nodiscard]] GQMM_API ResultType infer_layer_norm(const array& x, const std::optional<array>& weight,
+                                                   const std::optional<array>& bias, float eps, const NormOptions& options = {});
+
+[[nodiscard]] GQMM_API ResultType infer_softmax(const array& x, const std::vector<int>& axes = {-1},
+                                                const SoftmaxOptions& options = {});
+
+[[nodiscard]] GQMM_API ResultType infer_activate(const array& gate, const std::optional<array>& up, const Activation& activation,
+                                                 const ActivateOptions& options = {});
 
 [[nodiscard]] GQMM_API ResultType infer_rope(const array& x, int dims, const RopeOptions& options);
 

@@ -21,7 +21,7 @@ from gqmm._gqmm import (
     version,
 )
 from gqmm._grouped import grouped_mm, grouped_mm_vjp, grouped_qmm, grouped_qmm_vjp
-from gqmm._layers import rms_norm, rope, scaled_dot_product_attention
+from gqmm._layers import layer_norm, rms_norm, rope, scaled_dot_product_attention, softmax
 from gqmm._moe import activate, moe_combine, moe_ffn, moe_ffn_vjp
 from gqmm._ops import (
     UnpackedWeights,
@@ -74,6 +74,7 @@ __all__ = [
     "grouped_qmm",
     "grouped_qmm_vjp",
     "instruction_sets",
+    "layer_norm",
     "moe_combine",
     "moe_ffn",
     "moe_ffn_vjp",
@@ -85,5 +86,6 @@ __all__ = [
     "rope",
     "scaled_dot_product_attention",
     "set_num_threads",
+    "softmax",
     "unpack",
 ]

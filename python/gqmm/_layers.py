@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from gqmm import _gqmm
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gqmm._gqmm import Stream
     from gqmm._types import Array
 
@@ -78,6 +80,73 @@ def rms_norm(x: Array, weight: Array | None, eps: float, *, stream: Stream | Non
         ValueError: shapes or types contradict each other, or out cannot take the result. Nothing has been written then.
     """
     return _gqmm.rms_norm(x, weight, eps, out, stream)
+
+
+def layer_norm(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    *,
+    stream: Stream | None = None,
+    out: Array | None = None,
+) -> Any:
+    """Subtract each row's mean and divide by its standard deviation, as mx.fast.layer_norm does.
+
+    y = (x - mean(x)) / √(mean((x - mean(x))²) + eps) · weight + bias. All arithmetic is in float32, and the result is rounded
+    once. A row has the same bits in any batch, with any number of threads and on every instruction set.
+    docs/reference/numerics.md states the order of operations and the error bound.
+
+    Args:
+        x: float16, bfloat16 or float32, shape (…, D), of any strides.
+        weight: likewise, shape (D,), or None for ones.
+        bias: likewise, shape (D,), or None for zeros.
+        eps: a small number that is not negative.
+        stream: None, or a Stream to choose the number of threads.
+        out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
+            which overlaps no operand.
+
+    Returns:
+        out, or an array of x's library and shape, and of the type to which x, weight and bias promote.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: shapes or types contradict each other, or out cannot take the result. Nothing has been written then.
+    """
+    return _gqmm.layer_norm(x, weight, bias, eps, out, stream)
+
+
+def softmax(
+    x: Array,
+    axis: int | Sequence[int] | None = -1,
+    *,
+    precise: bool = False,
+    stream: Stream | None = None,
+    out: Array | None = None,
+) -> Any:
+    """Turn numbers into positive ones whose sum is 1, as mx.softmax does: y = e^x / Σ e^x, where the sum runs over the axes.
+
+    All arithmetic is in float32, and the result is rounded once. The elements that are summed have the same bits in any batch,
+    with any number of threads and on every instruction set. If all of them are -inf, or one is inf or NaN, their results are NaN.
+    docs/reference/numerics.md states the order of operations and the error bound.
+
+    Args:
+        x: float16, bfloat16 or float32, of any strides and at least one dimension.
+        axis: a dimension of x, several ones, or None for all. Negative ones count from the last.
+        precise: as in mx.softmax. It makes no difference, because sums are in float32 in any case.
+        stream: None, or a Stream to choose the number of threads.
+        out: None, or the memory for the result: a NumPy array or a PyTorch tensor of x's shape and type, row-major, which
+            overlaps no operand.
+
+    Returns:
+        out, or an array of x's library, shape and type.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: an axis is no dimension of x or given twice, or out cannot take the result. Nothing has been written then.
+    """
+    axes = (axis,) if isinstance(axis, int) else None if axis is None else tuple(axis)
+    return _gqmm.softmax(x, axes, out, stream)
 
 
 def rope(

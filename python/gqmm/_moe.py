@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from gqmm._types import Array
 
 
-def activate(gate: Array, up: Array | None, activation: Activation, *, stream: Stream | None = None) -> Any:
+def activate(
+    gate: Array, up: Array | None, activation: Activation, *, stream: Stream | None = None, out: Array | None = None
+) -> Any:
     """Compute the activation of a feed-forward block, element by element: activation(gate, up).
 
     The result is computed in float32 and rounded once. NaN passes through every clip. docs/reference/numerics.md states the
@@ -27,15 +29,18 @@ def activate(gate: Array, up: Array | None, activation: Activation, *, stream: S
             for the others (SiLU, GELU, ReLU2) it is None.
         activation: an object of one of these classes, such as gqmm.SwiGLU().
         stream: None, or a Stream to choose the number of threads.
+        out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
+            which overlaps no operand.
 
     Returns:
-        An array of gate's library, shape and type.
+        out, or an array of gate's library, shape and type.
 
     Raises:
         TypeError: an argument is of a wrong kind.
-        ValueError: shapes or types contradict each other, or up is given or missing against the activation.
+        ValueError: shapes or types contradict each other, up is given or missing against the activation, or out cannot take the
+            result. Nothing has been written then.
     """
-    return _gqmm.activate(gate, up, checked_tuple(activation, "[activate] activation"), stream)
+    return _gqmm.activate(gate, up, checked_tuple(activation, "[activate] activation"), out, stream)
 
 
 def moe_combine(slots: Array, topk_weights: Array, *, out: Array | None = None, stream: Stream | None = None) -> Any:

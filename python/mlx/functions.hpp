@@ -61,6 +61,9 @@ struct FunctionCounts {
   CallCounts matmul;
   CallCounts moe_ffn;
   CallCounts rms_norm;
+  CallCounts layer_norm;
+  CallCounts softmax;
+  CallCounts activations;
   CallCounts rope;
   CallCounts scaled_dot_product_attention;
 };

@@ -1,62 +1,15 @@
 #include "layer_of_products.hpp"
 
+#include "activations.hpp"
+
 #include <mlx/ops.h>
 
-#include <cmath>
 #include <cstdint>
 #include <limits>
-#include <numbers>
 #include <optional>
-#include <variant>
 
 namespace gqmm::mlx {
 namespace {
-
-/// An activation in MLX's functions.
-struct Activate {
-  const mx::array& gate;
-  const std::optional<mx::array>& up;
-  mx::Stream s;
-
-  [[nodiscard]] mx::array number(double value) const { return mx::array(static_cast<float>(value), gate.dtype()); }
-  [[nodiscard]] mx::array clip(const mx::array& a, float limit) const {
-    return mx::clip(a, number(-double{limit}), number(limit), s);
-  }
-  [[nodiscard]] mx::array silu(const mx::array& a) const { return mx::multiply(a, mx::sigmoid(a, s), s); }
-  [[nodiscard]] mx::array gelu(const mx::array& a, GeluApproximation approximate) const {
-    if (approximate == GeluApproximation::tanh) {
-      const mx::array cubic = mx::multiply(number(0.044715), mx::multiply(a, mx::multiply(a, a, s), s), s);
-      const mx::array z = mx::multiply(number(std::sqrt(2 / std::numbers::pi)), mx::add(a, cubic, s), s);
-      return mx::multiply(mx::multiply(number(0.5), a, s), mx::add(number(1), mx::tanh(z, s), s), s);
-    }
-    const mx::array scaled = mx::multiply(a, number(std::numbers::sqrt2 / 2), s);
-    return mx::multiply(mx::multiply(number(0.5), a, s), mx::add(number(1), mx::erf(scaled, s), s), s);
-  }
-  [[nodiscard]] mx::array soft_clip(const mx::array& a, float beta) const {
-    return mx::multiply(number(beta), mx::tanh(mx::divide(a, number(beta), s), s), s);
-  }
-
-  mx::array operator()(const SwiGLU& a) const {
-    const mx::array g = a.limit ? mx::minimum(gate, number(*a.limit), s) : gate;
-    mx::array u = a.limit ? clip(*up, *a.limit) : *up;
-    if (a.bias != 0) {
-      u = mx::add(u, number(a.bias), s);
-    }
-    const mx::array z = a.alpha == 1 ? g : mx::multiply(number(a.alpha), g, s);
-    return mx::multiply(u, mx::multiply(g, mx::sigmoid(z, s), s), s);
-  }
-  mx::array operator()(const GeGLU& a) const { return mx::multiply(gelu(gate, a.approximate), *up, s); }
-  mx::array operator()(const SiTU& a) const {
-    const mx::array g = mx::multiply(soft_clip(gate, a.beta), mx::sigmoid(gate, s), s);
-    return mx::multiply(g, a.linear_beta ? soft_clip(*up, *a.linear_beta) : *up, s);
-  }
-  mx::array operator()(const SwiGLUStep& a) const {
-    return mx::multiply(mx::minimum(silu(gate), number(a.limit), s), clip(*up, a.limit), s);
-  }
-  mx::array operator()(const SiLU&) const { return silu(gate); }
-  mx::array operator()(const GELU& a) const { return gelu(gate, a.approximate); }
-  mx::array operator()(const ReLU2&) const { return mx::square(mx::maximum(gate, number(0), s), s); }
-};
 
 class LayerOfProducts {
  public:
@@ -126,7 +79,7 @@ class LayerOfProducts {
       up = half(gate, a_.order == GateUpOrder::up_gate ? 0 : 1);
       gate = half(gate, a_.order == GateUpOrder::up_gate ? 1 : 0);
     }
-    return multiply(std::visit(Activate{gate, up, s_}, layers.activation), layers.down, ids);
+    return multiply(activation_in_functions(gate, up, layers.activation, s_), layers.down, ids);
   }
 
   /// Multiplies matrices of x by those of the experts. A single id selects the shared experts, with or without a dimension for

@@ -8,6 +8,7 @@
 #include <gqmm/infer.hpp>
 #include <gqmm/norm.hpp>
 #include <gqmm/rope.hpp>
+#include <gqmm/softmax.hpp>
 
 #include <mlx/fast.h>
 #include <mlx/ops.h>
@@ -55,6 +56,83 @@ class RmsNorm final : public Composed {
   }
 
   float eps_;
+};
+
+/// The arguments of layer_norm that are no arrays. The inputs are x, and weight and bias if there are any.
+struct LayerNormSettings {
+  float eps = 0;
+  bool has_weight = false;
+  bool has_bias = false;
+  friend bool operator==(const LayerNormSettings&, const LayerNormSettings&) = default;
+
+  [[nodiscard]] std::optional<mx::array> weight_of(const Arrays& inputs) const {
+    return has_weight ? std::optional(inputs[1]) : std::nullopt;
+  }
+  [[nodiscard]] std::optional<mx::array> bias_of(const Arrays& inputs) const {
+    return has_bias ? std::optional(inputs[has_weight ? 2 : 1]) : std::nullopt;
+  }
+};
+
+class LayerNorm final : public Composed {
+ public:
+  LayerNorm(mx::Stream stream, const LayerNormSettings& settings) : Composed(stream), settings_(settings) {}
+
+  [[nodiscard]] const char* name() const override { return "GqmmLayerNorm"; }
+  [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
+    return settings_ == static_cast<const LayerNorm&>(other).settings_;
+  }
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override { return {inputs[0].shape()}; }
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    evaluate_on_stream(stream(), inputs, outputs.front(), [weak = weak_copies(inputs), settings = settings_](mx::array& y) {
+      const auto view = [](const std::optional<mx::array>& a) { return a ? std::optional(view_of(*a)) : std::nullopt; };
+      gqmm::layer_norm(view_of(weak[0]), view(settings.weight_of(weak)), view(settings.bias_of(weak)), settings.eps,
+                       {.out = writable_view_of(y)});
+    });
+  }
+  std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
+    return {{stack_of_calls(inputs, axes, stream(),
+                            [&](const Arrays& one) {
+                              return mlx::layer_norm(one[0], settings_.weight_of(one), settings_.bias_of(one), settings_.eps,
+                                                     stream());
+                            })},
+            {0}};
+  }
+
+ protected:
+  Arrays composed(const Arrays& inputs) override {
+    return {mx::fast::layer_norm(inputs[0], settings_.weight_of(inputs), settings_.bias_of(inputs), settings_.eps, stream())};
+  }
+
+ private:
+  LayerNormSettings settings_;
+};
+
+class Softmax final : public Composed {
+ public:
+  /// `axes` are negative, so that dimensions may come in front.
+  Softmax(mx::Stream stream, std::vector<int> axes, bool precise) : Composed(stream), axes_(std::move(axes)), precise_(precise) {}
+
+  [[nodiscard]] const char* name() const override { return "GqmmSoftmax"; }
+  [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
+    const auto& softmax = static_cast<const Softmax&>(other);
+    return axes_ == softmax.axes_ && precise_ == softmax.precise_;
+  }
+  std::vector<mx::Shape> output_shapes(const Arrays& inputs) override { return {inputs[0].shape()}; }
+  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+    evaluate_on_stream(stream(), inputs, outputs.front(), [weak = weak_copies(inputs), axes = axes_](mx::array& y) {
+      gqmm::softmax(view_of(weak[0]), axes, {.out = writable_view_of(y)});
+    });
+  }
+  std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
+    return {{mlx::softmax(batch_in_front(inputs, axes, 1, stream())[0], axes_, precise_, stream())}, {0}};
+  }
+
+ protected:
+  Arrays composed(const Arrays& inputs) override { return {mx::softmax(inputs[0], axes_, precise_, stream())}; }
+
+ private:
+  std::vector<int> axes_;
+  bool precise_;
 };
 
 /// The arguments of rope that are no arrays. The inputs are x, and the offset and freqs if they are arrays.
@@ -159,6 +237,42 @@ mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, f
     inputs.push_back(*weight);
   }
   return mx::array(x.shape(), mlx_dtype(result.dtype), std::make_shared<RmsNorm>(s, eps), std::move(inputs));
+}
+
+mx::array layer_norm(const mx::array& x, const std::optional<mx::array>& weight, const std::optional<mx::array>& bias, float eps,
+                     mx::StreamOrDevice stream) {
+  const mx::Stream s = mx::to_stream(stream);
+  const auto fits = [](const std::optional<mx::array>& a) { return !a || is_compute_type(*a); };
+  if (!is_on_cpu(s) || !is_compute_type(x) || x.ndim() == 0 || !(eps >= 0) || !fits(weight) || !fits(bias)) {
+    ++counts().layer_norm.stock;
+    return mx::fast::layer_norm(x, weight, bias, eps, s);
+  }
+  const auto outline = [](const std::optional<mx::array>& a) { return a ? std::optional(outline_of(*a)) : std::nullopt; };
+  const ResultType result = infer_layer_norm(outline_of(x), outline(weight), outline(bias), eps);
+  ++counts().layer_norm.ours;
+  const LayerNormSettings settings = {.eps = eps, .has_weight = weight.has_value(), .has_bias = bias.has_value()};
+  Arrays inputs = {x};
+  for (const std::optional<mx::array>& given : {weight, bias}) {
+    if (given) {
+      inputs.push_back(*given);
+    }
+  }
+  return mx::array(x.shape(), mlx_dtype(result.dtype), std::make_shared<LayerNorm>(s, settings), std::move(inputs));
+}
+
+mx::array softmax(const mx::array& x, const std::vector<int>& axes, bool precise, mx::StreamOrDevice stream) {
+  const mx::Stream s = mx::to_stream(stream);
+  if (!is_on_cpu(s) || !is_compute_type(x) || x.ndim() == 0 || axes.empty()) {
+    ++counts().softmax.stock;
+    return mx::softmax(x, axes, precise, s);
+  }
+  std::ignore = infer_softmax(outline_of(x), axes);
+  ++counts().softmax.ours;
+  std::vector<int> from_the_last;
+  for (const int axis : axes) {
+    from_the_last.push_back(axis < 0 ? axis : axis - static_cast<int>(x.ndim()));
+  }
+  return mx::array(x.shape(), x.dtype(), std::make_shared<Softmax>(s, std::move(from_the_last), precise), {x});
 }
 
 mx::array rope(const mx::array& x, const RopeArguments& arguments) {

@@ -1,5 +1,6 @@
 // The extension module gqmm.mlx._mlx: functions over arrays of MLX. Their signatures are those of mlx.core in MLX 0.32.4, and in
 // the earlier versions that the module can be built for.
+#include "activation_arguments.hpp"
 #include "attention.hpp"
 #include "evaluation_errors.hpp"
 #include "functions.hpp"
@@ -24,10 +25,13 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
+#include <nanobind/stl/vector.h>
 
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -73,6 +77,20 @@ mx::array call_attention(const mx::array& q, const mx::array& k, const mx::array
     arguments.mask = *given;
   }
   return scaled_dot_product_attention(q, k, v, arguments);
+}
+
+mx::array call_softmax(const mx::array& a, const std::variant<std::monostate, int, std::vector<int>>& axis, bool precise,
+                       mx::StreamOrDevice stream) {
+  std::vector<int> axes;
+  if (const auto* one = std::get_if<int>(&axis)) {
+    axes = {*one};
+  } else if (const auto* several = std::get_if<std::vector<int>>(&axis)) {
+    axes = *several;
+  } else {
+    axes.resize(a.ndim());
+    std::iota(axes.begin(), axes.end(), 0);
+  }
+  return softmax(a, axes, precise, stream);
 }
 
 mx::array call_rope(const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
@@ -123,6 +141,9 @@ nb::dict call_counts() {
   add("matmul", counts().matmul);
   add("moe", counts().moe_ffn);
   add("rms_norm", counts().rms_norm);
+  add("layer_norm", counts().layer_norm);
+  add("softmax", counts().softmax);
+  add("activations", counts().activations);
   add("rope", counts().rope);
   add("scaled_dot_product_attention", counts().scaled_dot_product_attention);
   return result;
@@ -243,6 +264,15 @@ Arguments, types and errors are those of gather_qmm. x has shape (…, M, K) or 
         nb::sig("def rms_norm(x: mlx.core.array, weight: mlx.core.array | None, eps: float, *, "
                 "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
         R"(Divide each row by its root mean square, as gqmm.rms_norm does, with the arguments of mx.fast.rms_norm.)");
+  m.def("layer_norm", &layer_norm, "x"_a, "weight"_a.none(), "bias"_a.none(), "eps"_a, nb::kw_only(), "stream"_a = nb::none(),
+        nb::sig("def layer_norm(x: mlx.core.array, weight: mlx.core.array | None, bias: mlx.core.array | None, eps: float, *, "
+                "stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Normalize each row by its mean and standard deviation, as gqmm.layer_norm does, with the arguments of
+mx.fast.layer_norm.)");
+  m.def("softmax", &call_softmax, nb::arg(), "axis"_a = nb::none(), nb::kw_only(), "precise"_a = false, "stream"_a = nb::none(),
+        nb::sig("def softmax(a: mlx.core.array, /, axis: int | collections.abc.Sequence[int] | None = None, *, "
+                "precise: bool = False, stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Turn numbers into positive ones whose sum is 1, as gqmm.softmax does, with the arguments of mlx.core.softmax.)");
   m.def("rope", &call_rope, "a"_a, "dims"_a, nb::kw_only(), "traditional"_a, "base"_a.none(), "scale"_a, "offset"_a,
         "freqs"_a = nb::none(), "stream"_a = nb::none(),
         nb::sig("def rope(a: mlx.core.array, dims: int, *, traditional: bool, base: float | None, scale: float, "
@@ -294,6 +324,7 @@ Returns:
 
 Raises:
     ValueError: shapes or types contradict each other.)");
+  bind_activations(m);
   bind_moe_ffn(m);
   m.def("moe_combine", &moe_combine, "slots"_a, "topk_weights"_a, nb::kw_only(), "stream"_a = nb::none(),
         nb::sig("def moe_combine(slots: mlx.core.array, topk_weights: mlx.core.array, *, "

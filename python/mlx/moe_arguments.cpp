@@ -1,8 +1,7 @@
 #include "moe_arguments.hpp"
 
+#include "activation_arguments.hpp"
 #include "expert_layer.hpp"
-
-#include "../src/activation_of.hpp"
 
 #include <gqmm/moe.hpp>
 
@@ -25,24 +24,6 @@ namespace {
 using namespace nb::literals;
 
 constexpr const char* op = "moe_ffn";
-
-/// The constants of an activation, which its class has checked.
-struct PassedConstants {
-  nb::tuple parts;
-
-  [[nodiscard]] float number(const char*, std::size_t i) const { return static_cast<float>(nb::cast<double>(parts[i])); }
-  [[nodiscard]] std::optional<float> optional_number(const char* name, std::size_t i) const {
-    return parts[i].is_none() ? std::nullopt : std::optional(number(name, i));
-  }
-  [[nodiscard]] GeluApproximation approximation(std::size_t i) const {
-    return gelu_approximation_from_name(nb::cast<std::string>(parts[i]), op);
-  }
-};
-
-Activation activation_in(nb::handle passed) {
-  const nb::tuple parts = nb::borrow<nb::tuple>(passed);
-  return python::activation_of(nb::cast<std::string>(parts[0]), PassedConstants{parts});
-}
 
 /// A layer as the package passes it: gqmm.QuantizedWeights, an array, or a tuple of w, scales, biases, global_scale, group_size,
 /// bits and mode.
@@ -98,7 +79,7 @@ SharedExpertsArguments shared_of(const nb::tuple& parts, const Activation& activ
   SharedExpertsArguments shared;
   shared.layers =
       layers_of("shared.", parts[0], parts[1], parts[2], array(3, "gate_bias"), array(4, "up_bias"), array(5, "down_bias"));
-  shared.layers.activation = parts[6].is_none() ? activation : activation_in(parts[6]);
+  shared.layers.activation = parts[6].is_none() ? activation : activation_in(parts[6], op);
   shared.scale = array(7, "scale");
   return shared;
 }
@@ -111,7 +92,7 @@ mx::array call_moe_ffn(const mx::array& x, const mx::array& topk_ids, const Opti
                        const std::optional<nb::tuple>& shared) {
   ExpertLayerArguments arguments = {.x = x, .topk_ids = topk_ids, .topk_weights = topk_weights};
   arguments.experts = layers_of("", gate, up, down, gate_bias, up_bias, down_bias);
-  arguments.experts.activation = activation_in(activation);
+  arguments.experts.activation = activation_in(activation, op);
   if (shared) {
     arguments.shared = shared_of(*shared, arguments.experts.activation);
   }

@@ -8,6 +8,7 @@
 #include <gqmm/attention.hpp>
 #include <gqmm/norm.hpp>
 #include <gqmm/rope.hpp>
+#include <gqmm/softmax.hpp>
 
 #include <fmt/format.h>
 
@@ -15,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace gqmm::python {
 namespace {
@@ -83,6 +85,38 @@ nb::object call_rms_norm(nb::handle x, nb::handle weight, nb::handle eps, nb::ha
   return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
 }
 
+nb::object call_layer_norm(nb::handle x, nb::handle weight, nb::handle bias, nb::handle eps, nb::handle out, nb::handle stream) {
+  constexpr const char* op = "layer_norm";
+  const Operand x_operand = import_array({op, "x"}, x);
+  const std::optional<Operand> weight_operand = import_optional_array({op, "weight"}, weight);
+  const std::optional<Operand> bias_operand = import_optional_array({op, "bias"}, bias);
+  const std::optional<Operand> out_operand = import_out(op, out);
+  const float epsilon = parse_float({op, "eps"}, eps);
+  const NormOptions options{.stream = parse_stream(op, stream), .out = view_of(out_operand)};
+  array result =
+      without_gil([&] { return layer_norm(x_operand.view, view_of(weight_operand), view_of(bias_operand), epsilon, options); });
+  return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
+}
+
+nb::object call_softmax(nb::handle x, nb::handle axes, nb::handle out, nb::handle stream) {
+  constexpr const char* op = "softmax";
+  const Operand x_operand = import_array({op, "x"}, x);
+  std::vector<int> dimensions;
+  if (axes.is_none()) {
+    for (int axis = 0; axis < x_operand.view.rank(); ++axis) {
+      dimensions.push_back(axis);
+    }
+  } else {
+    for (const nb::handle axis : nb::borrow<nb::tuple>(axes)) {
+      dimensions.push_back(parse_int({op, "axis"}, axis));
+    }
+  }
+  const std::optional<Operand> out_operand = import_out(op, out);
+  const SoftmaxOptions options{.stream = parse_stream(op, stream), .out = view_of(out_operand)};
+  array result = without_gil([&] { return softmax(x_operand.view, dimensions, options); });
+  return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
+}
+
 nb::object call_rope(nb::handle x, nb::handle dims, nb::handle traditional, nb::handle base, nb::handle scale, nb::handle offset,
                      nb::handle freqs, nb::handle out, nb::handle stream) {
   constexpr const char* op = "rope";
@@ -116,6 +150,10 @@ nb::object call_rope(nb::handle x, nb::handle dims, nb::handle traditional, nb::
 void bind_layers(nb::module_& m) {
   define(m, "rms_norm", &call_rms_norm,
          "def rms_norm(x: object, weight: object, eps: float, out: object, stream: object, /) -> typing.Any");
+  define(m, "layer_norm", &call_layer_norm,
+         "def layer_norm(x: object, weight: object, bias: object, eps: float, out: object, stream: object, /) -> typing.Any");
+  define(m, "softmax", &call_softmax,
+         "def softmax(x: object, axes: tuple[int, ...] | None, out: object, stream: object, /) -> typing.Any");
   define(m, "rope", &call_rope,
          "def rope(x: object, dims: int, traditional: bool, base: float | None, scale: float, offset: object, freqs: object, "
          "out: object, stream: object, /) -> typing.Any");

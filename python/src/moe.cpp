@@ -48,13 +48,16 @@ void call_check_activation(nb::handle activation) {
   check_activation(PassedActivation(name.c_str(), activation).activation(), name);
 }
 
-nb::object call_activate(nb::handle gate, nb::handle up, nb::handle activation, nb::handle stream) {
+nb::object call_activate(nb::handle gate, nb::handle up, nb::handle activation, nb::handle out, nb::handle stream) {
   constexpr const char* op = "activate";
   const Operand gate_operand = import_array({op, "gate"}, gate);
   const std::optional<Operand> up_operand = import_optional_array({op, "up"}, up);
   const Activation of_call = PassedActivation(op, activation).activation();
-  const ActivateOptions options{.stream = parse_stream(op, stream)};
-  return export_array(gate, without_gil([&] { return activate(gate_operand.view, view_of(up_operand), of_call, options); }));
+  const std::optional<Operand> out_operand =
+      out.is_none() ? std::nullopt : std::optional(import_writable_array({op, "out"}, out));
+  const ActivateOptions options{.stream = parse_stream(op, stream), .out = view_of(out_operand)};
+  array result = without_gil([&] { return activate(gate_operand.view, view_of(up_operand), of_call, options); });
+  return out_operand ? nb::borrow(out) : export_array(gate, std::move(result));
 }
 
 nb::object call_moe_combine(nb::handle slots, nb::handle topk_weights, nb::handle out, nb::handle stream) {
@@ -277,7 +280,7 @@ nb::dict call_moe_ffn_vjp(nb::handle dy, nb::handle x, nb::handle topk_ids, nb::
 void bind_moe(nb::module_& m) {
   define(m, "check_activation", &call_check_activation, "def check_activation(activation: tuple[object, ...], /) -> None");
   define(m, "activate", &call_activate,
-         "def activate(gate: object, up: object, activation: tuple[object, ...], stream: object, /) -> typing.Any");
+         "def activate(gate: object, up: object, activation: tuple[object, ...], out: object, stream: object, /) -> typing.Any");
   define(m, "moe_combine", &call_moe_combine,
          "def moe_combine(slots: object, topk_weights: object, out: object, stream: object, /) -> typing.Any");
   define(m, "moe_ffn", &call_moe_ffn,

@@ -2,9 +2,11 @@
 #include "cpu/activate.hpp"
 
 #include "api/check.hpp"
+#include "api/output.hpp"
 #include "arrays/views.hpp"
 
 #include <gqmm/activation.hpp>
+#include <gqmm/infer.hpp>
 
 #include <array>
 #include <cmath>
@@ -103,12 +105,18 @@ void check_activation(const Activation& activation, std::string_view op) {
   std::visit(ConstantCheck(activation, op), activation);
 }
 
-array activate(const array& gate, const std::optional<array>& up, const Activation& activation, const ActivateOptions& options) {
+ResultType infer_activate(const array& gate, const std::optional<array>& up, const Activation& activation,
+                          const ActivateOptions& options) {
   check_activation(activation, activate_op);
   check_operands(gate, up, activation);
   check_stream(activate_op, options.stream);
-  checked_product(activate_op, "bytes of the result", checked_count(activate_op, "the result", gate.shape()), gate.itemsize());
-  array result = array::empty(gate.shape(), gate.dtype());
+  return {gate.shape(), gate.dtype()};
+}
+
+array activate(const array& gate, const std::optional<array>& up, const Activation& activation, const ActivateOptions& options) {
+  const ResultType type = infer_activate(gate, up, activation, options);
+  const NamedOperand operands[] = {{"gate", &gate}, {"up", up ? &*up : nullptr}};
+  array result = make_result(activate_op, type.shape, type.dtype, options.out, operands);
   if (result.size() == 0) {
     return result;
   }

@@ -1,21 +1,15 @@
-// rms_norm and rope keep their bounds, and a row has the same bits in any batch, on every instruction set and with any threads.
-#include "conformance/support/check.hpp"
-#include "conformance/support/layout.hpp"
-#include "conformance/support/random.hpp"
-#include "formats/float_types.hpp"
+// Norms and rope keep their bounds, and a row has the same bits in any batch, on every instruction set and with any threads.
+#include "conformance/support/layer_arrays.hpp"
 
 #include <gqmm/gqmm.hpp>
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <optional>
-#include <span>
 #include <vector>
 
 namespace gqmm::conformance {
@@ -24,47 +18,7 @@ using namespace detail;
 
 namespace {
 
-constexpr Dtype compute_types[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
-constexpr double u = 0x1p-24;
-
 int sweep() { return quick() ? 60 : 400; }
-
-double rounding_of(Dtype dtype) { return dtype == Dtype::bfloat16 ? 0x1p-8 : dtype == Dtype::float16 ? 0x1p-11 : u; }
-double smallest_of(Dtype dtype) { return dtype == Dtype::bfloat16 ? 0x1p-133 : dtype == Dtype::float16 ? 0x1p-24 : 0x1p-149; }
-
-array random_array(const Shape& shape, Dtype dtype, Random& random) {
-  array values = array::empty(shape, dtype);
-  const double size = std::exp2(random.uniform(-6, 6));
-  for (std::int64_t i = 0; i < values.size(); ++i) {
-    store_float(values.mutable_bytes() + i * static_cast<std::int64_t>(values.itemsize()), dtype,
-                static_cast<float>(size * random.normal()));
-  }
-  return lay_out(std::span(values.bytes(), values.nbytes()), shape, dtype, random.one_of(all_layouts), random);
-}
-
-double element_at(const array& a, const std::vector<std::int64_t>& at) {
-  std::int64_t offset = 0;
-  for (std::size_t d = 0; d < at.size(); ++d) {
-    offset += at[d] * a.strides()[d];
-  }
-  return load_float(a.bytes() + offset, a.dtype());
-}
-double element(const array& row_major, std::int64_t i) {
-  return load_float(row_major.bytes() + i * static_cast<std::int64_t>(row_major.itemsize()), row_major.dtype());
-}
-
-/// Calls function with every instruction set of this machine and some numbers of threads.
-void with_all_sets_and_threads(const std::function<void(Stream)>& function) {
-  const RestoreInstructionSet restore;
-  for (const std::string& name : supported_instruction_sets()) {
-    SCOPED_TRACE(name);
-    set_instruction_set(name);
-    for (const int threads : {1, 2, 7}) {
-      SCOPED_TRACE(threads);
-      function({.threads = threads});
-    }
-  }
-}
 
 struct NormCall {
   array x;
@@ -127,6 +81,108 @@ TEST(RmsNorm, HasTheSameBitsEverywhere) {
     const array alone = last.run();
     EXPECT_EQ(std::memcmp(alone.bytes(), expected.bytes() + (expected.nbytes() - alone.nbytes()), alone.nbytes()), 0);
   }
+}
+
+struct LayerNormCall {
+  array x;
+  std::optional<array> weight;
+  std::optional<array> bias;
+  float eps = 1e-5F;
+
+  explicit LayerNormCall(std::uint64_t seed) {
+    Random random(seed);
+    constexpr std::int64_t widths[] = {1, 7, 16, 33, 64, 128, 200, 2048};
+    constexpr double centers[] = {0, 0, 3, -100};
+    const std::int64_t D = random.one_of(widths);
+    x = random_array({random.integer(1, 3), random.integer(1, 40), D}, random.one_of(compute_types), random,
+                     random.one_of(centers));
+    for (std::optional<array>* vector : {&weight, &bias}) {
+      if (random.chance(0.7)) {
+        *vector = random_array({D}, random.chance(0.8) ? x.dtype() : random.one_of(compute_types), random);
+      }
+    }
+  }
+  [[nodiscard]] array run(Stream stream = {}) const { return layer_norm(x, weight, bias, eps, {.stream = stream}); }
+};
+
+TEST(LayerNorm, KeepsItsErrorBound) {
+  double worst = 0;
+  for (int i = 0; i < sweep(); ++i) {
+    SCOPED_TRACE(i);
+    const LayerNormCall call(static_cast<std::uint64_t>(33000 + i));
+    const array y = call.run();
+    const std::int64_t T = call.x.dim(1);
+    const std::int64_t D = call.x.dim(2);
+    const double roundings = std::ceil(static_cast<double>(D) / 16);
+    for (std::int64_t row = 0; row < call.x.dim(0) * T; ++row) {
+      const auto x = [&](std::int64_t d) { return element_at(call.x, {row / T, row % T, d}); };
+      double sum = 0;
+      double magnitudes = 0;
+      for (std::int64_t d = 0; d < D; ++d) {
+        sum += x(d);
+        magnitudes += std::fabs(x(d));
+      }
+      const double mean = sum / static_cast<double>(D);
+      double squares = 0;
+      for (std::int64_t d = 0; d < D; ++d) {
+        squares += (x(d) - mean) * (x(d) - mean);
+      }
+      const double factor = 1 / std::sqrt(squares / static_cast<double>(D) + static_cast<double>(call.eps));
+      const double error_of_mean = (roundings + 4) * u * magnitudes / static_cast<double>(D);
+      for (std::int64_t d = 0; d < D; ++d) {
+        const double weight = call.weight ? element_at(*call.weight, {d}) : 1;
+        const double bias = call.bias ? element_at(*call.bias, {d}) : 0;
+        const double expected = (x(d) - mean) * factor * weight + bias;
+        const double of_difference = (roundings / 2 + 9) * u + factor * factor * error_of_mean * error_of_mean / 2;
+        const double bound = (rounding_of(y.dtype()) + u) * std::fabs(expected) +
+                             std::fabs(weight) * factor * (error_of_mean + std::fabs(x(d) - mean) * of_difference) +
+                             smallest_of(y.dtype());
+        const double error = std::fabs(element(y, row * D + d) - expected);
+        ASSERT_LE(error, bound) << row << ' ' << d;
+        worst = std::max(worst, error / bound);
+      }
+    }
+  }
+  EXPECT_GT(worst, 0.3) << "the bound is much too wide";
+}
+
+TEST(LayerNorm, HasTheSameBitsEverywhere) {
+  for (int i = 0; i < sweep() / 4; ++i) {
+    SCOPED_TRACE(i);
+    const LayerNormCall call(static_cast<std::uint64_t>(34000 + i));
+    const array expected = call.run();
+    with_all_sets_and_threads([&](Stream stream) { EXPECT_TRUE(same_bits(expected, call.run(stream))); });
+    LayerNormCall last = call;  // one row alone
+    const Strides& strides = call.x.strides();
+    const std::int64_t b = call.x.dim(0) - 1;
+    const std::int64_t t = call.x.dim(1) - 1;
+    last.x = array::borrow(call.x.bytes() + b * strides[0] + t * strides[1], {1, 1, call.x.dim(2)}, call.x.dtype(),
+                           call.x.strides(), call.x.owner());
+    const array alone = last.run();
+    EXPECT_EQ(std::memcmp(alone.bytes(), expected.bytes() + (expected.nbytes() - alone.nbytes()), alone.nbytes()), 0);
+  }
+}
+
+TEST(LayerNorm, KeepsSpecialValuesInTheirRow) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  for (const std::int64_t D : {1, 5, 16, 37}) {
+    for (const float special : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()}) {
+      array x = array::empty({3, D}, Dtype::float32);
+      for (std::int64_t i = 0; i < x.size(); ++i) {
+        x.mutable_data<float>()[i] = static_cast<float>(i % 7);
+      }
+      x.mutable_data<float>()[D + D / 2] = special;
+      const array y = layer_norm(x, std::nullopt, std::nullopt, 1e-5F);
+      for (std::int64_t i = 0; i < y.size(); ++i) {
+        EXPECT_EQ(std::isnan(y.data<float>()[i]), i / D == 1) << D << ' ' << i;
+      }
+    }
+  }
+  const std::vector<float> seven = {7};
+  const std::vector<float> bias = {-2};
+  const array y = layer_norm(array::borrow(seven, {1, 1}), std::nullopt, array::borrow(bias, {1}), 1e-5F);
+  EXPECT_EQ(y.data<float>()[0], -2);  // a single element is its own mean
+  EXPECT_EQ(layer_norm(array::empty({3, 0}, Dtype::float16), std::nullopt, std::nullopt, 1e-5F).shape(), (Shape{3, 0}));
 }
 
 struct RopeCall {

@@ -83,6 +83,17 @@ def test_any_strides_and_threads_give_the_same_bits(rng):
     assert oracle.same_bits(gqmm.activate(gate[:, ::-2, ::-1], up[:, ::-2, ::-1], gqmm.SwiGLU()), h[:, ::-2, ::-1].copy())
 
 
+def test_out_takes_the_result(rng):
+    gate, up = rng.standard_normal((2, 5, 33), dtype=np.float32)
+    out = np.empty_like(gate)
+    assert gqmm.activate(gate, up, gqmm.SwiGLU(), out=out) is out
+    assert oracle.same_bits(out, gqmm.activate(gate, up, gqmm.SwiGLU()))
+    with pytest.raises(ValueError, match=r"\[activate\] out overlaps the memory of up"):
+        gqmm.activate(gate, up, gqmm.SwiGLU(), out=up)
+    with pytest.raises(ValueError, match="out is float16"):
+        gqmm.activate(gate, up, gqmm.SwiGLU(), out=np.empty((5, 33), np.float16))
+
+
 def test_nan_passes_and_infinities_have_limits():
     gate = np.array([np.nan, -np.inf, np.inf, -3e38, 3e38], np.float32)
     for activation in ACTIVATIONS:

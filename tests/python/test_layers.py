@@ -1,4 +1,4 @@
-"""rms_norm and rope: values against NumPy, and what they refuse."""
+"""Norms, softmax and rope: values against NumPy, and what they refuse."""
 
 from __future__ import annotations
 
@@ -23,6 +23,55 @@ def test_rms_norm(rng, dtype, weighted):
     np.testing.assert_allclose(y.astype(np.float64), expected, rtol=tolerance, atol=2.0**-25)  # half a subnormal float16
     out = np.empty_like(y)
     assert gqmm.rms_norm(x, weight, 1e-6, out=out, stream=gqmm.Stream(threads=3)) is out
+    np.testing.assert_array_equal(out, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_layer_norm(rng, dtype, weighted, biased):
+    D, EPS, U = 48, 1e-5, 2.0**-24
+    x = (rng.standard_normal((3, 5, D), dtype=np.float32) + 2).astype(dtype)
+    weight = rng.standard_normal(D, dtype=np.float32).astype(dtype) if weighted else None
+    bias = rng.standard_normal(D, dtype=np.float32).astype(dtype) if biased else None
+    y = gqmm.layer_norm(x, weight, bias, EPS)
+    assert y.dtype == dtype
+    exact = x.astype(np.float64)
+    difference = exact - exact.mean(-1, keepdims=True)
+    factor = 1 / np.sqrt((difference**2).mean(-1, keepdims=True) + EPS)
+    w = weight.astype(np.float64) if weighted else 1
+    expected = difference * factor * w + (bias.astype(np.float64) if biased else 0)
+    # The bound of docs/reference/numerics.md.
+    of_mean = (D / 16 + 4) * U * np.abs(exact).mean(-1, keepdims=True)
+    of_difference = (D / 32 + 9) * U + (factor * of_mean) ** 2 / 2
+    bound = (float(ml_dtypes.finfo(dtype).eps) / 2 + U) * np.abs(expected) + 2.0**-25
+    bound = bound + np.abs(w) * factor * (of_mean + np.abs(difference) * of_difference)
+    assert (np.abs(y.astype(np.float64) - expected) <= bound).all()
+    out = np.empty_like(y)
+    assert gqmm.layer_norm(x, weight, bias, EPS, out=out, stream=gqmm.Stream(threads=3)) is out
+    np.testing.assert_array_equal(out, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("axis", [-1, 0, 1, (0, 2), [-1, -2], None], ids=str)
+def test_softmax(rng, dtype, axis):
+    U = 2.0**-24
+    x = (rng.standard_normal((3, 5, 40), dtype=np.float32) * 4).astype(dtype)
+    y = gqmm.softmax(x, axis)
+    assert y.dtype == dtype
+    axes = tuple(axis) if isinstance(axis, list) else axis
+    z = x.astype(np.float64)
+    z = z - z.max(axis=axes, keepdims=True)
+    p = np.exp(z)
+    total = p.sum(axis=axes, keepdims=True)
+    expected = p / total
+    # The bound of docs/reference/numerics.md. The last term is for results below the normal range of float16.
+    roundings = np.abs(z) + (expected * np.abs(z)).sum(axis=axes, keepdims=True) + x.size / total.size / 16 + 11
+    bound = (float(ml_dtypes.finfo(dtype).eps) / 2 + roundings * U) * expected + 2.0**-25
+    assert (np.abs(y.astype(np.float64) - expected) <= bound).all()
+    np.testing.assert_array_equal(gqmm.softmax(x, axis, precise=True), y)
+    out = np.empty_like(y)
+    assert gqmm.softmax(x, axis, out=out, stream=gqmm.Stream(threads=3)) is out
     np.testing.assert_array_equal(out, y)
 
 
@@ -52,6 +101,24 @@ def test_errors():
         gqmm.rms_norm(x, np.zeros(7, np.float32), 1e-6)
     with pytest.raises(ValueError, match="eps = -1 is negative or not finite"):
         gqmm.rms_norm(x, None, -1)
+    with pytest.raises(ValueError, match=r"\[layer_norm\] x has shape \(2, 3, 8\) but bias has shape \(7,\); it must be \(8,\)"):
+        gqmm.layer_norm(x, None, np.zeros(7, np.float32), 1e-6)
+    with pytest.raises(ValueError, match=r"\[layer_norm\] eps = inf is negative or not finite"):
+        gqmm.layer_norm(x, None, None, np.inf)
+    with pytest.raises(ValueError, match=r"\[softmax\] axis 3 is no dimension of x, which has shape .*; pass one of -3 … 2"):
+        gqmm.softmax(x, 3)
+    with pytest.raises(ValueError, match=r"axes = \(1, -2\) name a dimension of x, which has shape \(2, 3, 8\), twice"):
+        gqmm.softmax(x, (1, -2))
+    with pytest.raises(ValueError, match="axes is empty"):
+        gqmm.softmax(x, ())
+    with pytest.raises(ValueError, match=r"\[softmax\] x is a scalar"):
+        gqmm.softmax(np.float32(1), None)
+    with pytest.raises(ValueError, match="float64"):
+        gqmm.softmax(np.zeros(3))
+    with pytest.raises(TypeError, match="axis"):
+        gqmm.softmax(x, "last")
+    with pytest.raises(ValueError, match="out is float32 \\(3, 2, 8\\) but the result is float32 \\(2, 3, 8\\)"):
+        gqmm.softmax(x, out=np.zeros((3, 2, 8), np.float32))
     with pytest.raises(ValueError, match="dims = 7 is not an even number from 2 to 8"):
         gqmm.rope(x, 7)
     with pytest.raises(ValueError, match="base and freqs are both missing; pass one of them"):

@@ -21,7 +21,12 @@ SIGNATURES = {
     "quantized_matmul": "(x, w, /, scales=None, biases=None, transpose=True, group_size=None, bits=None, mode='affine', *, "
     "precision='default', stream=None)",
     "gather_mm": "(a, b, /, lhs_indices=None, rhs_indices=None, *, sorted_indices=False, stream=None)",
-    "activate": "(gate, up, activation, *, stream=None)",
+    "activate": "(gate, up, activation, *, stream=None, out=None)",
+    "scaled_dot_product_attention": "(q, k, v, *, scale, mask=None, sinks=None, origin=None, stream=None, out=None)",
+    "rms_norm": "(x, weight, eps, *, stream=None, out=None)",
+    "layer_norm": "(x, weight, bias, eps, *, stream=None, out=None)",
+    "softmax": "(x, axis=-1, *, precise=False, stream=None, out=None)",
+    "rope": "(x, dims, *, traditional=False, base=10000.0, scale=1.0, offset=0, freqs=None, stream=None, out=None)",
     "moe_ffn": "(x, topk_ids, topk_weights, gate, up, down, *, activation=SwiGLU(alpha=1.0, limit=None, bias=0.0), "
     "gate_up_order='gate_up', gate_bias=None, up_bias=None, down_bias=None, router_weight_on_input=False, missing='error', "
     "local_experts=None, shared=None, precision='default', stream=None, out=None)",

@@ -7,6 +7,7 @@ A program that shall not be changed can be run with ``python -m gqmm.mlx -m mlx_
 MLX's lazy graphs and have its transforms (grad, vjp, jvp, vmap, compile). docs/guide/mlx.md says how they differ from MLX's own.
 """
 
+from gqmm.mlx._activations import activate
 from gqmm.mlx._load import extension
 from gqmm.mlx._moe import moe_ffn
 from gqmm.mlx._operators import OPERATORS
@@ -18,12 +19,14 @@ gather_mm = extension.gather_mm
 gather_qmm = extension.gather_qmm
 grouped_mm = extension.grouped_mm
 grouped_qmm = extension.grouped_qmm
+layer_norm = extension.layer_norm
 matmul = extension.matmul
 moe_combine = extension.moe_combine
 quantized_matmul = extension.quantized_matmul
 rms_norm = extension.rms_norm
 rope = extension.rope
 scaled_dot_product_attention = extension.scaled_dot_product_attention
+softmax = extension.softmax
 
 __all__ = [
     "OPERATORS",
@@ -31,12 +34,14 @@ __all__ = [
     "Installation",
     "PackReport",
     "Status",
+    "activate",
     "addmm",
     "gather_mm",
     "gather_qmm",
     "grouped_mm",
     "grouped_qmm",
     "install",
+    "layer_norm",
     "matmul",
     "moe_combine",
     "moe_ffn",
@@ -45,6 +50,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "scaled_dot_product_attention",
+    "softmax",
     "status",
     "uninstall",
 ]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from gqmm.mlx._caches import in_order, positions
-from gqmm.mlx._imports import AfterImport
+from gqmm.mlx._imports import AfterImport, rebind
 from gqmm.mlx._load import extension
 
 if TYPE_CHECKING:
@@ -42,13 +41,13 @@ class AttentionOfModels:
         """Restore mlx-lm's own function."""
         self._imports.stop()
         if self._stock is not None:
-            _rebind(self._ours, self._stock)
+            rebind(self._ours, self._stock)
 
     def _replace(self, base: ModuleType) -> None:
         found = getattr(base, _NAME)
         if found is not self._ours:
             self._stock = found
-            _rebind(found, self._ours)
+            rebind(found, self._ours)
 
     def _attention(  # the names are mlx-lm's
         self,
@@ -81,15 +80,6 @@ class AttentionOfModels:
             origin = known.origin
         y = extension.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, origin=origin)
         return y
-
-
-def _rebind(old: Any, new: Any) -> None:
-    """Replace an object in the variables of all modules of mlx-lm, whoever imported it from where."""
-    for name, module in list(sys.modules.items()):
-        if name == "mlx_lm" or name.startswith("mlx_lm."):
-            for variable, value in list(vars(module).items()):
-                if value is old:
-                    setattr(module, variable, new)
 
 
 # The one object. The extension keeps it, because this module may be imported again.

@@ -1,11 +1,11 @@
-"""Run a function with modules once they have been imported."""
+"""Run a function with modules once they have been imported, and replace objects in modules."""
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.util
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -58,3 +58,12 @@ class AfterImport(importlib.abc.MetaPathFinder):
 
         spec.loader.exec_module = run_and_call  # type: ignore[method-assign]
         return spec
+
+
+def rebind(old: Any, new: Any) -> None:
+    """Replace an object in the variables of all modules of mlx-lm and mlx.nn, whoever imported it from where."""
+    for name, module in list(sys.modules.items()):
+        if f"{name}.".startswith(("mlx_lm.", "mlx.nn.")):
+            for variable, value in list(vars(module).items()):
+                if value is old:
+                    setattr(module, variable, new)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from gqmm import _activations as activations
 from gqmm._shared_experts import SharedExperts
+from gqmm.mlx._activations import tuple_of
 from gqmm.mlx._imports import AfterImport
 from gqmm.mlx._load import extension
 from gqmm.mlx._slots import BLOCKS, Slots, block_is_running, forward_of_block
@@ -141,12 +142,6 @@ _ACTIVATIONS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
 _GATED = (activations.SwiGLU, activations.GeGLU, activations.SiTU, activations.SwiGLUStep)
 
 
-@cache
-def _tuple_of(kind: Any, *constants: Any) -> tuple[Any, ...]:
-    """Return an activation as the extension takes it. Making one takes as long as the rest of a layer's Python code."""
-    return activations.as_tuple(kind(*constants))
-
-
 def _activation(activation: Any, gated: bool) -> tuple[Any, ...]:
     name = _name(type(activation))
     found = _ACTIVATIONS.get(name)
@@ -156,7 +151,7 @@ def _activation(activation: Any, gated: bool) -> tuple[Any, ...]:
     if (ours[0] in _GATED) != gated:
         raise _NotFusedError(f"its activation is {name}")
     try:
-        return _tuple_of(*ours)
+        return tuple_of(*ours)
     except ValueError as error:
         raise _NotFusedError(f"its activation is {name}: {error}") from error
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
+from gqmm.mlx._activations import activations_of_models
 from gqmm.mlx._attention import attention_of_models
 from gqmm.mlx._einsum import einsum
 from gqmm.mlx._load import extension
@@ -99,6 +100,9 @@ _OPERATORS: dict[str, Operator] = {
     "matmul": _Together(_Function(mx, "matmul"), _Function(mx, "addmm"), _Function(mx, "einsum", einsum), _MatmulOfArrays()),
     "moe": take_over,
     "rms_norm": _Function(mx.fast, "rms_norm"),
+    "layer_norm": _Function(mx.fast, "layer_norm"),
+    "softmax": _Function(mx, "softmax"),
+    "activations": activations_of_models,
     "rope": _Function(mx.fast, "rope"),
     "scaled_dot_product_attention": _Together(_Function(mx.fast, "scaled_dot_product_attention"), attention_of_models),
 }

@@ -19,6 +19,21 @@ struct RmsNormArguments {
   float* y = nullptr;  // [n]
 };
 
+/// Arguments of the layer norm of one row, which is replaced by the result.
+struct LayerNormArguments {
+  float* y = nullptr;  // n elements, and room for whole vectors of 16
+  std::int64_t n = 0;
+  const float* weight = nullptr;  // [n], or nullptr for ones
+  const float* bias = nullptr;    // [n], or nullptr for zeros
+  float eps = 0;
+};
+
+/// Arguments of the softmax of one row, which is replaced by the result.
+struct RowSoftmaxArguments {
+  float* y = nullptr;  // n elements, and room for whole vectors of 16
+  std::int64_t n = 0;
+};
+
 /// Arguments of rotating n pairs of numbers: (a, b) becomes (a · cos − b · sin, b · cos + a · sin).
 struct RotateArguments {
   float* a = nullptr;
@@ -31,6 +46,8 @@ struct RotateArguments {
 struct LayerKernels {
   AttentionKernels attention;
   void (*rms_norm)(const RmsNormArguments&);
+  void (*layer_norm)(const LayerNormArguments&);
+  void (*softmax_of_row)(const RowSoftmaxArguments&);
   void (*rotate)(const RotateArguments&);
 };
 

@@ -45,7 +45,11 @@ consteval AttentionKernels make_attention() {
 /// Makes the kernels. The compiler evaluates it, as it does make_table.
 template <class V>
 consteval LayerKernels make_layers() {
-  return {.attention = make_attention<V>(), .rms_norm = rms_norm<V>, .rotate = rotate<V>};
+  return {.attention = make_attention<V>(),
+          .rms_norm = rms_norm<V>,
+          .layer_norm = layer_norm<V>,
+          .softmax_of_row = softmax_of_row<V>,
+          .rotate = rotate<V>};
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The kernels of attention, norms and rotary embeddings for AVX-512. This file is compiled for these extensions, so it exports
-// one function, as its neighbours do. The test targets.EachDefinesOneFunction checks that.
+// The kernels of attention and of other layers for AVX-512. This file is compiled for these extensions, so it exports one
+// function, as its neighbours do. The test targets.EachDefinesOneFunction checks that.
 #include "cpu/simd/avx512bw.hpp"
 
 #include "cpu/kernels/make_layers.hpp"

@@ -1,5 +1,5 @@
-// The kernels of attention, norms and rotary embeddings for NEON. This file is compiled for these extensions, so it exports one
-// function, as its neighbours do. The test targets.EachDefinesOneFunction checks that.
+// The kernels of attention and of other layers for NEON. This file is compiled for these extensions, so it exports one function,
+// as its neighbours do. The test targets.EachDefinesOneFunction checks that.
 #include "cpu/simd/neon_dotprod.hpp"
 
 #include "cpu/kernels/make_layers.hpp"

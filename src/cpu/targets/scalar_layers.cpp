@@ -1,4 +1,4 @@
-// The kernels of attention, norms and rotary embeddings for any CPU.
+// The kernels of attention and of other layers for any CPU.
 #include "cpu/simd/scalar.hpp"
 
 #include "cpu/kernels/make_layers.hpp"

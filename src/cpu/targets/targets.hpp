@@ -1,10 +1,11 @@
 // The kernel tables of the instruction sets. docs/dev/adding.md lists what a new one needs.
 #pragma once
 
-#include "cpu/kernels/kernel_table.hpp"
-#include "cpu/kernels/layer_table.hpp"
-
 namespace gqmm::cpu {
+
+// These are declared alone, so that a change to the layers' table does not compile the kernels of products again.
+struct KernelTable;
+struct LayerKernels;
 
 const KernelTable& scalar_kernels();
 const KernelTable& avx2_kernels();

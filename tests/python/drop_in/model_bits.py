@@ -12,24 +12,36 @@ import gqmm.mlx as drop_in
 import mlx.core as mx
 import mlx_lm
 import numpy as np
+from dense_models import DENSE
 from families import FAMILIES
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm_support import build, checkpoints, evaluated
 
-# A family for each kind of attention: grouped heads, MLA, and sliding windows with sinks. DeepSeek's router is a dense product.
-ATTENTION = ["qwen3_moe", "deepseek_v3", "gpt_oss"]
-MODELS = [*ATTENTION, *checkpoints()]  # names of families, and pytest parameters with folders of checkpoints
+# A family for each kind of attention, with the operators that it must run: grouped heads, MLA, and sliding windows with sinks.
+# DeepSeek's router is a dense product. The dense models have other norms and activations.
+_ATTENTION = {
+    "qwen3_moe": ("gather_qmm", "rms_norm", "rope", "softmax", "scaled_dot_product_attention"),
+    "deepseek_v3": ("gather_qmm", "matmul", "scaled_dot_product_attention"),
+    "gpt_oss": ("scaled_dot_product_attention", "softmax"),
+}
+RANDOM = {**{name: (FAMILIES[name], operators) for name, operators in _ATTENTION.items()}, **DENSE}
+MODELS = [*RANDOM, *checkpoints()]  # names of random models, and pytest parameters with folders of checkpoints
 THREADS = (1, 2, 7)
 PROMPT = 70
 
 
 def model_of(source: str | Path, dtype: Any = mx.bfloat16) -> Any:
-    """Make a family's tiny model of this type, or load a checkpoint with the types that it has."""
+    """Make a random model of this type, or load a checkpoint with the types that it has."""
     if isinstance(source, Path):
         return mlx_lm.load(str(source))[0]
-    model = build(FAMILIES[source])
+    model = build(RANDOM[source][0])
     model.set_dtype(dtype)
     return model
+
+
+def operators_of(source: str | Path) -> tuple[str, ...]:
+    """Return names of operators that the model must run."""
+    return ("gather_qmm", "quantized_matmul", "scaled_dot_product_attention") if isinstance(source, Path) else RANDOM[source][1]
 
 
 def prompt(requests: int = 1, length: int = PROMPT, seed: int = 3) -> mx.array:

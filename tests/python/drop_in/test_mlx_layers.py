@@ -1,4 +1,4 @@
-"""Norms, rotary embeddings and dense products through MLX: values and transforms against stock."""
+"""Norms, softmax, rotary embeddings and dense products through MLX: values and transforms against stock."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import mlx.nn as nn
 pytestmark = pytest.mark.mlx
 
 stock_rms_norm, stock_rope, stock_matmul = mx.fast.rms_norm, mx.fast.rope, mx.matmul
+stock_layer_norm, stock_softmax = mx.fast.layer_norm, mx.softmax
 DTYPES = [mx.float32, mx.float16, mx.bfloat16]
 TOLERANCE = {mx.float32: 2e-6, mx.float16: 4e-3, mx.bfloat16: 3e-2}  # stock rounds twice, and cosines to the half type
 
@@ -38,6 +39,47 @@ def test_rms_norm(dtype, weighted):
     stock = stock_rms_norm(x, weight, 1e-5)
     assert ours.dtype == stock.dtype
     assert mx.allclose(ours, stock, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_layer_norm(dtype, weighted, biased):
+    x = mx.random.normal((2, 48, 7)).astype(dtype).swapaxes(1, 2)
+    weight = mx.random.normal((48,)).astype(dtype) if weighted else None
+    bias = mx.random.normal((48,)).astype(dtype) if biased else None
+    before = counts("layer_norm")
+    ours = drop_in.layer_norm(x, weight, bias, 1e-5)
+    assert counts("layer_norm") == (before[0] + 1, before[1])
+    stock = stock_layer_norm(x, weight, bias, 1e-5)
+    assert ours.dtype == stock.dtype
+    assert mx.allclose(ours, stock, atol=2 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("axis", [-1, 0, [0, 2], (1, -1), None], ids=str)
+def test_softmax(dtype, axis):
+    x = (3 * mx.random.normal((3, 5, 20))).astype(dtype)
+    before = counts("softmax")
+    ours = drop_in.softmax(x, axis)
+    assert counts("softmax") == (before[0] + 1, before[1])
+    stock = stock_softmax(x, axis, precise=True)
+    assert (ours.dtype, ours.shape) == (stock.dtype, stock.shape)
+    assert mx.allclose(ours, stock, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    assert mx.array_equal(drop_in.softmax(x, axis, precise=True), ours)
+
+
+def test_special_values_are_stocks():
+    x = mx.array([[0, 1, 2], [-mx.inf] * 3, [0, mx.inf, 1], [mx.nan, 0, 1], [-mx.inf, 0, 1]])
+    for ours, stock in (
+        (drop_in.softmax(x, -1), stock_softmax(x, -1)),
+        (drop_in.layer_norm(x, None, None, 1e-5), stock_layer_norm(x, None, None, 1e-5)),
+    ):
+        assert mx.allclose(ours, stock, equal_nan=True)
+    for shape in [(0, 3), (3, 0), (3, 1)]:
+        x = mx.ones(shape)
+        assert mx.array_equal(drop_in.softmax(x, -1), stock_softmax(x, -1))
+        assert mx.array_equal(drop_in.layer_norm(x, None, None, 1e-5), stock_layer_norm(x, None, None, 1e-5))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -128,15 +170,24 @@ def test_any_other_einsum_is_stocks(subscripts, operands):
 
 def test_what_gqmm_does_not_serve_is_stocks():
     integers = mx.ones((3, 3), mx.int32)
-    before = counts("matmul"), counts("rope"), counts("rms_norm")
+    names = ("matmul", "rope", "rms_norm", "layer_norm", "softmax")
+    before = [counts(name) for name in names]
     with pytest.raises(ValueError, match="matmul"):  # MLX's own error
         drop_in.matmul(integers, integers)
     with pytest.raises(ValueError, match="rope"):
         drop_in.rope(mx.ones((2, 4)), 4, traditional=False, base=1e4, scale=1.0, offset=0)
     with pytest.raises(ValueError, match="rms_norm"):
         drop_in.rms_norm(integers, None, 1e-5)
-    after = counts("matmul"), counts("rope"), counts("rms_norm")
-    assert [b[1] - a[1] for a, b in zip(before, after, strict=True)] == [1, 1, 1]
+    with pytest.raises(ValueError, match="layer_norm"):
+        drop_in.layer_norm(integers, None, None, 1e-5)
+    assert mx.array_equal(drop_in.softmax(integers, -1), stock_softmax(integers, -1))
+    assert drop_in.softmax(mx.array(2.0)).item() == 1
+    after = [counts(name) for name in names]
+    assert [b[1] - a[1] for a, b in zip(before, after, strict=True)] == [1, 1, 1, 1, 2]
+    with pytest.raises(ValueError, match="axis 2 is no dimension"):
+        drop_in.softmax(mx.ones((3, 3)), 2)
+    with pytest.raises(ValueError, match=r"bias has shape \(2,\); it must be \(3,\)"):
+        drop_in.layer_norm(mx.ones((3, 3)), None, mx.ones((2,)), 1e-5)
 
 
 def functions():
@@ -150,6 +201,18 @@ def functions():
             lambda x, w: stock_rms_norm(x, w, 1e-5),
             (x, weight),
         ),
+        "layer_norm": (
+            lambda x, w, b: drop_in.layer_norm(x, w, b, 1e-5),
+            lambda x, w, b: stock_layer_norm(x, w, b, 1e-5),
+            (x, weight, weight + 1),
+        ),
+        "layer_norm with a bias": (
+            lambda x, b: drop_in.layer_norm(x, None, b, 1e-5),
+            lambda x, b: stock_layer_norm(x, None, b, 1e-5),
+            (x, weight),
+        ),
+        "softmax": (lambda x: drop_in.softmax(x, 0), lambda x: stock_softmax(x, 0), (x,)),
+        "softmax of all": (drop_in.softmax, stock_softmax, (x,)),
         "rope": (
             lambda x: drop_in.rope(x, 16, traditional=False, base=1e4, scale=1.0, offset=offset),
             lambda x: stock_rope(x, 16, traditional=False, base=1e4, scale=1.0, offset=offset),
@@ -159,7 +222,9 @@ def functions():
     }
 
 
-@pytest.mark.parametrize("name", ["rms_norm", "rope", "matmul"])
+@pytest.mark.parametrize(
+    "name", ["rms_norm", "layer_norm", "layer_norm with a bias", "softmax", "softmax of all", "rope", "matmul"]
+)
 def test_transforms(name):
     ours, stock, operands = functions()[name]
     argnums = tuple(range(len(operands)))

@@ -19,7 +19,6 @@ pytest.importorskip("mlx_lm")
 pytest.importorskip("gqmm.mlx")
 
 import gqmm
-import gqmm.mlx as drop_in
 import mlx.core as mx
 from mlx_lm.models.cache import (
     BatchKVCache,
@@ -29,8 +28,8 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
     save_prompt_cache,
 )
-from mlx_lm_support import evaluated
-from model_bits import ATTENTION, MODELS, PROMPT, THREADS, logits_in_chunks, model_of, prompt
+from mlx_lm_support import evaluated, ours
+from model_bits import MODELS, PROMPT, RANDOM, THREADS, logits_in_chunks, model_of, operators_of, prompt
 
 pytestmark = pytest.mark.mlx
 
@@ -40,29 +39,29 @@ def chunks_of(source):
     return (7, 64) if source == "deepseek_v3" else (1, 7, 64)
 
 
-def assert_same_bits_in_chunks(model, chunks):
+def assert_same_bits_in_chunks(source, model):
     tokens = prompt()
-    with drop_in.install():
+    with ours(*operators_of(source)):
         at_once = logits_in_chunks(model, tokens, PROMPT, make_prompt_cache(model))
-        for chunk in chunks:
+        for chunk in chunks_of(source):
             in_chunks = logits_in_chunks(model, tokens, chunk, make_prompt_cache(model))
             np.testing.assert_array_equal(in_chunks, at_once, err_msg=f"chunks of {chunk}")
 
 
 @pytest.mark.parametrize("source", MODELS)
 def test_however_a_prompt_is_cut(source):
-    assert_same_bits_in_chunks(model_of(source), chunks_of(source))
+    assert_same_bits_in_chunks(source, model_of(source))
 
 
-@pytest.mark.parametrize("family", ATTENTION)
-def test_however_a_prompt_is_cut_in_float32(family):
-    assert_same_bits_in_chunks(model_of(family, mx.float32), chunks_of(family))
+@pytest.mark.parametrize("name", RANDOM)
+def test_however_a_prompt_is_cut_in_float32(name):
+    assert_same_bits_in_chunks(name, model_of(name, mx.float32))
 
 
 @pytest.mark.parametrize("source", MODELS)
 def test_with_a_prompt_cache_from_a_file(source, tmp_path):
     model, tokens, cut = model_of(source), prompt(), 40
-    with drop_in.install():
+    with ours(*operators_of(source)):
         at_once = logits_in_chunks(model, tokens, PROMPT, make_prompt_cache(model))
         cache = make_prompt_cache(model)
         logits_in_chunks(model, tokens[:, :cut], cut, cache)
@@ -72,7 +71,8 @@ def test_with_a_prompt_cache_from_a_file(source, tmp_path):
     np.testing.assert_array_equal(rest, at_once[:, cut:])
 
 
-@pytest.mark.parametrize("source", MODELS)
+# gpt2 adds embeddings of positions that count from the begin of the array, so padding moves them.
+@pytest.mark.parametrize("source", [source for source in MODELS if source != "gpt2"])
 def test_of_a_request_in_a_batch(source):
     """Prompts of several lengths, padded on the left, and tokens after them; windows are shorter than the longest prompt."""
     model = model_of(source)
@@ -90,7 +90,7 @@ def test_of_a_request_in_a_batch(source):
         ]
         return np.concatenate([evaluated(model(piece, cache=cache)) for piece in pieces], axis=1)
 
-    with drop_in.install():
+    with ours(*operators_of(source)):
         caches = [
             BatchRotatingKVCache(cache.max_size, padding) if isinstance(cache, RotatingKVCache) else BatchKVCache(padding)
             for cache in make_prompt_cache(model)
@@ -112,6 +112,6 @@ def test_on_every_instruction_set_and_with_any_number_of_threads():
     sets = [candidate.name for candidate in gqmm.instruction_sets() if candidate.supported]
     by_set = {isa: digests(isa) for isa in sets}
     expected = {source: [of_threads[0]] * len(THREADS) for source, of_threads in by_set[sets[0]].items()}
-    assert len(expected) >= len(ATTENTION) + 1, "the families, and at least the checkpoint in models/"
+    assert len(expected) >= len(RANDOM) + 1, "the random models, and at least the checkpoint in models/"
     for isa, found in by_set.items():
         assert found == expected, isa
