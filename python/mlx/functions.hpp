@@ -63,6 +63,7 @@ struct FunctionCounts {
   CallCounts rms_norm;
   CallCounts rope;
   CallCounts scaled_dot_product_attention;
+  CallCounts quantized_scaled_dot_product_attention;
 };
 FunctionCounts& counts();
 

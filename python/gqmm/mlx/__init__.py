@@ -21,6 +21,7 @@ grouped_qmm = extension.grouped_qmm
 matmul = extension.matmul
 moe_combine = extension.moe_combine
 quantized_matmul = extension.quantized_matmul
+quantized_scaled_dot_product_attention = extension.quantized_scaled_dot_product_attention
 rms_norm = extension.rms_norm
 rope = extension.rope
 scaled_dot_product_attention = extension.scaled_dot_product_attention
@@ -42,6 +43,7 @@ __all__ = [
     "moe_ffn",
     "pack_model",
     "quantized_matmul",
+    "quantized_scaled_dot_product_attention",
     "rms_norm",
     "rope",
     "scaled_dot_product_attention",
