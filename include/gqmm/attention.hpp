@@ -3,6 +3,7 @@
 
 #include <gqmm/array.hpp>
 #include <gqmm/export.hpp>
+#include <gqmm/quantized_weights.hpp>
 #include <gqmm/stream.hpp>
 
 #include <optional>
@@ -52,5 +53,29 @@ struct GQMM_API AttentionOptions {
 /// Throws std::invalid_argument before anything is written. The message names the operation, the values and a remedy.
 GQMM_API array scaled_dot_product_attention(const array& q, const array& k, const array& v, float scale,
                                             const AttentionOptions& options = {});
+
+/// Options of quantized_scaled_dot_product_attention. The members mean what those of AttentionOptions mean.
+struct GQMM_API QuantizedAttentionOptions {
+  AttentionMask mask = {};           ///< which keys a query sees; all of them if it is not given
+  std::optional<array> origin = {};  ///< the index along L of the key at position 0, for each batch element
+  Stream stream = {};                ///< where the operator runs, and with how many threads
+  std::optional<array> out = {};     ///< memory for the result, as in GatherQmmOptions
+};
+
+/// Computes attention over keys and values that are quantized, as a cache holds them.
+///
+/// q: (B, Hq, T, D), as in scaled_dot_product_attention. q_keys: affine codes of (B, Hkv, L, D) in groups along D, as quantize
+/// makes them: w is (B, Hkv, L, D·bits/32). q_values: the same of (B, Hkv, L, Dv). Both may have settings of their own, and any
+/// strides. Blocks of 128 keys are dequantized when they are needed; no copy of all keys is made.
+///
+/// Result: (B, Hq, T, Dv) of the type to which q, scales and biases promote. A key is float32 scale · code + bias, where the
+/// product and the sum are rounded. So the result has the bits that scaled_dot_product_attention gives in float32 for q and for
+/// what dequantize returns of scales and biases in float32, rounded to its type. Masks, queries that see no key, and what the
+/// bits of a row do not depend on are as there.
+///
+/// Throws std::invalid_argument before anything is written. The message names the operation, the values and a remedy.
+GQMM_API array quantized_scaled_dot_product_attention(const array& q, const QuantizedWeights& q_keys,
+                                                      const QuantizedWeights& q_values, float scale,
+                                                      const QuantizedAttentionOptions& options = {});
 
 }  // namespace gqmm

@@ -56,6 +56,10 @@ GQMM_API void check_topk_ids(const array& topk_ids, const ExpertWeights& gate, c
 [[nodiscard]] GQMM_API ResultType infer_scaled_dot_product_attention(const array& q, const array& k, const array& v, float scale,
                                                                      const AttentionOptions& options = {});
 
+[[nodiscard]] GQMM_API ResultType infer_quantized_scaled_dot_product_attention(const array& q, const QuantizedWeights& q_keys,
+                                                                               const QuantizedWeights& q_values, float scale,
+                                                                               const QuantizedAttentionOptions& options = {});
+
 [[nodiscard]] GQMM_API ResultType infer_rms_norm(const array& x, const std::optional<array>& weight, float eps,
                                                  const NormOptions& options = {});
 

@@ -21,7 +21,14 @@ from gqmm._gqmm import (
     version,
 )
 from gqmm._grouped import grouped_mm, grouped_mm_vjp, grouped_qmm, grouped_qmm_vjp
-from gqmm._layers import layer_norm, rms_norm, rope, scaled_dot_product_attention, softmax
+from gqmm._layers import (
+    layer_norm,
+    quantized_scaled_dot_product_attention,
+    rms_norm,
+    rope,
+    scaled_dot_product_attention,
+    softmax,
+)
 from gqmm._moe import activate, moe_combine, moe_ffn, moe_ffn_vjp
 from gqmm._ops import (
     UnpackedWeights,
@@ -82,6 +89,7 @@ __all__ = [
     "quantize",
     "quantized_matmul",
     "quantized_matmul_vjp",
+    "quantized_scaled_dot_product_attention",
     "rms_norm",
     "rope",
     "scaled_dot_product_attention",

@@ -58,6 +58,50 @@ def scaled_dot_product_attention(
     return _gqmm.scaled_dot_product_attention(q, k, v, scale, mask, sinks, origin, out, stream)
 
 
+def quantized_scaled_dot_product_attention(
+    q: Array,
+    q_keys: tuple[Array, Array, Array],
+    q_values: tuple[Array, Array, Array],
+    *,
+    scale: float,
+    mask: Array | str | None = None,
+    origin: Array | None = None,
+    group_size: int = 64,
+    bits: int = 8,
+    stream: Stream | None = None,
+    out: Array | None = None,
+) -> Any:
+    """Compute attention over quantized keys and values, as mlx-lm's function of this name does over a quantized cache.
+
+    Keys and values are dequantized in blocks of 128, in float32: scale · code + bias, where the product and the sum are rounded.
+    So the result has the bits of scaled_dot_product_attention in float32 over what dequantize() returns of scales and biases in
+    float32, rounded to its type. What the bits of a row do not depend on is as there.
+
+    Args:
+        q: float16, bfloat16 or float32, shape (B, Hq, T, D), of any strides.
+        q_keys: (w, scales, biases) as quantize() returns them for keys of shape (B, Hkv, L, D), in mode "affine", of any strides.
+            A head of them serves Hq / Hkv consecutive heads of q.
+        q_values: likewise for values of shape (B, Hkv, L, Dv).
+        scale: the factor of the scores, such as D ** -0.5.
+        mask: the keys that a query sees, as in scaled_dot_product_attention.
+        origin: None, or integers of shape (B,): for each batch element the index along L of the key at position 0.
+        group_size: the number of elements that share a scale: 32, 64 or 128.
+        bits: the bits of a code: 1, 2, 3, 4, 5, 6 or 8.
+        stream: None, or a Stream to choose the number of threads.
+        out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
+            which overlaps no operand.
+
+    Returns:
+        out, or an array of q's library, of shape (B, Hq, T, Dv) and the type to which q, scales and biases promote. A query that
+        sees no key has what it has in scaled_dot_product_attention.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: shapes, types or settings contradict each other, or out cannot take the result. Nothing has been written then.
+    """
+    return _gqmm.quantized_scaled_dot_product_attention(q, q_keys, q_values, scale, mask, origin, group_size, bits, out, stream)
+
+
 def rms_norm(x: Array, weight: Array | None, eps: float, *, stream: Stream | None = None, out: Array | None = None) -> Any:
     """Divide each row by its root mean square, as mx.fast.rms_norm does: y = x / √(mean(x²) + eps) · weight.
 

@@ -9,6 +9,7 @@
 #include "lent_arrays.hpp"
 #include "moe_arguments.hpp"
 #include "packed_parameters.hpp"
+#include "quantized_attention.hpp"
 #include "weight_arguments.hpp"
 
 #include "../src/gil.hpp"
@@ -24,6 +25,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
@@ -63,19 +65,26 @@ mx::array call_quantized_matmul(const mx::array& x, nb::handle w, const Optional
   return quantized_matmul(x, arguments);
 }
 
-mx::array call_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale,
-                         const std::variant<std::monostate, std::string, mx::array>& mask, const OptionalArray& sinks,
-                         const OptionalArray& origin, bool force_fused, mx::StreamOrDevice stream) {
-  AttentionArguments arguments = {.scale = scale, .sinks = sinks, .origin = origin, .force_fused = force_fused, .stream = stream};
+using PassedMask = std::variant<std::monostate, std::string, mx::array>;
+
+/// Sets the mask of arguments of attention. Throws std::invalid_argument for another string than "causal".
+template <class Arguments>
+void set_mask(const char* op, const PassedMask& mask, Arguments& arguments) {
   if (const auto* name = std::get_if<std::string>(&mask)) {
     if (*name != "causal") {
-      throw std::invalid_argument("[scaled_dot_product_attention] mask = \"" + *name +
+      throw std::invalid_argument(std::string("[") + op + "] mask = \"" + *name +
                                   "\" is unknown; use \"causal\", an array or None");
     }
     arguments.causal = true;
   } else if (const auto* given = std::get_if<mx::array>(&mask)) {
     arguments.mask = *given;
   }
+}
+
+mx::array call_attention(const mx::array& q, const mx::array& k, const mx::array& v, float scale, const PassedMask& mask,
+                         const OptionalArray& sinks, const OptionalArray& origin, bool force_fused, mx::StreamOrDevice stream) {
+  AttentionArguments arguments = {.scale = scale, .sinks = sinks, .origin = origin, .force_fused = force_fused, .stream = stream};
+  set_mask("scaled_dot_product_attention", mask, arguments);
   return scaled_dot_product_attention(q, k, v, arguments);
 }
 
@@ -91,6 +100,15 @@ mx::array call_softmax(const mx::array& a, const std::variant<std::monostate, in
     std::iota(axes.begin(), axes.end(), 0);
   }
   return softmax(a, axes, precise, stream);
+}
+
+mx::array call_quantized_attention(const mx::array& q, const QuantizedHeads& q_keys, const QuantizedHeads& q_values, float scale,
+                                   const PassedMask& mask, const OptionalArray& origin, int group_size, int bits,
+                                   mx::StreamOrDevice stream) {
+  QuantizedAttentionArguments arguments = {
+      .scale = scale, .origin = origin, .group_size = group_size, .bits = bits, .stream = stream};
+  set_mask("quantized_scaled_dot_product_attention", mask, arguments);
+  return quantized_scaled_dot_product_attention(q, q_keys, q_values, arguments);
 }
 
 mx::array call_rope(const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
@@ -146,6 +164,7 @@ nb::dict call_counts() {
   add("activations", counts().activations);
   add("rope", counts().rope);
   add("scaled_dot_product_attention", counts().scaled_dot_product_attention);
+  add("quantized_scaled_dot_product_attention", counts().quantized_scaled_dot_product_attention);
   return result;
 }
 
@@ -324,6 +343,28 @@ Returns:
 
 Raises:
     ValueError: shapes or types contradict each other.)");
+  m.def("quantized_scaled_dot_product_attention", &call_quantized_attention, "q"_a, "q_keys"_a, "q_values"_a, nb::kw_only(),
+        "scale"_a, "mask"_a = nb::none(), "origin"_a = nb::none(), "group_size"_a = 64, "bits"_a = 8, "stream"_a = nb::none(),
+        nb::sig("def quantized_scaled_dot_product_attention(q: mlx.core.array, "
+                "q_keys: tuple[mlx.core.array, mlx.core.array, mlx.core.array], "
+                "q_values: tuple[mlx.core.array, mlx.core.array, mlx.core.array], *, scale: float, "
+                "mask: mlx.core.array | str | None = None, origin: mlx.core.array | None = None, group_size: int = 64, "
+                "bits: int = 8, stream: mlx.core.Stream | mlx.core.Device | None = None) -> mlx.core.array"),
+        R"(Compute attention over quantized keys and values, as gqmm.quantized_scaled_dot_product_attention does.
+
+Args:
+    q: float16, bfloat16 or float32, shape (B, Hq, T, D).
+    q_keys, q_values: (w, scales, biases) as mlx.core.quantize returns them in affine mode, of (B, Hkv, L, D) and (B, Hkv, L, Dv).
+    scale, mask, origin: as in scaled_dot_product_attention.
+    group_size, bits: the settings of keys and values.
+    stream: a stream or device of MLX. On another device than the CPU the call runs MLX's own functions.
+
+Returns:
+    A lazy array of shape (B, Hq, T, Dv) and the type that q, scales and biases promote to. Its gradients are those of
+    mlx.core.quantized_matmul and softmax.
+
+Raises:
+    ValueError: shapes, types or settings contradict each other.)");
   bind_activations(m);
   bind_moe_ffn(m);
   m.def("moe_combine", &moe_combine, "slots"_a, "topk_weights"_a, nb::kw_only(), "stream"_a = nb::none(),

@@ -4,6 +4,7 @@
 #include "arrays.hpp"
 #include "define.hpp"
 #include "gil.hpp"
+#include "weights.hpp"
 
 #include <gqmm/attention.hpp>
 #include <gqmm/norm.hpp>
@@ -21,8 +22,6 @@
 namespace gqmm::python {
 namespace {
 
-constexpr const char* attention_op = "scaled_dot_product_attention";
-
 std::optional<Operand> import_out(const char* op, nb::handle out) {
   return out.is_none() ? std::nullopt : std::optional(import_writable_array({op, "out"}, out));
 }
@@ -30,19 +29,18 @@ std::optional<Operand> import_out(const char* op, nb::handle out) {
 /// A mask as Python gave it. It must be destroyed with the GIL held.
 class PassedMask {
  public:
-  explicit PassedMask(nb::handle mask) {
+  PassedMask(const char* op, nb::handle mask) {
     if (mask.is_none()) {
       return;
     }
     if (!nb::isinstance<nb::str>(mask)) {
-      operand_ = import_array({attention_op, "mask"}, mask);
+      operand_ = import_array({op, "mask"}, mask);
       mask_ = operand_->view;
       return;
     }
     const std::string name = nb::cast<std::string>(mask);
     if (name != "causal") {
-      throw std::invalid_argument(
-          fmt::format("[{}] mask = \"{}\" is unknown; use \"causal\", an array or None", attention_op, name));
+      throw std::invalid_argument(fmt::format("[{}] mask = \"{}\" is unknown; use \"causal\", an array or None", op, name));
     }
     mask_ = CausalMask();
   }
@@ -55,11 +53,11 @@ class PassedMask {
 
 nb::object call_attention(nb::handle q, nb::handle k, nb::handle v, nb::handle scale, nb::handle mask, nb::handle sinks,
                           nb::handle origin, nb::handle out, nb::handle stream) {
-  constexpr const char* op = attention_op;
+  constexpr const char* op = "scaled_dot_product_attention";
   const Operand q_operand = import_array({op, "q"}, q);
   const Operand k_operand = import_array({op, "k"}, k);
   const Operand v_operand = import_array({op, "v"}, v);
-  const PassedMask passed(mask);
+  const PassedMask passed(op, mask);
   const std::optional<Operand> sinks_operand = import_optional_array({op, "sinks"}, sinks);
   const std::optional<Operand> origin_operand = import_optional_array({op, "origin"}, origin);
   const std::optional<Operand> out_operand = import_out(op, out);
@@ -71,6 +69,39 @@ nb::object call_attention(nb::handle q, nb::handle k, nb::handle v, nb::handle s
                                  .out = view_of(out_operand)};
   array result =
       without_gil([&] { return scaled_dot_product_attention(q_operand.view, k_operand.view, v_operand.view, factor, options); });
+  return out_operand ? nb::borrow(out) : export_array(q, std::move(result));
+}
+
+/// Quantized keys or values, (w, scales, biases), with the settings of the call.
+WeightOperands import_heads(ArgumentName name, nb::handle heads, nb::handle group_size, nb::handle bits) {
+  const bool is_sequence = nb::isinstance<nb::tuple>(heads) || nb::isinstance<nb::list>(heads);
+  if (!is_sequence || nb::len(heads) != 3) {
+    const std::string got =
+        is_sequence ? fmt::format("{} elements", nb::len(heads)) : nb::cast<std::string>(nb::str(heads.type().attr("__name__")));
+    throw nb::type_error(fmt::format("[{}] {}: expected (w, scales, biases), got {}", name.op, name.name, got).c_str());
+  }
+  const nb::object w = heads[0];
+  const nb::object scales = heads[1];
+  const nb::object biases = heads[2];
+  return import_quantized_weights(
+      name.op, {.w = w, .scales = scales, .biases = biases, .group_size = group_size, .bits = bits, .mode = Py_None});
+}
+
+nb::object call_quantized_attention(nb::handle q, nb::handle q_keys, nb::handle q_values, nb::handle scale, nb::handle mask,
+                                    nb::handle origin, nb::handle group_size, nb::handle bits, nb::handle out,
+                                    nb::handle stream) {
+  constexpr const char* op = "quantized_scaled_dot_product_attention";
+  const Operand q_operand = import_array({op, "q"}, q);
+  const WeightOperands keys = import_heads({op, "q_keys"}, q_keys, group_size, bits);
+  const WeightOperands values = import_heads({op, "q_values"}, q_values, group_size, bits);
+  const PassedMask passed(op, mask);
+  const std::optional<Operand> origin_operand = import_optional_array({op, "origin"}, origin);
+  const std::optional<Operand> out_operand = import_out(op, out);
+  const float factor = parse_float({op, "scale"}, scale);
+  const QuantizedAttentionOptions options{
+      .mask = passed.mask(), .origin = view_of(origin_operand), .stream = parse_stream(op, stream), .out = view_of(out_operand)};
+  array result = without_gil(
+      [&] { return quantized_scaled_dot_product_attention(q_operand.view, keys.weights, values.weights, factor, options); });
   return out_operand ? nb::borrow(out) : export_array(q, std::move(result));
 }
 
@@ -160,6 +191,9 @@ void bind_layers(nb::module_& m) {
   define(m, "scaled_dot_product_attention", &call_attention,
          "def scaled_dot_product_attention(q: object, k: object, v: object, scale: float, mask: object, sinks: object, "
          "origin: object, out: object, stream: object, /) -> typing.Any");
+  define(m, "quantized_scaled_dot_product_attention", &call_quantized_attention,
+         "def quantized_scaled_dot_product_attention(q: object, q_keys: object, q_values: object, scale: float, mask: object, "
+         "origin: object, group_size: int, bits: int, out: object, stream: object, /) -> typing.Any");
 }
 
 }  // namespace gqmm::python

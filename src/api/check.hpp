@@ -22,6 +22,19 @@ template <class... Args>
   throw std::invalid_argument(fmt::format("[{}] {}", op, fmt::format(text, std::forward<Args>(args)...)));
 }
 
+/// Calls function() and puts the name of the argument in front of what it throws. It serves arguments that hold several arrays,
+/// because messages about these name the array alone.
+template <class Function>
+auto naming(std::string_view op, std::string_view name, const Function& function) {
+  try {
+    return function();
+  } catch (const std::invalid_argument& error) {
+    const std::string text = error.what();
+    const std::string prefix = fmt::format("[{}] ", op);
+    fail(op, "{}: {}", name, text.starts_with(prefix) ? text.substr(prefix.size()) : text);
+  }
+}
+
 /// Returns a · b; both must be non-negative. Throws std::invalid_argument if the product does not fit 64 bits.
 std::int64_t checked_product(std::string_view op, std::string_view what, std::int64_t a, std::int64_t b);
 

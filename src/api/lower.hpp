@@ -88,6 +88,8 @@ struct LoweredAttention : KeptMemory {
 };
 
 LoweredAttention lower_attention(const array& q, const array& k, const array& v, float scale, const AttentionOptions& options);
+LoweredAttention lower_quantized_attention(const array& q, const QuantizedWeights& q_keys, const QuantizedWeights& q_values,
+                                           float scale, const QuantizedAttentionOptions& options);
 
 /// The number of the weights' matrices, which have one leading dimension.
 std::int64_t count_experts(const ExpertWeights& weights);

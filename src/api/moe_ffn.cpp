@@ -46,18 +46,6 @@ struct LayerSource {
   WeightExtents extents = {};
 };
 
-/// Calls function() and puts the name of the argument in front of what it throws, since its messages speak of "w".
-template <class Function>
-auto naming(std::string_view name, const Function& function) {
-  try {
-    return function();
-  } catch (const std::invalid_argument& error) {
-    const std::string text = error.what();
-    const std::string prefix = fmt::format("[{}] ", op);
-    fail(op, "{}: {}", name, text.starts_with(prefix) ? text.substr(prefix.size()) : text);
-  }
-}
-
 struct ToSource {
   LayerSource operator()(const QuantizedWeights& weights) const { return of(source_of(op, weights, std::nullopt)); }
   LayerSource operator()(const PackedWeights& weights) const { return of(source_of(op, weights, std::nullopt)); }
@@ -196,7 +184,7 @@ BlockSource check_block(const BlockArguments& block, std::int64_t H) {
          gated ? "a gate that holds both has one bias for both, gate_bias" : "an activation that is not gated has no up");
   }
   const auto source = [](std::string_view name, const ExpertWeights& weights) {
-    return naming(name, [&] { return std::visit(ToSource(), weights); });
+    return naming(op, name, [&] { return std::visit(ToSource(), weights); });
   };
   BlockSource checked = {.stacking = {.shared = block.shared, .experts = 0},
                          .gate = source(gate_name, block.gate),

@@ -12,7 +12,7 @@ namespace {
 /// Rows of an item whose keys and values are packed. Packing a block costs as much as about 10 rows.
 constexpr std::int64_t most_rows = 512;
 constexpr std::int64_t fewest_rows = 64;
-/// Up to this number of groups of rows, keys and values are faster in place.
+/// Up to this number of groups of rows, keys and values that are not quantized are faster in place.
 constexpr std::int64_t most_groups_in_place = 8;
 /// Items for each thread, so that shares can be even.
 constexpr std::int64_t items_per_thread = 4;
@@ -25,7 +25,8 @@ class AttentionPlan {
   AttentionPlan(const AttentionProblem& problem, const AttentionKernels& attention, int threads) : problem_(problem) {
     const std::int64_t rows = problem.queries() * problem.group();
     const std::int64_t heads = problem.batch * problem.kv_heads;
-    in_place_ = rows <= most_groups_in_place * attention.in_place_rows;
+    const bool few_rows = rows <= most_groups_in_place * attention.in_place_rows;
+    in_place_ = few_rows && !problem.is_quantized();
     const std::int64_t wanted_items = items_per_thread * threads;
     std::int64_t rows_per_item = rows;
     if (!in_place_) {
@@ -38,7 +39,7 @@ class AttentionPlan {
       chunks_ = std::max(chunks_, chunk_of(blocks.end - 1) - chunk_of(blocks.begin) + 1);
     }
     // The states of all chunks take memory: little for few rows.
-    splits_keys_ = threads > 1 && chunks_ > 1 && sets() < (in_place_ ? wanted_items : threads);
+    splits_keys_ = threads > 1 && chunks_ > 1 && sets() < (few_rows ? wanted_items : threads);
   }
 
   [[nodiscard]] bool in_place() const { return in_place_; }

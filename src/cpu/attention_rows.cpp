@@ -6,13 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstring>
 
 namespace gqmm::cpu {
 namespace {
-
-/// Floats between strips of packed values. An odd number of lines, because strips 8 KiB apart would share sets of the L1 cache.
-constexpr std::int64_t value_strip = (key_block + 1) * lanes;
 
 int log2_of(int power) { return std::countr_zero(static_cast<unsigned>(power)); }
 
@@ -51,10 +47,7 @@ AttentionRows::AttentionRows(const AttentionCall& call, const RowSet& set, Atten
       rows_(set.queries * group_),
       depth_(call.padded_depth()),
       width_(call.padded_width()),
-      k_kind_(float_kind_of(call.problem.k.dtype())),
-      v_kind_(float_kind_of(call.problem.v.dtype())),
-      keys_(call.problem.k.matrix(set.batch * call.problem.kv_heads + set.kv_head)),
-      values_(call.problem.v.matrix(set.batch * call.problem.kv_heads + set.kv_head)),
+      panels_(call, set.batch * call.problem.kv_heads + set.kv_head, scratch),
       q_(scratch.q.take<float>(rows_, depth_)),
       interleaved_q_(scratch.interleaved_q.take<float>(rows_, depth_)),
       visible_(scratch.visible.take<VisibleKeys>(rows_)) {
@@ -110,28 +103,6 @@ AttentionRows::KeyRange AttentionRows::range_of(std::int64_t row, std::int64_t r
   return range;
 }
 
-AttentionRows::KeyStrip AttentionRows::strip_of(const KeyBlock& block, int strip) {
-  const AttentionProblem& problem = call_.problem;
-  const std::int64_t stride = problem.k.row_stride();
-  const auto itemsize = static_cast<std::int64_t>(size_of(problem.k.dtype()));
-  const std::int64_t row_bytes = problem.depth() * itemsize;
-  const std::int64_t padded_bytes = depth_ * itemsize;
-  const int first = strip * lanes;
-  // Rows that are whole pages apart share a set of the L1 cache.
-  const bool conflicts = stride % 4096 == 0;
-  if (first >= block.begin && first + lanes <= block.end && row_bytes == padded_bytes && !conflicts) {
-    return {key(block.first_key + first), stride};
-  }
-  auto* const copy = scratch_.copied_keys.take<std::byte>(key_block, padded_bytes) + first * padded_bytes;
-  for (int j = 0; j < lanes; ++j) {
-    const std::byte* const from = key(block.first_key + std::clamp(first + j, block.begin, block.end - 1));
-    std::byte* const to = copy + j * padded_bytes;
-    std::memcpy(to, from, static_cast<std::size_t>(row_bytes));
-    std::memset(to + row_bytes, 0, static_cast<std::size_t>(padded_bytes - row_bytes));
-  }
-  return {copy, padded_bytes};
-}
-
 void AttentionRows::softmax_of(std::int64_t row, int rows, const KeyRange& range, float* old, float* fresh,
                                const RowStates& state) {
   call_.attention.softmax({.s = scratch_.scores.take<float>(max_tile_rows, key_block),
@@ -144,35 +115,72 @@ void AttentionRows::softmax_of(std::int64_t row, int rows, const KeyRange& range
                            .fresh = fresh});
 }
 
-RowRange AttentionRows::range_in_memory(const std::byte* first, std::int64_t stride, std::int64_t row_bytes,
-                                        const KeyBlock& block) const {
-  return {first + (block.first_key + block.begin) * stride, stride, row_bytes, block.end - block.begin};
+void AttentionRows::scores_of_panel(std::int64_t row, int rows, const float* keys, int strip_begin, int strip_end) {
+  float* const s = scratch_.scores.take<float>(max_tile_rows, key_block);
+  std::array<const float*, max_tile_rows> x = {};
+  for (int r = 0; r < rows; ++r) {
+    x[static_cast<std::size_t>(r)] = q_ + (row + r) * depth_;
+  }
+  const int nv = call_.attention.tile.nv;
+  for (int strip = strip_begin; strip < strip_end; strip += nv) {
+    const int strips = std::min(nv, strip_end - strip);
+    call_.attention.score_tile[rows - 1][strips - 1]({.tile = {.w = keys + strip * panels_.key_strip(),
+                                                               .strip_stride = panels_.key_strip(),
+                                                               .x = x.data(),
+                                                               .k = static_cast<int>(depth_),
+                                                               .prefetch = reinterpret_cast<const std::byte*>(keys)},
+                                                      .s = s + strip * lanes});
+  }
+}
+
+void AttentionRows::take_up_values(const float* values, int first, int keys, int rows, const float* old, const float* fresh,
+                                   const RowStates& state) {
+  const float* const s = scratch_.scores.take<float>(max_tile_rows, key_block);
+  std::array<const float*, max_tile_rows> x = {};
+  for (int r = 0; r < rows; ++r) {
+    x[static_cast<std::size_t>(r)] = s + r * key_block + first;
+  }
+  constexpr std::int64_t value_strip = AttentionPanels::value_strip;
+  const int nv = call_.attention.tile.nv;
+  const int strips = static_cast<int>(width_ / lanes);
+  for (int strip = 0; strip < strips; strip += nv) {
+    const int count = std::min(nv, strips - strip);
+    call_.attention.value_tile[rows - 1][count - 1]({.tile = {.w = values + strip * value_strip + first * lanes,
+                                                              .strip_stride = value_strip,
+                                                              .x = x.data(),
+                                                              .k = keys,
+                                                              .prefetch = reinterpret_cast<const std::byte*>(values)},
+                                                     .o = state.o + strip * lanes,
+                                                     .o_stride = width_,
+                                                     .old = old,
+                                                     .fresh = fresh});
+  }
 }
 
 void AttentionRows::add_block_in_place(const KeyBlock& block, const KeyRange& range, const KeyBlock& next,
                                        const RowStates& state) {
   const AttentionProblem& problem = call_.problem;
   float* const s = scratch_.scores.take<float>(max_tile_rows, key_block);
+  const auto k_kind = static_cast<int>(float_kind_of(problem.k.dense.dtype()));
+  const auto v_kind = static_cast<int>(float_kind_of(problem.v.dense.dtype()));
   std::array<KeyStrip, key_block / lanes> strips = {};
   const auto strip_at = [&](int strip) -> KeyStrip& { return strips[static_cast<std::size_t>(strip)]; };
   for (int strip = range.strip_begin(); strip < range.strip_end(); ++strip) {
-    strip_at(strip) = strip_of(block, strip);
+    strip_at(strip) = panels_.strip_of(block, strip);
   }
   // The first rows prefetch the next block, while they read this one.
   RowRange next_keys;
   RowRange next_values;
   if (next.begin < next.end) {
-    next_keys = range_in_memory(keys_, problem.k.row_stride(),
-                                problem.depth() * static_cast<std::int64_t>(size_of(problem.k.dtype())), next);
-    next_values = range_in_memory(values_, problem.v.row_stride(),
-                                  problem.width() * static_cast<std::int64_t>(size_of(problem.v.dtype())), next);
+    next_keys = AttentionPanels::part(panels_.keys(), next);
+    next_values = AttentionPanels::part(panels_.values(), next);
   }
   for_each_group(rows_, call_.attention.in_place_rows, [&](std::int64_t row, int count) {
     const KeyRange visible = range_of(row, count);
     if (visible.empty()) {
       return;
     }
-    const auto kernel = call_.attention.scores_in_place[static_cast<int>(k_kind_)][log2_of(count)];
+    const auto kernel = call_.attention.scores_in_place[k_kind][log2_of(count)];
     for (int strip = visible.strip_begin(); strip < visible.strip_end();) {
       // Strips that lie behind one another go together.
       const KeyStrip& first = strip_at(strip);
@@ -195,87 +203,37 @@ void AttentionRows::add_block_in_place(const KeyBlock& block, const KeyRange& ra
     alignas(line_bytes) std::array<float, lanes> fresh = {};
     const RowStates of_rows = state.from(row, width_);
     softmax_of(row, count, visible, old.data(), fresh.data(), of_rows);
-    call_.attention.values_in_place[static_cast<int>(v_kind_)][log2_of(count)]({.p = s + visible.begin,
-                                                                                .values = value(block.first_key + visible.begin),
-                                                                                .value_stride = problem.v.row_stride(),
-                                                                                .keys = visible.end - visible.begin,
-                                                                                .width = problem.width(),
-                                                                                .o = of_rows.o,
-                                                                                .o_stride = width_,
-                                                                                .old = old.data(),
-                                                                                .fresh = fresh.data(),
-                                                                                .prefetch = next_values});
+    const RowRange values = AttentionPanels::part(panels_.values(), {block.first_key, visible.begin, visible.end});
+    call_.attention.values_in_place[v_kind][log2_of(count)]({.p = s + visible.begin,
+                                                             .values = values.first,
+                                                             .value_stride = values.stride,
+                                                             .keys = visible.end - visible.begin,
+                                                             .width = problem.width(),
+                                                             .o = of_rows.o,
+                                                             .o_stride = width_,
+                                                             .old = old.data(),
+                                                             .fresh = fresh.data(),
+                                                             .prefetch = next_values});
     next_values = {};
   });
 }
 
 void AttentionRows::add_block_packed(const KeyBlock& block, const KeyRange& range, const RowStates& state) {
-  const AttentionProblem& problem = call_.problem;
-  const TileSize tile = call_.attention.tile;
-  float* const s = scratch_.scores.take<float>(max_tile_rows, key_block);
-  auto* const keys = scratch_.keys.take<float>(key_block, depth_);
-  for (int strip = range.strip_begin(); strip < range.strip_end(); ++strip) {
-    const KeyStrip from = strip_of(block, strip);
-    RowRange next;
-    if ((strip + 1) * lanes < block.end) {
-      next =
-          range_in_memory(keys_, problem.k.row_stride(), problem.depth() * static_cast<std::int64_t>(size_of(problem.k.dtype())),
-                          {block.first_key, (strip + 1) * lanes, std::min(block.end, (strip + 2) * lanes)});
-    }
-    call_.attention.pack_keys[static_cast<int>(k_kind_)]({.rows = from.keys,
-                                                          .stride = from.stride,
-                                                          .count = lanes,
-                                                          .width = depth_,
-                                                          .panel = keys + strip * lanes * depth_,
-                                                          .prefetch = next});
-  }
-  auto* const values = scratch_.values.take<float>(width_ / lanes, value_strip);
-  call_.attention.pack_values[static_cast<int>(v_kind_)]({.rows = value(block.first_key + range.begin),
-                                                          .stride = problem.v.row_stride(),
-                                                          .count = range.end - range.begin,
-                                                          .width = problem.width(),
-                                                          .panel = values + range.begin * lanes,
-                                                          .strip_stride = value_strip,
-                                                          .prefetch = {}});
-  std::array<const float*, max_tile_rows> x = {};
-  for (std::int64_t row = 0; row < rows_; row += tile.mr) {
-    const int count = static_cast<int>(std::min<std::int64_t>(tile.mr, rows_ - row));
+  const int mr = call_.attention.tile.mr;
+  const float* const keys = panels_.pack_keys(block, range.strip_begin(), range.strip_end());
+  const float* const values = panels_.pack_values(block, range.begin, range.end);
+  for (std::int64_t row = 0; row < rows_; row += mr) {
+    const int count = static_cast<int>(std::min<std::int64_t>(mr, rows_ - row));
     const KeyRange visible = range_of(row, count);
     if (visible.empty()) {
       continue;
     }
-    for (int r = 0; r < count; ++r) {
-      x[static_cast<std::size_t>(r)] = q_ + (row + r) * depth_;
-    }
-    for (int strip = visible.strip_begin(); strip < visible.strip_end(); strip += tile.nv) {
-      const int strips = std::min(tile.nv, visible.strip_end() - strip);
-      call_.attention.score_tile[count - 1][strips - 1]({.tile = {.w = keys + strip * lanes * depth_,
-                                                                  .strip_stride = lanes * depth_,
-                                                                  .x = x.data(),
-                                                                  .k = static_cast<int>(depth_),
-                                                                  .prefetch = reinterpret_cast<const std::byte*>(keys)},
-                                                         .s = s + strip * lanes});
-    }
+    scores_of_panel(row, count, keys, visible.strip_begin(), visible.strip_end());
     alignas(line_bytes) std::array<float, lanes> old = {};
     alignas(line_bytes) std::array<float, lanes> fresh = {};
     const RowStates of_rows = state.from(row, width_);
     softmax_of(row, count, visible, old.data(), fresh.data(), of_rows);
-    for (int r = 0; r < count; ++r) {
-      x[static_cast<std::size_t>(r)] = s + r * key_block + visible.begin;
-    }
-    const int strips = static_cast<int>(width_ / lanes);
-    for (int strip = 0; strip < strips; strip += tile.nv) {
-      const int nv = std::min(tile.nv, strips - strip);
-      call_.attention.value_tile[count - 1][nv - 1]({.tile = {.w = values + strip * value_strip + visible.begin * lanes,
-                                                              .strip_stride = value_strip,
-                                                              .x = x.data(),
-                                                              .k = visible.end - visible.begin,
-                                                              .prefetch = reinterpret_cast<const std::byte*>(values)},
-                                                     .o = of_rows.o + strip * lanes,
-                                                     .o_stride = width_,
-                                                     .old = old.data(),
-                                                     .fresh = fresh.data()});
-    }
+    take_up_values(values, visible.begin, visible.end - visible.begin, count, old.data(), fresh.data(), of_rows);
   }
 }
 
@@ -322,7 +280,7 @@ void AttentionRows::restore_order(float* o) const {
 
 void AttentionRows::finish(std::int64_t row, const RowStates& state) {
   const AttentionProblem& problem = call_.problem;
-  if (call_.in_place && v_kind_ == FloatKind::bfloat16) {
+  if (call_.in_place && call_.problem.v.dense.dtype() == Dtype::bfloat16) {
     restore_order(state.o);
   }
   auto* const y = scratch_.y.take<float>(1, width_);
@@ -348,11 +306,10 @@ bool AttentionRows::sees_any(std::int64_t row) const {
 }
 
 void AttentionRows::add_block_carefully(std::int64_t row, const KeyBlock& block, bool equal_scores, const RowStates& state) {
-  const AttentionProblem& problem = call_.problem;
   MaskBuffer buffer;
   VisibleKeys visible = {.begin = block.begin, .end = block.end};
   if (!equal_scores) {
-    visible = visible_keys(call_.kernels, problem, set_.batch, head_of(row), query_of(row), block, buffer);
+    visible = visible_keys(call_.kernels, call_.problem, set_.batch, head_of(row), query_of(row), block, buffer);
   }
   KeyRange range;
   range.include(visible);
@@ -363,16 +320,8 @@ void AttentionRows::add_block_carefully(std::int64_t row, const KeyBlock& block,
   if (equal_scores) {
     std::fill_n(s, key_block, 0.0F);
   } else {
-    for (int strip = range.strip_begin(); strip < range.strip_end(); ++strip) {
-      const KeyStrip from = strip_of(block, strip);
-      call_.attention.scores_in_place[static_cast<int>(k_kind_)][0]({.q = q_ + row * depth_,
-                                                                     .keys = from.keys,
-                                                                     .key_stride = from.stride,
-                                                                     .depth = depth_,
-                                                                     .strips = 1,
-                                                                     .s = s + strip * lanes,
-                                                                     .prefetch = {}});
-    }
+    const float* const keys = panels_.pack_keys(block, range.strip_begin(), range.strip_end());
+    scores_of_panel(row, 1, keys, range.strip_begin(), range.strip_end());
   }
   float old = 0;
   float fresh = 0;
@@ -384,27 +333,21 @@ void AttentionRows::add_block_carefully(std::int64_t row, const KeyBlock& block,
                            .state = state.softmax(),
                            .old = &old,
                            .fresh = &fresh});
-  // The weights and values of the visible keys, one behind the other.
-  const std::int64_t value_bytes = problem.width() * static_cast<std::int64_t>(size_of(problem.v.dtype()));
-  auto* const values = scratch_.copied_values.take<std::byte>(key_block, value_bytes);
-  int keys = 0;
-  for (int j = visible.begin; j < visible.end; ++j) {
-    if (sees(visible, j)) {
-      s[keys] = s[j];
-      std::memcpy(values + keys * value_bytes, value(block.first_key + j), static_cast<std::size_t>(value_bytes));
-      ++keys;
+  // The weights and values of the visible keys move together.
+  float* const values = panels_.pack_values(block, range.begin, range.end);
+  int keys = range.begin;
+  for (int j = range.begin; j < range.end; ++j) {
+    if (!sees(visible, j)) {
+      continue;
     }
+    s[keys] = s[j];
+    for (std::int64_t strip = 0; keys != j && strip < width_ / lanes; ++strip) {
+      float* const of_strip = values + strip * AttentionPanels::value_strip;
+      std::copy_n(of_strip + j * lanes, lanes, of_strip + keys * lanes);
+    }
+    ++keys;
   }
-  call_.attention.values_in_place[static_cast<int>(v_kind_)][0]({.p = s,
-                                                                 .values = values,
-                                                                 .value_stride = value_bytes,
-                                                                 .keys = keys,
-                                                                 .width = problem.width(),
-                                                                 .o = state.o,
-                                                                 .o_stride = width_,
-                                                                 .old = &old,
-                                                                 .fresh = &fresh,
-                                                                 .prefetch = {}});
+  take_up_values(values, range.begin, keys - range.begin, 1, &old, &fresh, state);
 }
 
 void AttentionRows::compute_carefully(std::int64_t row, float* y) {
@@ -430,9 +373,6 @@ void AttentionRows::compute_carefully(std::int64_t row, float* y) {
       add_block_carefully(row, key_block_at(problem, set_.batch, b), equal_scores, chunk);
     }
     merge(chunk, total);
-  }
-  if (v_kind_ == FloatKind::bfloat16) {
-    restore_order(total.o);
   }
   call_.attention.finish(total.sums, total.o, problem.width(), y);
   if (equal_scores) {

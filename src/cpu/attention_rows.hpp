@@ -4,31 +4,15 @@
 // same keys.
 #pragma once
 
+#include "cpu/attention_call.hpp"
+#include "cpu/attention_panels.hpp"
 #include "cpu/kernels/attention_table.hpp"
-#include "cpu/scratch.hpp"
 #include "cpu/visible_keys.hpp"
-#include "plan/attention_problem.hpp"
 
 #include <cstddef>
 #include <cstdint>
 
 namespace gqmm::cpu {
-
-/// What all rows of a call share.
-struct AttentionCall {
-  const AttentionProblem& problem;
-  const KernelTable& kernels;
-  const AttentionKernels& attention;
-  bool in_place;  // keys and values are read as they lie in memory, and not packed: faster for few rows
-
-  /// Floats of a row of sums: the width of v, up to whole vectors.
-  [[nodiscard]] std::int64_t padded_width() const { return (problem.width() + lanes - 1) / lanes * lanes; }
-  /// Elements of a row of q and k, up to whole pieces of 16 bytes.
-  [[nodiscard]] std::int64_t padded_depth() const { return (problem.depth() + padding - 1) / padding * padding; }
-
- private:
-  static constexpr std::int64_t padding = 8;
-};
 
 /// Rows: the queries [first_query, first_query + queries) of the heads of q that share a head of k and v.
 struct RowSet {
@@ -64,24 +48,6 @@ struct RowStates {
   static std::int64_t padded(std::int64_t rows) { return (rows + lanes - 1) / lanes * lanes; }
 };
 
-/// Buffers of one thread.
-struct AttentionScratch {
-  Scratch q;
-  Scratch interleaved_q;
-  Scratch chunks;
-  Scratch totals;
-  Scratch careful;
-  Scratch mean;
-  Scratch scores;
-  Scratch keys;
-  Scratch values;
-  Scratch copied_keys;
-  Scratch copied_values;
-  Scratch visible;
-  Scratch masks;
-  Scratch y;
-};
-
 class AttentionRows {
  public:
   /// Loads the rows' queries.
@@ -99,11 +65,6 @@ class AttentionRows {
   void finish(std::int64_t row, const RowStates& state);
 
  private:
-  /// A strip of 16 keys: in place, or a copy where the strip, or the last 16 bytes of its keys, do not exist whole.
-  struct KeyStrip {
-    const std::byte* keys = nullptr;
-    std::int64_t stride = 0;
-  };
   /// The keys of a block that some rows see.
   struct KeyRange {
     int begin = key_block;
@@ -121,23 +82,24 @@ class AttentionRows {
 
   [[nodiscard]] std::int64_t head_of(std::int64_t row) const { return set_.kv_head * group_ + row % group_; }
   [[nodiscard]] std::int64_t query_of(std::int64_t row) const { return set_.first_query + row / group_; }
-  [[nodiscard]] const std::byte* key(std::int64_t j) const { return keys_ + j * call_.problem.k.row_stride(); }
-  [[nodiscard]] const std::byte* value(std::int64_t j) const { return values_ + j * call_.problem.v.row_stride(); }
 
   /// Finds what every row sees of the block, and returns what they see together.
   KeyRange find_visible(const KeyBlock& block);
   [[nodiscard]] KeyRange range_of(std::int64_t row, std::int64_t rows) const;
-  KeyStrip strip_of(const KeyBlock& block, int strip);
   void add_block_in_place(const KeyBlock& block, const KeyRange& range, const KeyBlock& next, const RowStates& state);
   void add_block_packed(const KeyBlock& block, const KeyRange& range, const RowStates& state);
   void interleave(std::int64_t row, int rows);
+  /// The scores of rows, at most a tile of them, against strips [begin, end) of a panel.
+  void scores_of_panel(std::int64_t row, int rows, const float* keys, int strip_begin, int strip_end);
+  /// Takes up Σ p · v of rows, at most a tile of them, over values of a panel. The weights p are those of the tile's scores from
+  /// key `first` on.
+  void take_up_values(const float* values, int first, int keys, int rows, const float* old, const float* fresh,
+                      const RowStates& state);
   void softmax_of(std::int64_t row, int rows, const KeyRange& range, float* old, float* fresh, const RowStates& state);
   /// Computes a row again, with the keys alone that it sees.
   void compute_carefully(std::int64_t row, float* y);
   void add_block_carefully(std::int64_t row, const KeyBlock& block, bool equal_scores, const RowStates& state);
   [[nodiscard]] bool sees_any(std::int64_t row) const;
-  [[nodiscard]] RowRange range_in_memory(const std::byte* first, std::int64_t stride, std::int64_t row_bytes,
-                                         const KeyBlock& block) const;
   /// Puts sums of values in place into the order of the elements.
   void restore_order(float* o) const;
 
@@ -148,10 +110,7 @@ class AttentionRows {
   std::int64_t rows_;
   std::int64_t depth_;  // padded
   std::int64_t width_;  // padded
-  FloatKind k_kind_;
-  FloatKind v_kind_;
-  const std::byte* keys_;
-  const std::byte* values_;
+  AttentionPanels panels_;
   float* q_;                 // [row][depth]
   float* interleaved_q_;     // groups of in_place_rows, then of smaller powers of two: [element][row of the group]
   VisibleKeys* visible_;     // [row]

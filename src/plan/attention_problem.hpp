@@ -2,6 +2,7 @@
 #pragma once
 
 #include "arrays/matrix_batch.hpp"
+#include "plan/weight_matrices.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +18,18 @@ enum class MaskKind : std::uint8_t {
   additive,  // those whose element is not −Inf; it is added to the score
 };
 
+/// The keys or the values of all heads: matrices of one row for each key. They are dense, or affine codes along the rows.
+struct KeyMatrices {
+  MatrixBatch dense;  // empty if they are quantized. Elements of a row are neighbours in memory
+  QuantizedMatrices quantized = {};
+
+  [[nodiscard]] bool is_quantized() const { return dense.empty(); }
+  [[nodiscard]] std::int64_t rows() const { return is_quantized() ? quantized.codes.rows() : dense.rows(); }
+  [[nodiscard]] std::int64_t cols() const {
+    return is_quantized() ? quantized.scales.cols() * quantized.group_size() : dense.cols();
+  }
+};
+
 /// y = softmax(scale · q · kᵀ + mask) · v for each head. q has (T, D) matrices, k has (L, D), v has (L, Dv), for B batch elements
 /// of q_heads or kv_heads heads each, in this order. A head of k and v serves q_heads / kv_heads consecutive heads of q. No
 /// extent is 0. Elements of a row are neighbours in memory, except for those of a mask.
@@ -25,8 +38,8 @@ struct AttentionProblem {
   std::int64_t q_heads = 0;
   std::int64_t kv_heads = 0;
   MatrixBatch q;
-  MatrixBatch k;
-  MatrixBatch v;
+  KeyMatrices k;
+  KeyMatrices v;  // quantized if k is
   float scale = 0;
   MaskKind mask_kind = MaskKind::none;
   MatrixBatch mask;                  // (T, L) for each head of q; repeated ones have stride 0
@@ -41,6 +54,7 @@ struct AttentionProblem {
   [[nodiscard]] std::int64_t keys() const { return k.rows(); }
   [[nodiscard]] std::int64_t depth() const { return q.cols(); }
   [[nodiscard]] std::int64_t width() const { return v.cols(); }
+  [[nodiscard]] bool is_quantized() const { return k.is_quantized(); }
   /// The heads of q that share a head of k and v.
   [[nodiscard]] std::int64_t group() const { return q_heads / kv_heads; }
 };

@@ -16,6 +16,20 @@ double element(const MatrixBatch& matrices, std::int64_t matrix, std::int64_t ro
   return matrices.dtype() == Dtype::bool_ ? static_cast<double>(*address) : load_float(address, matrices.dtype());
 }
 
+/// An element of keys or values. That of quantized ones is scale · code + bias in float32, as attention defines it.
+double element(const KeyMatrices& matrices, std::int64_t matrix, std::int64_t row, std::int64_t col) {
+  if (!matrices.is_quantized()) {
+    return element(matrices.dense, matrix, row, col);
+  }
+  const QuantizedMatrices& q = matrices.quantized;
+  const auto group_value = [&](const MatrixBatch& values) {
+    return load_float(values.row(matrix, row) + col / q.group_size() * values.col_stride(), values.dtype());
+  };
+  const auto code = static_cast<float>(load_code(q.codes.row(matrix, row), col, q.format().bits));
+  const float product = group_value(q.scales) * code;
+  return product + group_value(q.biases);
+}
+
 /// A key that the query sees.
 struct Score {
   std::int64_t key = 0;

@@ -117,6 +117,11 @@ TEST(FloatEnvironment, OfACallerChangesNoBitOfOtherLayers) {
   const array sinks = half_numbers({2}, 3);
   const array weight = half_numbers({24}, 4);
   const auto attention = [&] { return scaled_dot_product_attention(q, k, k, 0.3F, {.mask = CausalMask(), .sinks = sinks}); };
+  const array tiny = half_numbers({1, 1, 9, 32}, 5);
+  const QuantizedWeights quantized = quantize(tiny, {.group_size = 32});
+  const auto quantized_attention = [&] {
+    return quantized_scaled_dot_product_attention(half_numbers({1, 2, 5, 32}, 6), quantized, quantized, 0.3F);
+  };
   const auto norm = [&] { return rms_norm(q, weight, 0x1p-140F); };
   const auto norm_of_differences = [&] { return layer_norm(q, weight, weight, 0x1p-140F); };
   const auto weights = [&] { return softmax(q); };
@@ -125,8 +130,8 @@ TEST(FloatEnvironment, OfACallerChangesNoBitOfOtherLayers) {
   for (const std::string& set : supported_instruction_sets()) {
     SCOPED_TRACE(set);
     set_instruction_set(set);
-    for (const std::function<array()>& layer :
-         std::initializer_list<std::function<array()>>{attention, norm, norm_of_differences, weights, rotary}) {
+    for (const std::function<array()>& layer : std::initializer_list<std::function<array()>>{
+             attention, quantized_attention, norm, norm_of_differences, weights, rotary}) {
       const array expected = layer();
       for (const threads::FloatControl setting : {flush_to_zero, round_down, round_towards_zero}) {
         const CallersSetting caller(setting);

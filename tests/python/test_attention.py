@@ -1,4 +1,4 @@
-"""scaled_dot_product_attention: values against NumPy, arrays of every library, and what it refuses."""
+"""Attention, also over quantized keys and values: values against NumPy, arrays of every library, and what it refuses."""
 
 from __future__ import annotations
 
@@ -113,3 +113,78 @@ def test_errors(call):
         gqmm.scaled_dot_product_attention(call.q, call.k, call.v, scale="0.5")
     with pytest.raises(TypeError, match="mask"):
         call(mask=3)
+
+
+class QuantizedCall:
+    """Operands of quantized attention that fit each other."""
+
+    def __init__(self, rng, dtype=np.float32, bits=8, group_size=64):
+        self.q = rng.standard_normal((B, HEADS, T, 128), dtype=np.float32).astype(dtype)
+        self.settings = {"bits": bits, "group_size": group_size}
+        k, v = rng.standard_normal((2, B, KV_HEADS, L, 128), dtype=np.float32).astype(dtype)
+        self.keys, self.values = (gqmm.quantize(a, **self.settings) for a in (k, v))
+
+    def __call__(self, **options):
+        return gqmm.quantized_scaled_dot_product_attention(
+            self.q, self.keys, self.values, **{"scale": 128**-0.5, **self.settings, **options}
+        )
+
+    def dense(self, **options):
+        """Return float32 attention over what dequantize() returns of scales and biases in float32."""
+        k, v = (
+            gqmm.dequantize(w, scales.astype(np.float32), biases.astype(np.float32), **self.settings)
+            for w, scales, biases in (self.keys, self.values)
+        )
+        return gqmm.scaled_dot_product_attention(self.q.astype(np.float32), k, v, scale=128**-0.5, **options)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_quantized_attention_has_the_bits_of_attention_over_dequantized_keys_and_values(rng, dtype, bits, group_size):
+    call = QuantizedCall(rng, dtype, bits, group_size)
+    y = call(mask="causal")
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, call.dense(mask="causal").astype(dtype))
+
+
+def test_quantized_attention_takes_masks_origins_threads_and_out(rng):
+    call = QuantizedCall(rng)
+    some = rng.random((B, 1, T, L)) < 0.5
+    origin = np.array([3, -200])
+    expected = call.dense(mask=some, origin=origin)
+    out = np.empty_like(expected)
+    for threads in (1, 2, 7):
+        assert call(mask=some, origin=origin, out=out, stream=gqmm.Stream(threads=threads)) is out
+        np.testing.assert_array_equal(out, expected)
+    last = call(mask="causal")[:, :, -1:]
+    call.q = call.q[:, :, -1:]
+    np.testing.assert_array_equal(call(), last)
+
+
+def test_quantized_attention_of_mlxs_arrays(rng):
+    mx = pytest.importorskip("mlx.core")
+    call = QuantizedCall(rng)
+    expected = call()
+    call.q = mx.array(call.q)
+    call.keys, call.values = ([mx.array(a) for a in heads] for heads in (call.keys, call.values))
+    y = call()
+    assert isinstance(y, mx.array)
+    np.testing.assert_array_equal(np.array(y), expected)
+
+
+def test_errors_of_quantized_attention(rng):
+    call = QuantizedCall(rng)
+    with pytest.raises(ValueError, match=r"q_keys of 4 bits has shape \(2, 2, 40, 256\); bits = 8 would fit"):
+        call(bits=4, group_size=128)
+    with pytest.raises(ValueError, match=r"q_keys: scales has shape .*; group_size = 64 would fit"):
+        call(group_size=32)
+    with pytest.raises(ValueError, match="bits = 7"):
+        call(bits=7)
+    with pytest.raises(ValueError, match='mask = "casual" is unknown'):
+        call(mask="casual")
+    w, scales, _ = call.keys
+    for wrong, got in [((w, scales), "2 elements"), (w, "ndarray")]:
+        call.keys = wrong
+        with pytest.raises(TypeError, match=rf"q_keys: expected \(w, scales, biases\), got {got}"):
+            call()

@@ -32,6 +32,8 @@ SIGNATURES = {
     "local_experts=None, shared=None, precision='default', stream=None, out=None)",
     "grouped_qmm": "(x, weights, offsets, *, rows='error', precision='default', stream=None, out=None)",
     "grouped_mm": "(x, b, offsets, *, rows='error', stream=None, out=None)",
+    "quantized_scaled_dot_product_attention": "(q, q_keys, q_values, *, scale, mask=None, origin=None, group_size=64, bits=8, "
+    "stream=None, out=None)",
     "moe_combine": "(slots, topk_weights, *, out=None, stream=None)",
     "quantize": "(w, /, group_size=None, bits=None, mode='affine', *, global_scale=None, stream=None)",
     "dequantize": "(w, /, scales=None, biases=None, group_size=None, bits=None, mode='affine', global_scale=None, dtype=None, *, "

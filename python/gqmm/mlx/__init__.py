@@ -23,6 +23,7 @@ layer_norm = extension.layer_norm
 matmul = extension.matmul
 moe_combine = extension.moe_combine
 quantized_matmul = extension.quantized_matmul
+quantized_scaled_dot_product_attention = extension.quantized_scaled_dot_product_attention
 rms_norm = extension.rms_norm
 rope = extension.rope
 scaled_dot_product_attention = extension.scaled_dot_product_attention
@@ -47,6 +48,7 @@ __all__ = [
     "moe_ffn",
     "pack_model",
     "quantized_matmul",
+    "quantized_scaled_dot_product_attention",
     "rms_norm",
     "rope",
     "scaled_dot_product_attention",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,21 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _BASE = "mlx_lm.models.base"
-_NAME = "scaled_dot_product_attention"
 
 
-class AttentionOfModels:
-    """Replaces mlx-lm's function that calls mx.fast.scaled_dot_product_attention, by one that gives the origin as well."""
+class FunctionOfModels(abc.ABC):
+    """A function of mlx-lm's models that is replaced in every module that has it."""
+
+    name: str
 
     def __init__(self) -> None:
         self._stock: Any = None
-        self._ours = self._attention  # one object, so that it can be found again
+        self._ours = self._call  # one object, so that it can be found again
         self._imports = AfterImport([_BASE], self._replace)
-        # How often a cache whose positions are not known served a call, by its class.
-        self.other_caches: Counter[str] = Counter()
+
+    @abc.abstractmethod
+    def _call(self, *arguments: Any, **options: Any) -> Any:
+        """Do what mlx-lm's function does."""
 
     @property
     def installed(self) -> bool:
@@ -44,16 +48,51 @@ class AttentionOfModels:
             rebind(self._ours, self._stock)
 
     def _replace(self, base: ModuleType) -> None:
-        found = getattr(base, _NAME)
+        found = getattr(base, self.name)
         if found is not self._ours:
             self._stock = found
             rebind(found, self._ours)
 
-    def _attention(  # the names are mlx-lm's
+
+class QuantizedAttentionOfModels(FunctionOfModels):
+    """Replaces mlx-lm's attention over a quantized cache.
+
+    mlx-lm does not pass it the cache. Its quantized caches have position 0 at index 0, so there is no origin to give.
+    """
+
+    name = "quantized_scaled_dot_product_attention"
+
+    def _call(  # the names are mlx-lm's
         self,
         queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
+        q_keys: Any,
+        q_values: Any,
+        scale: float,
+        mask: mx.array | str | None,
+        group_size: int = 64,
+        bits: int = 8,
+    ) -> mx.array:
+        function = extension.quantized_scaled_dot_product_attention if self.installed else self._stock
+        y: mx.array = function(queries, q_keys, q_values, scale=scale, mask=mask, group_size=group_size, bits=bits)
+        return y
+
+
+class AttentionOfModels(FunctionOfModels):
+    """Replaces mlx-lm's function that calls mx.fast.scaled_dot_product_attention, by one that gives the origin as well."""
+
+    name = "scaled_dot_product_attention"
+
+    def __init__(self, quantized: QuantizedAttentionOfModels) -> None:
+        super().__init__()
+        self._quantized = quantized
+        # How often a cache whose positions are not known served a call, by its class.
+        self.other_caches: Counter[str] = Counter()
+
+    def _call(  # the names are mlx-lm's
+        self,
+        queries: mx.array,
+        keys: Any,
+        values: Any,
         cache: Any,
         scale: float,
         mask: mx.array | str | None,
@@ -61,6 +100,8 @@ class AttentionOfModels:
     ) -> mx.array:
         y: mx.array
         if hasattr(cache, "bits") or not self.installed:  # a program may have kept this function
+            if self.installed and self._quantized.installed and positions(cache, keys[0].shape[-2]) is None:
+                self.other_caches[type(cache).__qualname__] += 1
             y = self._stock(queries, keys, values, cache, scale, mask, sinks)
             return y
         known = None if cache is None else positions(cache, keys.shape[-2])
@@ -82,5 +123,10 @@ class AttentionOfModels:
         return y
 
 
-# The one object. The extension keeps it, because this module may be imported again.
-attention_of_models: AttentionOfModels = extension.__dict__.setdefault("attention_of_models", AttentionOfModels())
+# The one object of each. The extension keeps them, because this module may be imported again.
+quantized_attention_of_models: QuantizedAttentionOfModels = extension.__dict__.setdefault(
+    "quantized_attention_of_models", QuantizedAttentionOfModels()
+)
+attention_of_models: AttentionOfModels = extension.__dict__.setdefault(
+    "attention_of_models", AttentionOfModels(quantized_attention_of_models)
+)

@@ -39,6 +39,7 @@ def _of_batch_rotating(cache: Any, length: int) -> Positions:
 _POSITIONS: dict[str, Callable[[Any, int], Positions | None]] = {
     "KVCache": lambda cache, length: Positions(),
     "ConcatenateKVCache": lambda cache, length: Positions(),
+    "QuantizedKVCache": lambda cache, length: Positions(),
     "ChunkedKVCache": lambda cache, length: Positions(-cache.start_position),
     "RotatingKVCache": _of_rotating,
     "BatchKVCache": lambda cache, length: Positions(cache.left_padding),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import mlx.core as mx
 
 from gqmm.mlx._activations import activations_of_models
-from gqmm.mlx._attention import attention_of_models
+from gqmm.mlx._attention import attention_of_models, quantized_attention_of_models
 from gqmm.mlx._einsum import einsum
 from gqmm.mlx._load import extension
 from gqmm.mlx._moe import take_over
@@ -105,6 +105,7 @@ _OPERATORS: dict[str, Operator] = {
     "activations": activations_of_models,
     "rope": _Function(mx.fast, "rope"),
     "scaled_dot_product_attention": _Together(_Function(mx.fast, "scaled_dot_product_attention"), attention_of_models),
+    "quantized_scaled_dot_product_attention": quantized_attention_of_models,
 }
 OPERATORS = tuple(_OPERATORS)
 

@@ -153,7 +153,8 @@ def install(
     layer with an activation or a linear layer that gqmm does not know stays as it is; status() says why. In most blocks of
     mlx-lm the same moe_ffn adds up the slots with the router's weights.
 
-    Attention of mlx-lm's models knows the positions of their caches, so a request has the same bits alone and in a batch.
+    Attention of mlx-lm's models knows the positions of their caches, quantized ones among them. So a request has the same bits
+    alone and in a batch.
 
     Args:
         only: names of gqmm.mlx.OPERATORS to replace. None stands for all of them.

@@ -14,6 +14,7 @@
 #include "cpu/kernels/elementary_functions.hpp"
 #include "cpu/kernels/float_tile.hpp"
 #include "cpu/kernels/load_float.hpp"
+#include "cpu/kernels/row_prefetcher.hpp"
 #include "cpu/kernels/rows.hpp"
 #include "cpu/kernels/unrolled.hpp"
 
@@ -28,38 +29,6 @@ constexpr Dtype dtype_of(FloatKind kind) {
 constexpr int bytes_of(FloatKind kind) { return kind == FloatKind::float32 ? 4 : 2; }
 /// Elements of 16 bytes.
 constexpr int elements_of_16_bytes(FloatKind kind) { return 16 / bytes_of(kind); }
-
-/// Prefetches the lines of some rows into L2, one line in each call.
-template <class V>
-class RowPrefetcher {
- public:
-  explicit RowPrefetcher(const RowRange& range)
-      : row_(range.first),
-        at_(range.first),
-        row_end_(range.first + (range.rows == 0 ? 0 : range.row_bytes)),
-        stride_(range.stride),
-        rows_(range.rows) {}
-
-  [[gnu::always_inline]] void next() {
-    if (rows_ > 0) {
-      V::prefetch_l2(at_);
-      at_ += line_bytes;
-      if (at_ >= row_end_) {
-        row_ += stride_;
-        row_end_ += stride_;
-        at_ = row_;
-        --rows_;
-      }
-    }
-  }
-
- private:
-  const std::byte* row_;
-  const std::byte* at_;
-  const std::byte* row_end_;
-  std::int64_t stride_;
-  std::int64_t rows_;
-};
 
 /// Loads 16 bytes of each of 16 rows as floats: lane j of out[d] is element d of row j.
 template <class V, FloatKind kind>

@@ -103,6 +103,26 @@ struct PackRowsArguments {
   RowRange prefetch;
 };
 
+/// Codes that are unpacked together: `bits` whole words of a row. Groups are whole multiples of them.
+inline constexpr int codes_of_bundle = 32;
+/// The most bits of a code.
+inline constexpr int most_code_bits = 8;
+
+/// Arguments of packing quantized rows of keys or values into panels of float32. They lie there as PackRowsArguments has them.
+/// For keys of other bits than 4 and 8, up to 12 bytes behind the row must be readable.
+struct PackQuantizedRowsArguments {
+  const std::byte* rows = nullptr;  // codes
+  std::int64_t stride = 0;          // bytes
+  int count = 0;                    // rows: 16 for keys
+  std::int64_t width = 0;           // elements of a row, a multiple of the group size
+  int group_size = 0;
+  const float* scales = nullptr;  // of keys [group][16 rows], of values [row][group]
+  const float* biases = nullptr;  // likewise
+  float* panel = nullptr;
+  std::int64_t strip_stride = 0;
+  RowRange prefetch;  // with keys alone
+};
+
 /// Arguments of merging the state of one row into another.
 struct MergeArguments {
   SoftmaxState from;
@@ -130,6 +150,9 @@ struct AttentionKernels {
   /// Keys to [element][16 keys], values to [strip of 16 elements][key][16]. Lanes past the width become zero.
   void (*pack_keys[float_kinds])(const PackRowsArguments&);
   void (*pack_values[float_kinds])(const PackRowsArguments&);
+  /// The same for affine codes, by their bits − 1; nullptr where there is no such format.
+  void (*pack_quantized_keys[most_code_bits])(const PackQuantizedRowsArguments&);
+  void (*pack_quantized_values[most_code_bits])(const PackQuantizedRowsArguments&);
   void (*score_tile[max_tile_rows][max_tile_strips])(const ScoreTileArguments&);
   void (*value_tile[max_tile_rows][max_tile_strips])(const ValueTileArguments&);
   void (*softmax)(const SoftmaxArguments&);

@@ -3,12 +3,27 @@
 
 #include "cpu/kernels/attention.hpp"
 #include "cpu/kernels/int_list.hpp"
+#include "cpu/kernels/quantized_rows.hpp"
 #include "cpu/kernels/rows.hpp"
+#include "formats/registry.hpp"
 
 #include <algorithm>
 
 namespace gqmm::cpu {
 namespace {
+
+/// Fills in the kernels for the codes of each affine format.
+template <class V, class... F>
+consteval void add_quantized_rows(AttentionKernels& kernels, TypeList<F...>) {
+  const auto add = [&]<class Format>() {
+    if constexpr (Format::mode == Mode::affine) {
+      static_assert(Format::bits <= most_code_bits && Format::group_sizes[0] % codes_of_bundle == 0);
+      kernels.pack_quantized_keys[Format::bits - 1] = pack_quantized_keys<V, Format::bits>;
+      kernels.pack_quantized_values[Format::bits - 1] = pack_quantized_values<V, Format::bits>;
+    }
+  };
+  (add.template operator()<F>(), ...);
+}
 
 template <class V>
 consteval AttentionKernels make_attention() {
@@ -30,6 +45,7 @@ consteval AttentionKernels make_attention() {
     kernels.pack_keys[i] = pack_keys<V, kind>;
     kernels.pack_values[i] = pack_values<V, kind>;
   });
+  add_quantized_rows<V>(kernels, AllFormats{});
   for_each(typename UpTo<V::float_tile.mr>::type{}, [&]<int mr>() {
     for_each(typename UpTo<V::float_tile.nv>::type{}, [&]<int nv>() {
       kernels.score_tile[mr - 1][nv - 1] = score_tile<V, mr, nv>;
