@@ -12,9 +12,9 @@ struct CarriedModule {
   std::string_view text;
 };
 
-extern const std::span<const CarriedModule> peers_modules;  ///< bench/peers/*.py but start.py
-extern const std::string_view peers_start;                  ///< bench/peers/start.py
-extern const std::string_view mlx_lm_script;                ///< bench/mlx_lm/mlx_lm_layer.py
-extern const std::string_view choice_counts_text;           ///< bench/cases/learned_routing.txt
+extern const std::string_view python_start;                  ///< bench/start.py, which runs a package
+extern const std::span<const CarriedModule> peers_modules;   ///< bench/peers/*.py
+extern const std::span<const CarriedModule> mlx_lm_modules;  ///< bench/mlx_lm/*.py, the package through_mlx_lm
+extern const std::string_view choice_counts_text;            ///< bench/cases/learned_routing.txt
 
 }  // namespace gqmm::bench

@@ -1,4 +1,4 @@
-"""Compare mlx-lm as it is with mlx-lm on gqmm.mlx: the losses, texts and speeds of the same model.
+"""Compare mlx-lm as it is with mlx-lm on gqmm.mlx: losses, texts and speeds of the same model, and the profile of a layer.
 
 `./dev demo mlx` runs this after the build. Neither mlx-lm nor the model is changed. The only difference is gqmm.mlx.install().
 """
@@ -41,6 +41,7 @@ from demo_parts import (
 from tokenizers import Tokenizer
 
 COLUMN = 62  # the width of a column of text, in characters
+PROFILED = 16  # tokens; stock MLX takes half a second for each
 SLOW = 4  # in bfloat16 only a fraction 1 / SLOW of the text is read, because stock MLX is so slow
 
 
@@ -178,6 +179,14 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
+def profile_of_a_layer(options: argparse.Namespace) -> None:
+    """Print where the time of a layer of Qwen3-30B-A3B goes, with gqmm.mlx and without: some tokens at once, and one token."""
+    heading(f"A layer of Qwen3-30B-A3B, bfloat16: {PROFILED} tokens at once, and one token after them")
+    gqmm_program("bench", "mlx-lm", "--python", sys.executable, "--prompts", str(PROFILED), "--decode", str(PROFILED),
+                 "--dtype", "bfloat16", "--precision", options.precision, *(["--pack"] if options.pack else []),
+                 "--repetitions", "1", "--tiny-turns", "0", "--profile-stock")  # fmt: skip
+
+
 def main() -> int:
     options = parse_arguments()
     for module, what in {"mlx_lm": "mlx-lm", "gqmm.mlx": "a gqmm that has gqmm.mlx"}.items():
@@ -190,6 +199,7 @@ def main() -> int:
     heading("Machine")
     gqmm_program("info")
     failed = [folder.name for folder in options.models if not compare(folder, options)]
+    profile_of_a_layer(options)
     heading("What gqmm.mlx did")
     with gqmm.mlx.install(precision=options.precision, pack=options.pack):
         print(gqmm.mlx.status())

@@ -1,13 +1,13 @@
 #include "mlx_lm/mlx_lm_report.hpp"
 
+#include "mlx_lm/aims.hpp"
+#include "mlx_lm/model_shape.hpp"
 #include "report/report_parts.hpp"
 #include "tools/text_table.hpp"
 
 #include <fmt/format.h>
 
-#include <map>
 #include <ostream>
-#include <utility>
 #include <vector>
 
 namespace gqmm::bench {
@@ -16,12 +16,7 @@ using json = nlohmann::ordered_json;
 
 namespace {
 
-/// The aims of gqmm.mlx for the default layer: how many times as many tokens per second as stock MLX it shall reach.
-const std::map<std::pair<std::string, std::string>, double> aims = {
-    {{"prompt", "float32"}, 20}, {{"prompt", "bfloat16"}, 150}, {{"decode", "float32"}, 15}, {{"decode", "bfloat16"}, 100}};
-const double tiny_aim = 3e-6;  // the seconds that a call may cost more than stock MLX's
-
-Summary summary_of(const json& samples) { return summarize(samples.get<std::vector<double>>()); }
+constexpr double least_share = 0.005;  // of a call's time, for which an operation has a row of its own
 
 Summary summary_from(const json& figures) {
   return {figures.at("median"), figures.at("first_quartile"), figures.at("third_quartile"), figures.at("least"),
@@ -35,74 +30,76 @@ std::string text(const json& value) { return value.get<std::string>(); }
 /// Writes tokens per second with three digits, or with all digits of the whole number.
 std::string rate(double value) { return value < 100 ? fmt::format("{:.3g}", value) : fmt::format("{:.0f}", value); }
 
-json side(const json& samples, double tokens) {
-  const Summary seconds = summary_of(samples);
-  return {{"seconds", to_json(seconds)}, {"tokens_per_second", tokens / seconds.median}, {"repetitions", samples.size()}};
+std::string times(const json& summary) { return summary.is_null() ? "-" : fmt::format("{:.2f}", median(summary)); }
+
+std::string aim_text(const json& shape, const json& figures, const json& side) {
+  const auto aim = aim_of(shape.at("layers"), text(figures.at("name")), text(side.at("side")));
+  return aim ? fmt::format("{:g} × {}", aim->times, aim->other == Who::stock ? "MLX" : "llama.cpp") : "-";
 }
 
-/// Returns the sum of the seconds of all parts.
-double sum_of(const json& breakdown, const char* where) {
-  double sum = 0;
-  for (const json& part : breakdown.at("parts")) {
-    sum += part.at(where).get<double>();
-  }
-  return sum;
-}
+std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share); }
 
-tools::TextTable case_table(const MlxLmReport& report) {
-  tools::TextTable table;
-  table.header = {"job",
-                  "x",
-                  "T",
-                  "stock",
-                  "spread",
-                  "gqmm.mlx",
-                  "spread",
-                  "stock tokens/s",
-                  "gqmm.mlx tokens/s",
-                  "times faster",
-                  "spread",
-                  "aim",
-                  "stock runs",
-                  "other programs",
-                  "difference"};
-  table.numeric = {false, false, true, true, true, true, true, true, true, true, true, true, true, true, true};
-  for (const json& figures : report.figures.at("cases")) {
-    const json& stock = figures.at("stock");
-    const json& ours = figures.at("ours");
-    const Summary stock_seconds = summary_from(stock.at("seconds"));
-    const Summary our_seconds = summary_from(ours.at("seconds"));
-    const Summary faster = summary_from(figures.at("times_faster"));
-    const auto aim = aims.find({text(figures.at("job")), text(figures.at("dtype"))});
-    const int runs = stock.at("repetitions");
-    const auto spread_of_runs = [&](const Summary& summary) { return runs < 2 ? std::string("-") : spread(summary); };
-    table.rows.push_back({text(figures.at("job")), text(figures.at("dtype")), fmt::format("{}", figures.at("tokens").get<int>()),
-                          duration(stock_seconds.median), spread_of_runs(stock_seconds), duration(our_seconds.median),
-                          spread(our_seconds), rate(stock.at("tokens_per_second")), rate(ours.at("tokens_per_second")),
-                          fmt::format("{:.1f}", faster.median), spread_of_runs(faster),
-                          report.has_aims && aim != aims.end() ? fmt::format("{:g}", aim->second) : "-", fmt::format("{}", runs),
-                          fmt::format("{:.0f} %", 100 * figures.at("other_programs").get<double>()),
-                          fmt::format("{:.0e}", figures.at("difference").get<double>())});
+tools::TextTable case_table(const json& model) {
+  tools::TextTable table = {{"case", "program", "time", "spread", "tokens/s", "times MLX", "times llama.cpp", "aim",
+                             "of arithmetic", "of DRAM", "bound by", "turns", "unsteady", "other programs"},
+                            {false, false, true, true, true, true, true, true, true, true, false, true, true, true},
+                            {}};
+  for (const json& figures : model.at("cases")) {
+    for (const json& side : figures.at("sides")) {
+      tools::Row row = {text(figures.at("name")), text(side.at("side"))};
+      if (side.contains("skipped")) {
+        row.push_back(text(side.at("skipped")));
+        row.resize(table.header.size(), "-");
+      } else {
+        const Summary seconds = summary_from(side.at("seconds"));
+        for (std::string cell :
+             {duration(seconds.median), spread(seconds), rate(side.at("tokens_per_second")), times(side.at("times_stock")),
+              times(side.at("times_llama")), aim_text(model.at("shape"), figures, side),
+              fmt::format("{:.3f}", median(side.at("of_arithmetic"))), fmt::format("{:.3f}", median(side.at("of_dram"))),
+              text(side.at("bound_by")), fmt::format("{}", side.at("turns").get<int>()),
+              fmt::format("{}", side.at("unsteady").get<int>()),
+              fmt::format("{:.0f} %", 100 * side.at("other_programs").get<double>())}) {
+          row.push_back(std::move(cell));
+        }
+      }
+      table.rows.push_back(std::move(row));
+    }
   }
   return table;
 }
 
-tools::TextTable part_table(const MlxLmReport& report) {
-  tools::TextTable table = {
-      {"job", "x", "part", "products", "around them", "of all"}, {false, false, false, true, true, true}, {}};
-  for (const json& figures : report.figures.at("cases")) {
-    const json& breakdown = figures.at("breakdown");
-    const double products = sum_of(breakdown, "products");
-    const double around = sum_of(breakdown, "around");
-    const auto add = [&](const std::string& part, double in_products, double around_them) {
-      table.rows.push_back({text(figures.at("job")), text(figures.at("dtype")), part,
-                            in_products > 0 ? duration(in_products) : "-", duration(around_them),
-                            fmt::format("{:.1f} %", 100 * (in_products + around_them) / (products + around))});
+/// The part of a call without a profile that is not in gqmm's functions.
+double left_share(const json& breakdown) { return 1 - median(breakdown.at("ours_alone")) / median(breakdown.at("alone")); }
+
+tools::TextTable operation_table(const json& model) {
+  tools::TextTable table = {{"case", "program", "operation", "calls", "in gqmm", "left to MLX", "of all"},
+                            {false, false, false, true, true, true, true},
+                            {}};
+  for (const json& breakdown : model.at("breakdowns")) {
+    const double alone = median(breakdown.at("alone"));
+    double rest_ours = 0;
+    double rest_left = 0;
+    double rest_calls = 0;
+    double left = 0;
+    const auto add = [&](const std::string& name, const std::string& calls, double ours, double others) {
+      table.rows.push_back({text(breakdown.at("case")), text(breakdown.at("side")), name, calls, ours > 0 ? duration(ours) : "-",
+                            others > 0 ? duration(others) : "-", percent((ours + others) / alone)});
     };
-    for (const json& part : breakdown.at("parts")) {
-      add(text(part.at("part")), part.at("products"), part.at("around"));
+    for (const json& each : breakdown.at("operations")) {
+      const double ours = each.at("ours");
+      const double others = each.at("others");
+      left += others;
+      if (ours + others >= least_share * alone) {
+        add(text(each.at("operation")), fmt::format("{:g}", each.at("calls").get<double>()), ours, others);
+      } else {
+        rest_ours += ours;
+        rest_left += others;
+        rest_calls += each.at("calls").get<double>();
+      }
     }
-    add("all", products, around);
+    add("others, each below 0.5 %", fmt::format("{:g}", rest_calls), rest_ours, rest_left);
+    add("Python, graphs and waiting", "-", 0, std::max(0.0, left_share(breakdown) * alone - left));
+    add("all that is left to MLX and Python", "-", 0, left_share(breakdown) * alone);
   }
   return table;
 }
@@ -121,78 +118,124 @@ tools::TextTable tiny_table(const MlxLmReport& report) {
   return table;
 }
 
-std::string layer_line(const MlxLmReport& report) {
-  const auto number = [&](const char* name) { return report.settings.at(name).get<std::int64_t>(); };
+std::string program_line(const MlxLmReport& report) {
   const json& versions = report.figures.at("versions");
-  return fmt::format(
-      "One layer through mlx-lm {}, MLX {}, gqmm.mlx {} (precision {}, weights {}), Python {}: hidden {}, {} experts of width "
-      "{}, "
-      "top {}, {} heads and {} of keys and values, {} wide; affine, 4 bits, groups of 64; vocabulary {}; random weights; {} "
-      "threads",
-      text(versions.at("mlx-lm")), text(versions.at("mlx")), text(versions.at("gqmm")), text(report.settings.at("precision")),
-      report.settings.at("pack").get<bool>() ? "packed" : "in place", text(versions.at("python")), number("hidden"),
-      number("experts"), number("width"), number("top"), number("heads"), number("kv_heads"), number("head_dim"),
-      number("vocabulary"), report.machine.threads);
+  return fmt::format("mlx-lm {}, MLX {}, gqmm.mlx {} (weights {}), Python {}; random weights; {} threads",
+                     text(versions.at("mlx-lm")), text(versions.at("mlx")), text(versions.at("gqmm")),
+                     report.settings.at("pack").get<bool>() ? "packed" : "in place", text(versions.at("python")),
+                     report.machine.threads);
 }
 
-const char* const part_note =
-    "This is a pass of its own with gqmm.mlx. MLX must finish its work whenever a part or a product begins or ends. "
-    "Products are all that gqmm computes; around them is the work of MLX and Python.";
+std::string llama_line(const json& model) {
+  const json& llama = model.at("llama.cpp");
+  if (llama.contains("skipped")) {
+    return fmt::format("llama.cpp was not measured: {}", text(llama.at("skipped")));
+  }
+  return fmt::format("llama.cpp of llama-cpp-python {}, weights in {}, flash attention", text(llama.at("version")),
+                     text(llama.at("formats")));
+}
 
-std::vector<std::string> notes(const MlxLmReport& report) {
+std::string limits_line(const MlxLmReport& report) {
+  std::string line = "Limits: ";
+  for (const auto& [name, how] : report.figures.at("limits").items()) {
+    line += fmt::format("{}{} ({})", line.ends_with(' ') ? "" : ", ", name, text(how));
+  }
+  return line;
+}
+
+const char* const operation_note =
+    "Operations are measured in a pass of their own, in which MLX finishes each one before the next begins; what such a border "
+    "costs is taken off. Shares are of a call that is left alone. What is left to MLX and Python is that call's time without the "
+    "time in gqmm's functions.";
+
+std::vector<std::string> notes(const json& model) {
   std::vector<std::string> lines;
-  for (const json& figures : report.figures.at("cases")) {
-    const std::string name = fmt::format("{}, {}", text(figures.at("job")), text(figures.at("dtype")));
-    const json& breakdown = figures.at("breakdown");
-    const double parts = sum_of(breakdown, "products") + sum_of(breakdown, "around");
-    lines.push_back(fmt::format("{}: all parts take {}, a call that is left alone {}; {} products were gqmm's, {} left to MLX",
-                                name, duration(parts), duration(median(breakdown.at("alone"))),
-                                figures.at("calls").at("ours").get<std::int64_t>(),
-                                figures.at("calls").at("stock").get<std::int64_t>()));
-    if (figures.contains("routing")) {
-      const json& routing = figures.at("routing");
-      const auto experts = report.settings.at("experts").get<std::int64_t>();
-      lines.push_back(fmt::format(
-          "{}: {} steps hit {} of {} experts, whose weights are {:.0f} MB; a step shares {:.2f} of its {} experts with the one "
-          "before it",
-          name, routing.at("steps").get<int>(), routing.at("experts_hit").get<int>(), experts,
-          figures.at("expert_bytes").get<double>() / 1e6, routing.at("shared_with_step_before").get<double>(),
-          report.settings.at("top").get<std::int64_t>()));
-    }
+  for (const json& each : model.at("differences")) {
+    lines.push_back(fmt::format("{}: the logits of a token differ from stock MLX's by {:.0e}", text(each.at("side")),
+                                each.at("difference").get<double>()));
+  }
+  for (const json& breakdown : model.at("breakdowns")) {
+    const json& counts = breakdown.at("counts");
+    lines.push_back(fmt::format(
+        "{}, {}: a call takes {}, of which {} are left to MLX and Python; {} calls of functions were gqmm's, "
+        "{} were left to MLX",
+        text(breakdown.at("case")), text(breakdown.at("side")), duration(median(breakdown.at("alone"))),
+        percent(left_share(breakdown)), counts.at("ours").get<std::int64_t>(), counts.at("stock").get<std::int64_t>()));
+  }
+  if (model.contains("routing") && model.at("routing").at("steps").get<int>() > 0) {
+    const json& routing = model.at("routing");
+    const json& shape = model.at("shape");
+    lines.push_back(
+        fmt::format("{} decoding steps hit {} of a layer's {} experts; a step shares {:.2f} of its {} experts with the "
+                    "one before it",
+                    routing.at("steps").get<int>(), routing.at("experts_hit").get<int>(), shape.at("experts").get<std::int64_t>(),
+                    routing.at("shared_with_step_before").get<double>(), shape.at("top").get<std::int64_t>()));
   }
   return lines;
 }
 
-void write_table(std::ostream& out, const MlxLmReport& report) {
-  out << machine_line(report.machine) << '\n' << layer_line(report) << "\n\n";
-  tools::print_text(out, case_table(report));
-  out << "\nWhere the time goes. " << part_note << '\n';
-  tools::print_text(out, part_table(report));
-  out << "\nA call on tiny arrays: one row for one of 8 experts, N = K = 64, through Python and mx.eval\n";
-  tools::print_text(out, tiny_table(report));
-  out << '\n';
-  for (const std::string& line : notes(report)) {
-    out << line << '\n';
+/// Writes the report with these functions for a heading, a paragraph, a table and a list of notes.
+template <class Heading, class Paragraph, class Table, class Notes>
+void write_parts(const MlxLmReport& report, Heading heading, Paragraph paragraph, Table table, Notes list) {
+  paragraph(program_line(report));
+  paragraph(limits_line(report));
+  for (const json& model : report.figures.at("models")) {
+    heading(text(model.at("shape").at("name")));
+    paragraph(description_of(model.at("shape")));
+    paragraph(llama_line(model));
+    table(case_table(model));
+    if (!model.at("breakdowns").empty()) {
+      paragraph("Where the time goes. " + std::string(operation_note));
+      table(operation_table(model));
+    }
+    list(notes(model));
   }
+  if (!report.figures.at("tiny_calls").empty()) {
+    heading("A call on tiny arrays");
+    paragraph("One row for one of 8 experts, N = K = 64, through Python and mx.eval");
+    table(tiny_table(report));
+  }
+}
+
+void write_table(std::ostream& out, const MlxLmReport& report) {
+  out << machine_line(report.machine) << '\n';
+  write_parts(
+      report, [&](const std::string& line) { out << '\n'
+                                                 << line << '\n'; },
+      [&](const std::string& line) { out << line << '\n'; },
+      [&](const tools::TextTable& table) {
+        out << '\n';
+        tools::print_text(out, table);
+        out << '\n';
+      },
+      [&](const std::vector<std::string>& lines) {
+        for (const std::string& line : lines) {
+          out << line << '\n';
+        }
+      });
 }
 
 void write_markdown(std::ostream& out, const MlxLmReport& report) {
-  out << "# A layer through mlx-lm, " << report.date << "\n\n"
-      << machine_line(report.machine) << ".\n\n"
-      << layer_line(report) << ".\n\nMade by `" << report.command << "`. docs/dev/benchmarking.md says how.\n\n";
-  tools::print_markdown(out, case_table(report));
-  out << "\n## Where the time goes\n\n" << part_note << "\n\n";
-  tools::print_markdown(out, part_table(report));
-  out << "\n## A call on tiny arrays\n\nOne row for one of 8 experts, N = K = 64, through Python and `mx.eval`.\n\n";
-  tools::print_markdown(out, tiny_table(report));
-  out << '\n';
-  for (const std::string& line : notes(report)) {
-    out << "- " << line << '\n';
-  }
+  out << "# Models through mlx-lm, " << report.date << "\n\n"
+      << machine_line(report.machine) << ".\n\nMade by `" << report.command << "`. docs/dev/benchmarking.md says how.\n";
+  write_parts(
+      report, [&](const std::string& line) { out << "\n## " << line << '\n'; },
+      [&](const std::string& line) { out << '\n'
+                                         << line << ".\n"; },
+      [&](const tools::TextTable& table) {
+        out << '\n';
+        tools::print_markdown(out, table);
+      },
+      [&](const std::vector<std::string>& lines) {
+        out << '\n';
+        for (const std::string& line : lines) {
+          out << "- " << line << '\n';
+        }
+      });
 }
 
 void write_json(std::ostream& out, const MlxLmReport& report) {
-  json document = {{"gqmm_bench_mlx_lm", 1},
+  json document = {{"gqmm_bench_mlx_lm", 2},
                    {"command", report.command},
                    {"date", report.date},
                    {"machine", to_json(report.machine)},
@@ -202,24 +245,6 @@ void write_json(std::ostream& out, const MlxLmReport& report) {
 }
 
 }  // namespace
-
-json summarized(const json& figures) {
-  json result = figures;
-  for (json& each : result.at("cases")) {
-    const double tokens = each.at("tokens");
-    each["stock"] = side(each.at("stock"), tokens);
-    each["ours"] = side(each.at("ours"), tokens);
-    each["times_faster"] = to_json(summary_of(each.at("times_faster")));
-    json& breakdown = each.at("breakdown");
-    breakdown["alone"] = to_json(summary_of(breakdown.at("alone")));
-  }
-  for (json& each : result.at("tiny_calls")) {
-    for (const char* samples : {"stock", "ours", "difference"}) {
-      each[samples] = to_json(summary_of(each.at(samples)));
-    }
-  }
-  return result;
-}
 
 void write(std::ostream& out, const MlxLmReport& report, const std::string& format) {
   if (format == "json") {

@@ -14,13 +14,9 @@ struct MlxLmReport {
   MachineFacts machine;
   std::string command;
   std::string date;
-  nlohmann::ordered_json settings;  ///< the settings that bench/mlx_lm/mlx_lm_layer.py takes
-  nlohmann::ordered_json figures;   ///< the script's answer, with summaries in the place of samples
-  bool has_aims = false;            ///< whether the aims hold for these settings
+  nlohmann::ordered_json settings;
+  nlohmann::ordered_json figures;  ///< the answer of measure_models()
 };
-
-/// Replaces each list of samples in the script's figures by a summary, with its rate and its number of repetitions.
-nlohmann::ordered_json summarized(const nlohmann::ordered_json& figures);
 
 /// Writes the report. `format` is table, markdown or json.
 void write(std::ostream& out, const MlxLmReport& report, const std::string& format);

@@ -4,19 +4,14 @@
 #include "cases/routing.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
-
 #include <nlohmann/json.hpp>
 
-#include <cstdlib>
-#include <filesystem>
 #include <stdexcept>
 
 namespace gqmm::bench {
 namespace {
 
-namespace fs = std::filesystem;
-using nlohmann::json;
+using json = nlohmann::ordered_json;
 
 json description_of(const Case& settings, const std::vector<std::string>& wanted, double seconds, std::size_t pool_bytes) {
   const bool learned = settings.routing == ExpertChoice::learned;
@@ -48,50 +43,17 @@ json description_of(const Case& settings, const std::vector<std::string>& wanted
       {"seconds", seconds}};
 }
 
-/// Returns the command line that runs the peers' process. Its modules are arguments.
-std::vector<std::string> command_for(const std::string& python) {
-  std::vector<std::string> command = {python, "-c", std::string(peers_start)};
-  for (const CarriedModule& module : peers_modules) {
-    command.emplace_back(module.name);
-    command.emplace_back(module.text);
-  }
-  return command;
-}
-
-bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
-
 }  // namespace
-
-std::string find_python(const std::string& request, const std::string& option) {
-  if (request == "none") {
-    return {};
-  }
-  if (request != "auto") {
-    if (!is_program(request)) {
-      throw std::invalid_argument(
-          fmt::format("[bench] {} = '{}' is not a program; give the path of a Python interpreter", option, request));
-    }
-    return request;
-  }
-  if (const fs::path local = fs::path(".venv") / "bin" / "python"; is_program(local)) {
-    return local;
-  }
-  const char* environment = std::getenv("VIRTUAL_ENV");
-  if (environment != nullptr && is_program(fs::path(environment) / "bin" / "python")) {
-    return fs::path(environment) / "bin" / "python";
-  }
-  return {};
-}
 
 PeerProcess::PeerProcess(const PeerOptions& options, const Case& settings, const std::vector<std::string>& wanted, double seconds,
                          std::size_t pool_bytes) {
   if (options.python.empty() || wanted.empty()) {
     return;
   }
-  process_ = std::make_unique<tools::ChildProcess>(command_for(options.python));
+  process_ = std::make_unique<PythonProcess>(options.python, "peers", peers_modules);
   json answer;
   try {
-    answer = ask({{"case", description_of(settings, wanted, seconds, pool_bytes)}});
+    answer = process_->answer({{"case", description_of(settings, wanted, seconds, pool_bytes)}});
   } catch (const std::runtime_error&) {
     answer = {{"error", "the process ended without an answer"}};
   }
@@ -106,16 +68,7 @@ PeerProcess::PeerProcess(const PeerOptions& options, const Case& settings, const
 }
 
 double PeerProcess::measure(const Peer& peer) {
-  const json answer = ask({{"run", peer.name}});
-  if (answer.contains("error")) {
-    throw std::runtime_error(fmt::format("[bench] the peers' process says: {}", answer.at("error").get<std::string>()));
-  }
-  return answer.at("seconds");
-}
-
-json PeerProcess::ask(const json& request) {
-  process_->write_line(request.dump());
-  return json::parse(process_->read_line());
+  return process_->ask({{"run", peer.name}}, "[bench] the peers' process says: ").at("seconds");
 }
 
 }  // namespace gqmm::bench

@@ -2,9 +2,7 @@
 #pragma once
 
 #include "cases/case.hpp"
-#include "tools/child_process.hpp"
-
-#include <nlohmann/json_fwd.hpp>
+#include "python_process.hpp"
 
 #include <cstddef>
 #include <memory>
@@ -16,10 +14,6 @@ namespace gqmm::bench {
 struct PeerOptions {
   std::string python;  ///< a Python interpreter in which the peers are installed; without one there are no peers
 };
-
-/// Finds the interpreter. `request` is the value of the option: a path, "none" or "auto". "auto" stands for .venv/bin/python in
-/// this folder, or the interpreter of the active environment. Returns an empty text if there is none.
-std::string find_python(const std::string& request, const std::string& option);
 
 struct Peer {
   std::string name;  ///< "mlx gather_qmm float32"
@@ -43,9 +37,7 @@ class PeerProcess {
   double measure(const Peer& peer);
 
  private:
-  nlohmann::json ask(const nlohmann::json& request);
-
-  std::unique_ptr<tools::ChildProcess> process_;
+  std::unique_ptr<PythonProcess> process_;
   std::vector<Peer> peers_;
 };
 

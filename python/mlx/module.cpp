@@ -10,6 +10,7 @@
 #include "moe_arguments.hpp"
 #include "packed_parameters.hpp"
 #include "quantized_attention.hpp"
+#include "task_time.hpp"
 #include "weight_arguments.hpp"
 
 #include "../src/gil.hpp"
@@ -426,6 +427,7 @@ float32. Indices, errors and streams are as for gather_qmm. Without indices the 
         "Set what calls do that give no settings of their own.");
   m.def("call_counts", &call_counts, nb::sig("def call_counts() -> dict[str, tuple[int, int]]"),
         "Return for each function how many calls gqmm computed, and how many MLX.");
+  m.def("seconds_of_tasks", &seconds_of_tasks, "Return the seconds that MLX's streams have spent in gqmm's functions so far.");
   m.def(
       "packed_copies", &packed_copy_counts, nb::sig("def packed_copies() -> tuple[int, int, int, int]"),
       "Return four numbers: packed copies held, their bytes, copies made so far, and weights not packed because they were lent.");

@@ -4,13 +4,17 @@
 #include "evaluation_errors.hpp"
 #include "indexing.hpp"
 #include "sum_of_products.hpp"
+#include "task_time.hpp"
 
 #include <mlx/allocator.h>
 #include <mlx/backend/cpu/encoder.h>
 #include <mlx/ops.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -22,6 +26,20 @@ namespace {
 std::optional<mx::array> sum_of(const std::optional<mx::array>& a, mx::array b, mx::Stream s) {
   return a ? mx::add(*a, b, s) : std::move(b);
 }
+
+std::atomic<std::int64_t> nanoseconds_of_tasks = 0;
+
+/// Adds the time from its construction to its end to the time of all tasks.
+class TaskTime {
+ public:
+  TaskTime() = default;
+  ~TaskTime() { nanoseconds_of_tasks += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start_).count(); }
+  TaskTime(const TaskTime&) = delete;
+  TaskTime& operator=(const TaskTime&) = delete;
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
 
 }  // namespace
 
@@ -59,6 +77,7 @@ void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs,
     if (std::all_of(results.begin(), results.end(), [](const mx::array& y) { return y.size() == 0; })) {
       return;
     }
+    const TaskTime time;
     try {
       compute(results);
     } catch (...) {
@@ -71,6 +90,8 @@ void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs,
     }
   }));
 }
+
+double seconds_of_tasks() { return 1e-9 * static_cast<double>(nanoseconds_of_tasks.load()); }
 
 void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
                         std::function<void(mx::array& out)> compute) {

@@ -1,5 +1,7 @@
 #include "bench.hpp"
 #include "mlx_lm/mlx_lm_report.hpp"
+#include "mlx_lm/turns.hpp"
+#include "report/report_parts.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,6 +10,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace gqmm::bench {
 namespace {
@@ -52,38 +55,116 @@ TEST(MlxLmCommand, OfAnOptionWithOneValueTheLastCounts) {
 
 TEST(MlxLmCommand, APythonThatEndsIsAnError) { EXPECT_THROW(run("mlx-lm --python /bin/true"), std::runtime_error); }
 
-/// What the script would answer, of one case.
-json answer() {
-  const json parts = {{{"part", "attention"}, {"products", 0.25}, {"around", 0.5}},
-                      {{"part", "experts"}, {"products", 1.0}, {"around", 0.25}}};
-  return {{"versions", {{"python", "3.11.2"}, {"mlx", "1.2.3"}, {"mlx-lm", "4.5.6"}, {"gqmm", "7.8.9"}}},
-          {"cases",
-           {{{"job", "prompt"},
-             {"dtype", "float32"},
-             {"difference", 2e-7},
-             {"other_programs", 0.0625},
-             {"expert_bytes", 1000000},
-             {"tokens", 64},
-             {"stock", {40.0, 32.0, 48.0}},
-             {"ours", {2.0, 1.0, 4.0, 2.0}},
-             {"times_faster", {20.0, 16.0, 24.0}},
-             {"breakdown", {{"calls", 3}, {"alone", {1.5, 1.0, 3.0}}, {"parts", parts}}},
-             {"calls", {{"ours", 123}, {"stock", 45}}}}}},
-          {"tiny_calls",
-           {{{"function", "gather_qmm"},
-             {"dtype", "float32"},
-             {"calls_per_eval", 100},
-             {"calls_per_turn", 200},
-             {"stock", {5e-6, 6e-6}},
-             {"ours", {7e-6, 8e-6}},
-             {"difference", {2e-6, 2e-6}}}}}};
+TEST(MlxLmCommand, AModelThatIsNotKnownIsAnErrorWithTheNames) {
+  const std::string message = message_of("mlx-lm --model qwen9");
+  EXPECT_NE(message.find("'qwen9'"), std::string::npos) << message;
+  EXPECT_NE(message.find("qwen3-30b-a3b, gpt-oss-20b, qwen3-4b"), std::string::npos) << message;
 }
 
-MlxLmReport report(bool has_aims) {
-  const json settings = {{"hidden", 2048}, {"experts", 128},         {"top", 8},        {"width", 768},
-                         {"heads", 32},    {"kv_heads", 4},          {"head_dim", 128}, {"vocabulary", 256},
-                         {"tokens", 64},   {"precision", "default"}, {"pack", false}};
-  return {{}, "gqmm bench mlx-lm", "2026-05-31", settings, summarized(answer()), has_aims};
+TEST(MlxLmCommand, WindowsNeedAnEvenNumberOfLayers) {
+  const std::string message = message_of("mlx-lm --model gpt-oss-20b --layers 3");
+  EXPECT_NE(message.find("--layers = 3"), std::string::npos) << message;
+  EXPECT_NE(message.find("use 4"), std::string::npos) << message;
+}
+
+/// Turns of a side. The machine does 100 int8 and 10 fma operations and reads 50 bytes per second.
+Turn turn(int round, double seconds, double int8_after = 100, double dram_after = 50) {
+  return {seconds, 0.0625, {100, 10, 50}, {int8_after, 10, dram_after}, round};
+}
+
+/// A call that the machine's arithmetic needs 1 s for, or 2 s with two slices, and DRAM 1.5 s.
+const json work = {{"products", 90}, {"attention", 1}, {"weight_bytes", 60}, {"cache_bytes", 15}};
+
+const ModelSide bfloat16 = {Who::gqmm, "bfloat16", "default", false};
+const ModelSide fast = {Who::gqmm, "bfloat16", "fast", false};
+const ModelSide llama = {Who::llama, "", "default", false};
+const ModelSide stock = {Who::stock, "bfloat16", "default", false};
+
+TEST(MlxLmFigures, FractionsAreOfTheLimitsAroundATurn) {
+  const json figures = figures_of(bfloat16, {turn(0, 4), turn(1, 5), turn(2, 6)}, work, 64);
+  EXPECT_EQ(figures.at("seconds").at("median"), 5);
+  EXPECT_EQ(figures.at("tokens_per_second"), 64.0 / 5);
+  EXPECT_EQ(figures.at("of_arithmetic").at("median"), (0.9 + 0.1) / 5);
+  EXPECT_EQ(figures.at("of_dram").at("median"), 1.5 / 5);
+  EXPECT_EQ(figures.at("other_programs"), 0.0625);
+}
+
+TEST(MlxLmFigures, SlicesDecideWhichLimitBinds) {
+  EXPECT_EQ(figures_of(bfloat16, {turn(0, 4)}, work, 64).at("bound_by"), "arithmetic");
+  EXPECT_EQ(figures_of(fast, {turn(0, 4)}, work, 64).at("bound_by"), "DRAM");
+  EXPECT_EQ(figures_of(llama, {turn(0, 4)}, work, 64).at("bound_by"), "DRAM");
+}
+
+TEST(MlxLmFigures, UnsteadyTurnsCountOnlyWithoutOthers) {
+  const json mixed = figures_of(bfloat16, {turn(0, 4), turn(1, 9, 80)}, work, 64);
+  EXPECT_EQ(mixed.at("seconds").at("most"), 4);
+  EXPECT_EQ(mixed.at("turns"), 2);
+  EXPECT_EQ(mixed.at("unsteady"), 1);
+  EXPECT_EQ(figures_of(bfloat16, {turn(0, 9, 80)}, work, 64).at("seconds").at("median"), 9);
+  EXPECT_EQ(figures_of(bfloat16, {turn(0, 9, 100, 20)}, work, 64).at("unsteady"), 0) << "DRAM does not bind this one";
+  EXPECT_EQ(figures_of(fast, {turn(0, 9, 100, 20)}, work, 64).at("unsteady"), 1);
+}
+
+TEST(MlxLmFigures, SidesAreComparedWithinTheirRounds) {
+  const std::vector<Turn> ours = {turn(0, 1), turn(1, 2), turn(2, 4)};
+  EXPECT_EQ(times_faster(ours, {turn(0, 10), turn(2, 80)}).at("median"), 15);
+  EXPECT_TRUE(times_faster(ours, {turn(3, 10)}).is_null());
+}
+
+TEST(MlxLmFigures, AReducedPrecisionIsForHalfTypesBesideTheDefault) {
+  std::vector<std::string> names;
+  for (const ModelSide& side : model_sides({"bfloat16", "float32"}, {"default", "fast"}, false, true)) {
+    names.push_back(side.name());
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"gqmm bfloat16", "gqmm bfloat16 fast", "gqmm float32", "llama.cpp", "MLX bfloat16",
+                                             "MLX float32"}));
+  EXPECT_EQ(model_sides({"float32"}, {"fast"}, false, false).front().name(), "gqmm float32 fast");
+}
+
+/// A report of one model with one case and one breakdown.
+MlxLmReport report(std::int64_t layers) {
+  ModelShape shape = model_from_name("qwen3-30b-a3b");
+  shape.layers = layers;
+  json ours = figures_of(bfloat16, {turn(0, 4), turn(1, 5), turn(2, 6)}, work, 64);
+  ours["times_llama"] = times_faster({turn(0, 4)}, {turn(0, 9)});
+  ours["times_stock"] = times_faster({turn(0, 4)}, {turn(0, 400)});
+  const json operations = {{{"operation", "moe_ffn"}, {"calls", 8}, {"ours", 2.0}, {"others", 0.0}},
+                           {{"operation", "argpartition"}, {"calls", 8}, {"ours", 0.0}, {"others", 0.5}},
+                           {{"operation", "add"}, {"calls", 3}, {"ours", 0.0}, {"others", 0.001}}};
+  const json summary_of_4 = to_json(summarize({4.0}));
+  const json breakdown = {{"case", "prompt of 64"},
+                          {"side", "gqmm bfloat16"},
+                          {"calls", 1},
+                          {"alone", summary_of_4},
+                          {"border", 1e-5},
+                          {"ours_alone", to_json(summarize({3.0}))},
+                          {"operations", operations},
+                          {"counts", {{"ours", 123}, {"stock", 45}}}};
+  const json prompt = {{"job", "prompt"},
+                       {"tokens", 64},
+                       {"requests", 1},
+                       {"name", "prompt of 64"},
+                       {"work", {{"bfloat16", work}}},
+                       {"sides", {ours, {{"side", "MLX bfloat16"}, {"skipped", "not waited for: about 213 s"}}}}};
+  const json model = {{"shape", to_json(shape)},
+                      {"llama.cpp", {{"version", "9.9"}, {"formats", "q4_K"}}},
+                      {"cases", json::array({prompt})},
+                      {"differences", json::array({{{"side", "gqmm bfloat16"}, {"difference", 0.02}}})},
+                      {"breakdowns", json::array({breakdown})},
+                      {"routing", {{"steps", 64}, {"experts_hit", 126}, {"shared_with_step_before", 0.5}}}};
+  const json tiny = {{"function", "gather_qmm"},
+                     {"dtype", "float32"},
+                     {"calls_per_eval", 100},
+                     {"calls_per_turn", 200},
+                     {"stock", to_json(summarize({5e-6, 6e-6}))},
+                     {"ours", to_json(summarize({7e-6, 8e-6}))},
+                     {"difference", to_json(summarize({2e-6, 2e-6}))}};
+  MlxLmReport result = {{}, "gqmm bench mlx-lm", "2026-05-31", {{"pack", false}, {"repetitions", 3}, {"seconds", 30}}, {}};
+  result.figures = {{"versions", {{"python", "3.11.2"}, {"mlx", "1.2.3"}, {"mlx-lm", "4.5.6"}, {"gqmm", "7.8.9"}}},
+                    {"limits", {{"int8 dot", "vpdpbusd zmm"}}},
+                    {"models", json::array({model})},
+                    {"tiny_calls", json::array({tiny})}};
+  return result;
 }
 
 std::string written(const MlxLmReport& report, const std::string& format) {
@@ -92,32 +173,31 @@ std::string written(const MlxLmReport& report, const std::string& format) {
   return text.str();
 }
 
-TEST(MlxLmReport, JsonHasMediansRatesAndRepetitions) {
-  const json document = json::parse(written(report(true), "json"));
-  EXPECT_EQ(document.at("gqmm_bench_mlx_lm"), 1);
-  const json& figures = document.at("cases").at(0);
-  EXPECT_EQ(figures.at("stock").at("seconds").at("median"), 40);
-  EXPECT_EQ(figures.at("stock").at("tokens_per_second"), 1.6);
-  EXPECT_EQ(figures.at("stock").at("repetitions"), 3);
-  EXPECT_EQ(figures.at("ours").at("tokens_per_second"), 32);
-  EXPECT_EQ(figures.at("times_faster").at("least"), 16);
-  EXPECT_EQ(figures.at("breakdown").at("alone").at("median"), 1.5);
+TEST(MlxLmReport, JsonHasTheFiguresOfEverySide) {
+  const json document = json::parse(written(report(8), "json"));
+  EXPECT_EQ(document.at("gqmm_bench_mlx_lm"), 2);
+  const json& model = document.at("models").at(0);
+  EXPECT_EQ(model.at("shape").at("layers"), 8);
+  EXPECT_EQ(model.at("cases").at(0).at("sides").at(0).at("times_llama").at("median"), 2.25);
+  EXPECT_EQ(model.at("breakdowns").at(0).at("operations").at(0).at("ours"), 2.0);
   EXPECT_EQ(document.at("tiny_calls").at(0).at("difference").at("median"), 2e-6);
 }
 
 TEST(MlxLmReport, TablesHaveWhatAReaderLooksFor) {
   for (const char* format : {"table", "markdown"}) {
-    const std::string text = written(report(true), format);
-    for (const char* part : {"mlx-lm 4.5.6", "40.00 s", "2.00 s", "20.0", "6 %", "1.25 s", "62.5 %", "2.0 us",
-                             "all parts take 2.00 s", "alone 1.50 s", "123 products were gqmm's, 45 left to MLX"}) {
+    const std::string text = written(report(8), format);
+    for (const char* part :
+         {"mlx-lm 4.5.6", "llama-cpp-python 9.9, weights in q4_K", "12.8", "100.00", "2.25", "not waited for: about 213 s",
+          "0.200", "0.300", "arithmetic", "argpartition", "12.5 %", "500.00 ms", "others, each below 0.5 %", "25.0 %",
+          "123 calls of functions were gqmm's, 45 were left to MLX", "2.0 us", "64 decoding steps hit 126 of a layer's 128"}) {
       EXPECT_NE(text.find(part), std::string::npos) << part << " is not in\n" << text;
     }
   }
 }
 
-TEST(MlxLmReport, AimsStandBesideTheLayerThatTheyAreForAlone) {
-  EXPECT_NE(written(report(true), "markdown").find("| 20 | 3 |"), std::string::npos);
-  EXPECT_NE(written(report(false), "markdown").find("| - | 3 |"), std::string::npos);
+TEST(MlxLmReport, AimsAreOfALayerBesideStockAndOfModelsBesideLlama) {
+  EXPECT_NE(written(report(1), "markdown").find("| 150 × MLX |"), std::string::npos);
+  EXPECT_NE(written(report(8), "markdown").find("| 1.25 × llama.cpp |"), std::string::npos);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Start the package `peers` from its sources, which are arguments: the name of a module, its text, the name of the next, ….
+"""Start a package from its sources. The arguments are its name, the name of a module, its text, the name of the next, ….
 
 `gqmm bench` runs this text with `python -c`, so that it needs no files wherever it is installed.
 """
@@ -26,8 +26,9 @@ class CarriedModules(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self.sources[name]
 
     def is_package(self, name: str) -> bool:
-        return name == "peers"
+        return "." not in name
 
 
-sys.meta_path.insert(0, CarriedModules(dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))))
-importlib.import_module("peers.main").main()
+package, *modules = sys.argv[1:]
+sys.meta_path.insert(0, CarriedModules(dict(zip(modules[::2], modules[1::2], strict=True))))
+importlib.import_module(f"{package}.main").main()

@@ -1,0 +1,52 @@
+#include "mlx_lm/aims.hpp"
+
+#include <map>
+#include <utility>
+
+namespace gqmm::bench {
+namespace {
+
+using Aims = std::map<std::pair<std::string, std::string>, double>;
+
+const Aims beside_stock = {{{"prompt of 64", "gqmm float32"}, 20},
+                           {{"prompt of 64", "gqmm bfloat16"}, 150},
+                           {{"decode after 64", "gqmm float32"}, 15},
+                           {{"decode after 64", "gqmm bfloat16"}, 100}};
+
+const Aims beside_llama = {{{"prompt of 64", "gqmm bfloat16"}, 1.25},
+                           {{"prompt of 512", "gqmm bfloat16"}, 1.7},
+                           {{"prompt of 2048", "gqmm bfloat16"}, 1.8},
+                           {{"prompt of 8192", "gqmm bfloat16"}, 1.7},
+                           {{"prompt of 64", "gqmm bfloat16 fast"}, 1.7},
+                           {{"prompt of 512", "gqmm bfloat16 fast"}, 2.6},
+                           {{"prompt of 2048", "gqmm bfloat16 fast"}, 2.7},
+                           {{"prompt of 8192", "gqmm bfloat16 fast"}, 2.1},
+                           {{"prompt of 64", "gqmm float32"}, 1.0},
+                           {{"prompt of 512", "gqmm float32"}, 1.25},
+                           {{"prompt of 2048", "gqmm float32"}, 1.3},
+                           {{"prompt of 8192", "gqmm float32"}, 1.2},
+                           {{"decode after 64", "gqmm bfloat16"}, 1.2},
+                           {{"decode after 512", "gqmm bfloat16"}, 1.5},
+                           {{"decode after 2048", "gqmm bfloat16"}, 2.3},
+                           {{"decode after 8192", "gqmm bfloat16"}, 3},
+                           {{"decode after 64", "gqmm bfloat16 fast"}, 1.2},
+                           {{"decode after 512", "gqmm bfloat16 fast"}, 1.5},
+                           {{"decode after 2048", "gqmm bfloat16 fast"}, 2.3},
+                           {{"decode after 8192", "gqmm bfloat16 fast"}, 3},
+                           {{"decode after 64", "gqmm float32"}, 1.1},
+                           {{"decode after 512", "gqmm float32"}, 1.3},
+                           {{"decode after 2048", "gqmm float32"}, 1.9},
+                           {{"decode after 8192", "gqmm float32"}, 2.2},
+                           {{"8 requests after 512", "gqmm bfloat16"}, 1.4},
+                           {{"8 requests after 512", "gqmm bfloat16 fast"}, 1.6},
+                           {{"8 requests after 512", "gqmm float32"}, 1.1}};
+
+}  // namespace
+
+std::optional<Aim> aim_of(std::int64_t layers, const std::string& case_name, const std::string& side) {
+  const Aims& aims = layers == 1 ? beside_stock : beside_llama;
+  const auto found = aims.find({case_name, side});
+  return found == aims.end() ? std::nullopt : std::optional<Aim>({found->second, layers == 1 ? Who::stock : Who::llama});
+}
+
+}  // namespace gqmm::bench

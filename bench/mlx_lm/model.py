@@ -1,0 +1,169 @@
+"""Models of mlx-lm with random weights, in the quantized form that mlx-lm gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_map
+from mlx_lm.models import gpt_oss, qwen3, qwen3_moe
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
+
+# The rope of gpt-oss, as its checkpoint has it.
+YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 4096}
+ROOT_MEAN_SQUARE_OF_FLOAT4 = 2.93  # of E2M1's 16 codes, each as frequent
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's shape. A dense model has 0 experts, and one without windows has window = 0."""
+
+    name: str
+    family: str
+    layers: int
+    hidden: int
+    experts: int
+    top: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int
+    vocabulary: int
+
+
+def _qwen3_moe(shape: Shape) -> Any:
+    return qwen3_moe.Model(
+        qwen3_moe.ModelArgs(
+            model_type=shape.family,
+            num_hidden_layers=shape.layers,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.width,  # the width of dense layers, which this model does not have
+            moe_intermediate_size=shape.width,
+            num_experts=shape.experts,
+            num_experts_per_tok=shape.top,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            vocab_size=shape.vocabulary,
+            decoder_sparse_step=1,
+            mlp_only_layers=[],
+            rms_norm_eps=1e-6,
+            rope_theta=1e6,
+            tie_word_embeddings=False,
+            max_position_embeddings=40960,
+            norm_topk_prob=True,
+        )
+    )
+
+
+def _qwen3(shape: Shape) -> Any:
+    return qwen3.Model(
+        qwen3.ModelArgs(
+            model_type=shape.family,
+            num_hidden_layers=shape.layers,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.width,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            vocab_size=shape.vocabulary,
+            rms_norm_eps=1e-6,
+            rope_theta=1e6,
+            tie_word_embeddings=False,
+            max_position_embeddings=40960,
+        )
+    )
+
+
+def _gpt_oss(shape: Shape) -> Any:
+    return gpt_oss.Model(
+        gpt_oss.ModelArgs(
+            num_hidden_layers=shape.layers,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.width,
+            num_local_experts=shape.experts,
+            num_experts_per_tok=shape.top,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            vocab_size=shape.vocabulary,
+            sliding_window=shape.window,
+            rope_scaling=YARN,
+        )
+    )
+
+
+FAMILIES: dict[str, Callable[[Shape], Any]] = {"qwen3_moe": _qwen3_moe, "qwen3": _qwen3, "gpt_oss": _gpt_oss}
+
+
+def _quantize(model: Any) -> None:
+    """Quantize as mlx-lm does it: 4 bits, the router 8; affine in groups of 64, and gpt-oss's experts mxfp4."""
+    mxfp4_experts = isinstance(model, gpt_oss.Model)
+    predicate = getattr(model, "quant_predicate", lambda *_: True)
+
+    def quantized(path: str, module: Any) -> Any:
+        if not hasattr(module, "to_quantized"):
+            return False
+        if mxfp4_experts and ".experts." in path:
+            return {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+        return predicate(path, module)
+
+    nn.quantize(model, group_size=64, bits=4, class_predicate=quantized)
+
+
+def _draw(module: Any, amplitude: float, random: np.random.Generator) -> None:
+    """Give a quantized layer random codes, and scales with which its weights have this amplitude.
+
+    A layer of random floats would take minutes to quantize, and a model of them more memory than a machine has.
+    """
+    module.weight = mx.array(random.integers(2**32, size=module.weight.shape, dtype=np.uint32))
+    if module.mode == "affine":
+        module.scales = mx.full(module.scales.shape, 2 * amplitude / (2**module.bits - 1))
+        module.biases = mx.full(module.biases.shape, -amplitude)
+    else:
+        size = amplitude / math.sqrt(3) / ROOT_MEAN_SQUARE_OF_FLOAT4
+        module.scales = mx.full(module.scales.shape, 127 + round(math.log2(size)), mx.uint8)
+
+
+class RandomModel:
+    """A model of mlx-lm. `like`: another one of the shape, whose weights it gets in its own type. Both share the codes."""
+
+    def __init__(self, shape: Shape, dtype: str, like: RandomModel | None = None) -> None:
+        self.shape, self.dtype = shape, getattr(mx, dtype)
+        self.model = FAMILIES[shape.family](shape)
+        _quantize(self.model)  # lazily: nothing computes the floats, of which only the shapes are used
+        if like is None:
+            self._draw_weights()
+        else:
+            self.model.update(like.model.parameters())
+        self.model.update(tree_map(self._cast, self.model.parameters()))
+        mx.eval(self.model.parameters())
+
+    def _draw_weights(self) -> None:
+        random = np.random.default_rng(1)
+        for _, module in self.model.named_modules():
+            if isinstance(module, nn.QuantizedEmbedding):
+                # The embeddings have the size of what attention adds. If they were smaller, the prompt, which all tokens share,
+                # would decide which experts a token gets.
+                _draw(module, math.sqrt(3), random)
+            elif isinstance(module, (nn.QuantizedLinear, QuantizedSwitchLinear)):
+                columns = module.weight.shape[-1] * 32 // module.bits
+                _draw(module, 1 / math.sqrt(columns), random)
+            else:
+                continue
+            mx.eval(module.parameters())
+
+    def _cast(self, a: mx.array) -> mx.array:
+        return a.astype(self.dtype) if mx.issubdtype(a.dtype, mx.floating) else a
+
+    @property
+    def experts(self) -> Any | None:
+        """The experts of the first layer, or None."""
+        mlp = self.model.layers[0].mlp
+        return mlp.get("switch_mlp", mlp.get("experts"))
