@@ -35,7 +35,7 @@ class AttentionPlan {
     queries_per_item_ = std::clamp<std::int64_t>(rows_per_item / problem.group(), 1, problem.queries());
     sets_of_head_ = divide_up(problem.queries(), queries_per_item_);
     for (std::int64_t b = 0; b < problem.batch; ++b) {
-      const BlockRange blocks = blocks_of(problem, b);
+      const KeyBlocks blocks = blocks_of(problem, b);
       chunks_ = std::max(chunks_, chunk_of(blocks.end - 1) - chunk_of(blocks.begin) + 1);
     }
     // The states of all chunks take memory: little for few rows.
@@ -84,7 +84,7 @@ void run_set(const AttentionCall& call, const RowSet& set) {
   const std::int64_t width = call.padded_width();
   const std::int64_t floats = RowStates::floats(rows.rows(), width);
   const RowStates chunks = RowStates::in(scratch->chunks.take<float>(floats), rows.rows());
-  const BlockRange blocks = blocks_of(call.problem, set.batch);
+  const KeyBlocks blocks = blocks_of(call.problem, set.batch);
   const std::int64_t first = chunk_of(blocks.begin);
   const std::int64_t last = chunk_of(blocks.end - 1);
   // Merging a single chunk into the state of no key gives that chunk.
@@ -118,7 +118,7 @@ class ChunkStates {
 
   void run_chunk(std::int64_t item) const {
     const RowSet set = plan_.set(item / plan_.chunks());
-    const BlockRange blocks = blocks_of(call_.problem, set.batch);
+    const KeyBlocks blocks = blocks_of(call_.problem, set.batch);
     const std::int64_t chunk = chunk_of(blocks.begin) + item % plan_.chunks();
     if (chunk > chunk_of(blocks.end - 1)) {
       return;  // this batch element has fewer chunks
@@ -132,7 +132,7 @@ class ChunkStates {
 
   void merge_set(std::int64_t i) const {
     const RowSet set = plan_.set(i);
-    const BlockRange blocks = blocks_of(call_.problem, set.batch);
+    const KeyBlocks blocks = blocks_of(call_.problem, set.batch);
     const std::int64_t chunks = chunk_of(blocks.end - 1) - chunk_of(blocks.begin) + 1;
     const ThreadCached<AttentionScratch> scratch;
     AttentionRows rows(call_, set, *scratch);

@@ -35,7 +35,7 @@ std::int64_t chunk_of(std::int64_t block) {
   return block >= 0 ? block / blocks_of_chunk : -((-block + blocks_of_chunk - 1) / blocks_of_chunk);
 }
 
-BlockRange blocks_of_chunk_in(std::int64_t chunk, const BlockRange& range) {
+KeyBlocks blocks_of_chunk_in(std::int64_t chunk, const KeyBlocks& range) {
   return {std::max(range.begin, chunk * blocks_of_chunk), std::min(range.end, (chunk + 1) * blocks_of_chunk)};
 }
 
@@ -237,7 +237,7 @@ void AttentionRows::add_block_packed(const KeyBlock& block, const KeyRange& rang
   }
 }
 
-void AttentionRows::add_blocks(const BlockRange& blocks, const RowStates& state) {
+void AttentionRows::add_blocks(const KeyBlocks& blocks, const RowStates& state) {
   for (std::int64_t b = blocks.begin; b < blocks.end; ++b) {
     const KeyBlock block = key_block_at(call_.problem, set_.batch, b);
     const KeyRange range = find_visible(block);
@@ -293,7 +293,7 @@ void AttentionRows::finish(std::int64_t row, const RowStates& state) {
 
 bool AttentionRows::sees_any(std::int64_t row) const {
   MaskBuffer buffer;
-  const BlockRange blocks = blocks_of(call_.problem, set_.batch);
+  const KeyBlocks blocks = blocks_of(call_.problem, set_.batch);
   for (std::int64_t b = blocks.begin; b < blocks.end; ++b) {
     const KeyBlock block = key_block_at(call_.problem, set_.batch, b);
     const VisibleKeys visible =
@@ -365,9 +365,9 @@ void AttentionRows::compute_carefully(std::int64_t row, float* y) {
   const RowStates total = RowStates::in(memory, 1);
   const RowStates chunk = RowStates::in(memory + floats, 1);
   begin(row, total);
-  const BlockRange blocks = blocks_of(problem, set_.batch);
+  const KeyBlocks blocks = blocks_of(problem, set_.batch);
   for (std::int64_t c = chunk_of(blocks.begin); c <= chunk_of(blocks.end - 1); ++c) {
-    const BlockRange of_chunk = blocks_of_chunk_in(c, blocks);
+    const KeyBlocks of_chunk = blocks_of_chunk_in(c, blocks);
     chunk.clear(1, width_);
     for (std::int64_t b = of_chunk.begin; b < of_chunk.end; ++b) {
       add_block_carefully(row, key_block_at(problem, set_.batch, b), equal_scores, chunk);

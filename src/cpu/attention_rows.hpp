@@ -56,7 +56,7 @@ class AttentionRows {
   [[nodiscard]] std::int64_t rows() const { return rows_; }
 
   /// Adds the blocks [blocks.begin, blocks.end) to the state, in this order.
-  void add_blocks(const BlockRange& blocks, const RowStates& state);
+  void add_blocks(const KeyBlocks& blocks, const RowStates& state);
   /// Sets the state in which a row begins: that of no key, with its sink.
   void begin(std::int64_t row, const RowStates& state) const;
   /// Merges one row's state into another.
@@ -119,6 +119,6 @@ class AttentionRows {
 
 /// The chunk that a block belongs to, and the blocks of a chunk that lie in a range.
 std::int64_t chunk_of(std::int64_t block);
-BlockRange blocks_of_chunk_in(std::int64_t chunk, const BlockRange& range);
+KeyBlocks blocks_of_chunk_in(std::int64_t chunk, const KeyBlocks& range);
 
 }  // namespace gqmm::cpu

@@ -30,7 +30,7 @@ KeyBlock key_block_at(const AttentionProblem& problem, std::int64_t batch, std::
           .end = static_cast<int>(std::min<std::int64_t>(key_block, problem.keys() - first))};
 }
 
-BlockRange blocks_of(const AttentionProblem& problem, std::int64_t batch) {
+KeyBlocks blocks_of(const AttentionProblem& problem, std::int64_t batch) {
   const std::int64_t origin = problem.origin[static_cast<std::size_t>(batch)];
   return {.begin = floor_div(-origin, key_block), .end = floor_div(problem.keys() - 1 - origin, key_block) + 1};
 }

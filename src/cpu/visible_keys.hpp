@@ -20,12 +20,12 @@ struct KeyBlock {
 KeyBlock key_block_at(const AttentionProblem& problem, std::int64_t batch, std::int64_t block);
 
 /// A range of numbers of blocks.
-struct BlockRange {
+struct KeyBlocks {
   std::int64_t begin = 0;
   std::int64_t end = 0;
 };
 /// All blocks of a batch element that have keys.
-BlockRange blocks_of(const AttentionProblem& problem, std::int64_t batch);
+KeyBlocks blocks_of(const AttentionProblem& problem, std::int64_t batch);
 
 /// Memory for the masks of one block and query.
 struct MaskBuffer {
