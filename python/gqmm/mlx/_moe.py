@@ -12,9 +12,9 @@ import mlx.core as mx
 
 from gqmm import _activations as activations
 from gqmm._shared_experts import SharedExperts
-from gqmm.mlx._activations import tuple_of
 from gqmm.mlx._imports import AfterImport
 from gqmm.mlx._load import extension
+from gqmm.mlx._model_activations import tuple_of
 from gqmm.mlx._slots import BLOCKS, Slots, block_is_running, forward_of_block
 
 if TYPE_CHECKING:

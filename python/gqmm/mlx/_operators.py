@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
-from gqmm.mlx._activations import activations_of_models
 from gqmm.mlx._attention import attention_of_models, quantized_attention_of_models
 from gqmm.mlx._einsum import einsum
 from gqmm.mlx._load import extension
+from gqmm.mlx._model_activations import activations_of_models
 from gqmm.mlx._moe import take_over
 
 if TYPE_CHECKING:
