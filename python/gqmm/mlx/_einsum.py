@@ -22,12 +22,17 @@ class _Product(NamedTuple):
     result: str
 
 
+def _are_names(term: str) -> bool:
+    """Whether the term consists of subscripts alone, each of which stands there once. A result may have none."""
+    return all(name.isascii() and name.isalpha() for name in term) and len(set(term)) == len(term)
+
+
 def _as_product(subscripts: str) -> _Product | None:
     """Return what the subscripts mean, or None if they are not those of a product of two matrices."""
     operands, arrow, result = subscripts.replace(" ", "").partition("->")
     first, comma, second = operands.partition(",")
     parts = (first, second, result)
-    if not arrow or not comma or not all(part.isascii() and part.isalpha() and len(set(part)) == len(part) for part in parts):
+    if not arrow or not comma or not all(_are_names(part) for part in parts):
         return None  # without a result, with another number of operands, with "...", or with a diagonal
     product = _Product(
         batch="".join(name for name in result if name in first and name in second),
