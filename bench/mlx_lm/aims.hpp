@@ -12,6 +12,7 @@ namespace gqmm::bench {
 struct Aim {
   double times = 0;
   Who other = Who::stock;
+  std::optional<double> of_dram = {};  ///< the fraction of DRAM's limit that is enough, if it is the lesser aim
 };
 
 /// Returns the aim of a case of a model with so many layers, for a side by its name. The aims are of single layers beside stock

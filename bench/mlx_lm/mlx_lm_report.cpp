@@ -34,7 +34,11 @@ std::string times(const json& summary) { return summary.is_null() ? "-" : fmt::f
 
 std::string aim_text(const json& shape, const json& figures, const json& side) {
   const auto aim = aim_of(shape.at("layers"), text(figures.at("name")), text(side.at("side")));
-  return aim ? fmt::format("{:g} × {}", aim->times, aim->other == Who::stock ? "MLX" : "llama.cpp") : "-";
+  if (!aim) {
+    return "-";
+  }
+  return fmt::format("{:g} × {}", aim->times, aim->other == Who::stock ? "MLX" : "llama.cpp") +
+         (aim->of_dram ? fmt::format(", or {:g} of DRAM if that is less", *aim->of_dram) : "");
 }
 
 std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share); }
@@ -58,7 +62,8 @@ tools::TextTable case_table(const json& model) {
               fmt::format("{:.3f}", median(side.at("of_arithmetic"))), fmt::format("{:.3f}", median(side.at("of_dram"))),
               text(side.at("bound_by")), fmt::format("{}", side.at("turns").get<int>()),
               fmt::format("{}", side.at("unsteady").get<int>()),
-              fmt::format("{:.0f} %", 100 * side.at("other_programs").get<double>())}) {
+              side.at("other_programs").is_null() ? "-"
+                                                  : fmt::format("{:.0f} %", 100 * side.at("other_programs").get<double>())}) {
           row.push_back(std::move(cell));
         }
       }

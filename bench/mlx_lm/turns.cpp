@@ -167,7 +167,9 @@ class ModelBenchmark {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     turn.after = rates();
     turn.seconds = answer.at("seconds");
-    turn.other_programs = answer.value("other_programs", 0.0);
+    if (answer.contains("other_programs")) {
+      turn.other_programs = answer.at("other_programs").get<double>();
+    }
     turns.push_back(turn);
   }
 
@@ -236,7 +238,7 @@ json figures_of(const ModelSide& side, const std::vector<Turn>& turns, const jso
   std::vector<double> seconds;
   std::vector<double> arithmetic;
   std::vector<double> memory;
-  double other_programs = 0;
+  std::optional<double> other_programs;
   std::size_t bound_by_memory = 0;
   for (const Turn& turn : counted) {
     const Fractions fractions = fractions_of(side, turn, work);
@@ -244,7 +246,7 @@ json figures_of(const ModelSide& side, const std::vector<Turn>& turns, const jso
     arithmetic.push_back(fractions.arithmetic);
     memory.push_back(fractions.memory);
     bound_by_memory += fractions.memory_binds ? 1 : 0;
-    other_programs = std::max(other_programs, turn.other_programs);
+    other_programs = std::max(other_programs, turn.other_programs);  // nothing is less than any number
   }
   const Summary summary = summarize(seconds);
   return {{"side", side.name()},
@@ -255,7 +257,7 @@ json figures_of(const ModelSide& side, const std::vector<Turn>& turns, const jso
           {"of_arithmetic", to_json(summarize(arithmetic))},
           {"of_dram", to_json(summarize(memory))},
           {"bound_by", 2 * bound_by_memory > counted.size() ? "DRAM" : "arithmetic"},
-          {"other_programs", other_programs}};
+          {"other_programs", other_programs ? json(*other_programs) : json()}};
 }
 
 json times_faster(const std::vector<Turn>& turns, const std::vector<Turn>& others) {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,8 +38,8 @@ struct MachineRates {
 
 /// A turn of a side, with the limits before and after it.
 struct Turn {
-  double seconds = 0;  ///< of one call
-  double other_programs = 0;
+  double seconds = 0;                    ///< of one call
+  std::optional<double> other_programs;  ///< their share of the processors' time; nothing where it is not measured
   MachineRates before;
   MachineRates after;
   int round = 0;

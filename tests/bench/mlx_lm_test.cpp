@@ -1,4 +1,5 @@
 #include "bench.hpp"
+#include "mlx_lm/aims.hpp"
 #include "mlx_lm/mlx_lm_report.hpp"
 #include "mlx_lm/turns.hpp"
 #include "report/report_parts.hpp"
@@ -87,6 +88,18 @@ TEST(MlxLmFigures, FractionsAreOfTheLimitsAroundATurn) {
   EXPECT_EQ(figures.at("of_arithmetic").at("median"), (0.9 + 0.1) / 5);
   EXPECT_EQ(figures.at("of_dram").at("median"), 1.5 / 5);
   EXPECT_EQ(figures.at("other_programs"), 0.0625);
+}
+
+TEST(MlxLmFigures, OtherProgramsAreNullWhereTheyAreNotMeasured) {
+  Turn of_llama = turn(0, 4);
+  of_llama.other_programs.reset();
+  EXPECT_TRUE(figures_of(llama, {of_llama}, work, 64).at("other_programs").is_null());
+}
+
+TEST(MlxLmFigures, AimsOfDecodingHaveALimitOfDram) {
+  EXPECT_EQ(aim_of(8, "decode after 64", "gqmm bfloat16").value().of_dram, 0.75);
+  EXPECT_EQ(aim_of(8, "prompt of 512", "gqmm bfloat16").value().of_dram, std::nullopt);
+  EXPECT_EQ(aim_of(1, "decode after 64", "gqmm bfloat16").value().of_dram, std::nullopt);
 }
 
 TEST(MlxLmFigures, SlicesDecideWhichLimitBinds) {
