@@ -18,7 +18,7 @@ from .jobs import Job, finish
 from .operations import Operations
 from .sides import Side
 
-PROFILE_SECONDS = 1.0
+PROFILE_SECONDS = 2.0  # of all calls of a side and case together, which are at least one with a profile and one without
 BORDERS = 200  # operations that compute nothing, whose time tells what a border costs
 
 
@@ -110,7 +110,8 @@ def breakdown(job: Job, side: Side) -> dict[str, Any]:
     seconds_of: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)  # by operation, of each profiled call
     with side.installed():
         job.turn()
-        while sum(in_parts) < PROFILE_SECONDS:
+        start = time.perf_counter()
+        while not in_parts or time.perf_counter() - start < PROFILE_SECONDS:
             alone.append(job.turn())
             ours_alone.append(job.ours)
             in_parts.append(profile.run(job))

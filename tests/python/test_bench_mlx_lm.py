@@ -82,16 +82,17 @@ class TestMlxLm:
             pytest.skip("mlx-lm or gqmm.mlx is not installed")
         path = tmp_path / "figures.json"
         models = ["--layers", "2", "--hidden", "256", "--width", "256", "--requests", "2", "--requests-after", "8"]
+        models += ["--dtype", "bfloat16", "--precision", "default"]
         result = self.run(*models, "--python", sys.executable, "--peers", sys.executable, "--json", str(path))
         assert (result.returncode, result.stderr) == (0, "")
-        names = ["gqmm bfloat16", "gqmm bfloat16 fast", "gqmm float32", "llama.cpp", "MLX bfloat16", "MLX float32"]
+        names = ["gqmm bfloat16", "llama.cpp", "MLX bfloat16"]
         figures = json.loads(path.read_text())["models"]
         assert [model["shape"]["name"] for model in figures] == ["qwen3-30b-a3b", "gpt-oss-20b", "qwen3-4b"]
         for model in figures:
             assert [case["name"] for case in model["cases"]] == ["prompt of 16", "decode after 16", "2 requests after 8"]
             for case in model["cases"]:
                 assert [side["side"] for side in case["sides"]] == names
-                llama = case["sides"][3]
+                llama = case["sides"][1]
                 if importlib.util.find_spec("llama_cpp") is None:
                     assert "llama-cpp-python is not installed" in llama["skipped"]
                 else:
