@@ -18,7 +18,8 @@ from .jobs import Job, finish
 from .operations import Operations
 from .sides import Side
 
-PROFILE_SECONDS = 2.0  # of all calls of a side and case together, which are at least one with a profile and one without
+PROFILE_SECONDS = 2.0  # of all calls of a side and case together
+LEAST_CALLS = 3  # with a profile, and as many without one
 BORDERS = 200  # operations that compute nothing, whose time tells what a border costs
 
 
@@ -111,7 +112,7 @@ def breakdown(job: Job, side: Side) -> dict[str, Any]:
     with side.installed():
         job.turn()
         start = time.perf_counter()
-        while not in_parts or time.perf_counter() - start < PROFILE_SECONDS:
+        while len(in_parts) < LEAST_CALLS or time.perf_counter() - start < PROFILE_SECONDS:
             alone.append(job.turn())
             ours_alone.append(job.ours)
             in_parts.append(profile.run(job))

@@ -29,7 +29,7 @@ using Numbers = std::vector<std::int64_t>;
 /// The values of the options. What is not given depends on the number of layers.
 struct Arguments {
   std::vector<std::string> models;
-  std::int64_t layers = 1;
+  std::optional<std::int64_t> layers;
   Number hidden, experts, top, width, heads, kv_heads, head_dim, vocabulary;
   std::optional<Numbers> prompts, decodes, requests;
   std::int64_t requests_after = 512;
@@ -44,7 +44,7 @@ struct Arguments {
   std::size_t pool_bytes = default_pool_bytes();
   Outputs outputs;
 
-  [[nodiscard]] bool is_whole() const { return layers > 1; }
+  [[nodiscard]] bool is_whole() const { return layers.value_or(1) > 1; }
 };
 
 /// What is measured without further options: of a layer what mlx-lm gains, beside stock MLX; of several layers what a user sees
@@ -80,7 +80,7 @@ std::vector<ModelShape> shapes_of(const Arguments& arguments, const Defaults& de
   std::vector<ModelShape> shapes;
   for (const std::string& name : given_or(arguments.models, defaults.models)) {
     ModelShape shape = model_from_name(name);
-    shape.layers = arguments.layers;
+    shape.layers = arguments.layers.value_or(shape.layers);
     shape.vocabulary = arguments.vocabulary.value_or(defaults.vocabulary);
     shape.hidden = arguments.hidden.value_or(shape.hidden);
     shape.width = arguments.width.value_or(shape.width);
@@ -178,7 +178,9 @@ void add_shape_options(CLI::App& command, Arguments& arguments) {
   command.add_option("--model", arguments.models, "models whose layers are measured: qwen3-30b-a3b, gpt-oss-20b, qwen3-4b")
       ->delimiter(',')
       ->group(shape);
-  command.add_option("--layers", arguments.layers, "layers of the model; several make other cases the default")
+  command
+      .add_option("--layers", arguments.layers,
+                  "layers of the model (1, or 2 of gpt-oss-20b); several make other cases the default")
       ->check(tools::above_zero<std::int64_t>())
       ->group(shape)
       ->capture_default_str();
@@ -226,7 +228,7 @@ void add_options(CLI::App& command, Arguments& arguments) {
   command.add_option("--tiny-turns", arguments.tiny_turns, "repetitions of tiny calls (101; of several layers 0)")
       ->check(CLI::NonNegativeNumber)
       ->group(method);
-  command.add_flag("--profile-stock", arguments.profile_stock, "where the time goes is told of stock MLX as well")->group(method);
+  command.add_flag("--profile-stock", arguments.profile_stock, "also measure where stock MLX's time goes")->group(method);
   command
       .add_option_function<std::size_t>(
           "--pool", [&arguments](std::size_t mebibytes) { arguments.pool_bytes = mebibytes << 20; },

@@ -56,12 +56,14 @@ tools::TextTable case_table(const json& model) {
         row.resize(table.header.size(), "-");
       } else {
         const Summary seconds = summary_from(side.at("seconds"));
+        const int turns = side.at("turns");
+        const int unsteady = side.at("unsteady");
+        const bool is_single = turns == 1 || turns - unsteady == 1;  // a single turn counts, which has no spread
         for (std::string cell :
-             {duration(seconds.median), spread(seconds), rate(side.at("tokens_per_second")), times(side.at("times_stock")),
-              times(side.at("times_llama")), aim_text(model.at("shape"), figures, side),
+             {duration(seconds.median), is_single ? "-" : spread(seconds), rate(side.at("tokens_per_second")),
+              times(side.at("times_stock")), times(side.at("times_llama")), aim_text(model.at("shape"), figures, side),
               fmt::format("{:.3f}", median(side.at("of_arithmetic"))), fmt::format("{:.3f}", median(side.at("of_dram"))),
-              text(side.at("bound_by")), fmt::format("{}", side.at("turns").get<int>()),
-              fmt::format("{}", side.at("unsteady").get<int>()),
+              text(side.at("bound_by")), fmt::format("{}", turns), fmt::format("{}", unsteady),
               side.at("other_programs").is_null() ? "-"
                                                   : fmt::format("{:.0f} %", 100 * side.at("other_programs").get<double>())}) {
           row.push_back(std::move(cell));
@@ -103,7 +105,11 @@ tools::TextTable operation_table(const json& model) {
       }
     }
     add("others, each below 0.5 %", fmt::format("{:g}", rest_calls), rest_ours, rest_left);
-    add("Python, graphs and waiting", "-", 0, std::max(0.0, left_share(breakdown) * alone - left));
+    // Operations may have taken longer in their own pass than in the call. Then this part is unknown.
+    const double rest = left_share(breakdown) * alone - left;
+    if (rest > 0) {
+      add("Python, graphs and waiting", "-", 0, rest);
+    }
     add("all that is left to MLX and Python", "-", 0, left_share(breakdown) * alone);
   }
   return table;
@@ -151,7 +157,7 @@ std::string limits_line(const MlxLmReport& report) {
 const char* const operation_note =
     "Operations are measured in a pass of their own, in which MLX finishes each one before the next begins; what such a border "
     "costs is taken off. Shares are of a call that is left alone. What is left to MLX and Python is that call's time without the "
-    "time in gqmm's functions.";
+    "time in gqmm's functions. Where operations alone take longer than the whole call, only their ratios count";
 
 std::vector<std::string> notes(const json& model) {
   std::vector<std::string> lines;
@@ -162,8 +168,8 @@ std::vector<std::string> notes(const json& model) {
   for (const json& breakdown : model.at("breakdowns")) {
     const json& counts = breakdown.at("counts");
     lines.push_back(fmt::format(
-        "{}, {}: a call takes {}, of which {} are left to MLX and Python; {} calls of functions were gqmm's, "
-        "{} were left to MLX",
+        "{}, {}: a call takes {}, of which {} are left to MLX and Python; while this was measured, {} calls of functions were "
+        "gqmm's, and {} were left to MLX",
         text(breakdown.at("case")), text(breakdown.at("side")), duration(median(breakdown.at("alone"))),
         percent(left_share(breakdown)), counts.at("ours").get<std::int64_t>(), counts.at("stock").get<std::int64_t>()));
   }

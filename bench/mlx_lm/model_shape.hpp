@@ -27,7 +27,8 @@ struct ModelShape {
   bool operator==(const ModelShape&) const = default;
 };
 
-/// The models whose layers are measured: Qwen3-30B-A3B, gpt-oss-20b and Qwen3-4B. They have one layer and a vocabulary of 256.
+/// The models whose layers are measured: Qwen3-30B-A3B, gpt-oss-20b and Qwen3-4B. They have as few layers as the model
+/// can have (two with windows, else one) and a vocabulary of 256.
 std::span<const ModelShape> known_models();
 /// Returns the known model of this name. Throws std::invalid_argument for another name.
 ModelShape model_from_name(std::string_view name);

@@ -75,6 +75,7 @@ std::vector<ModelSide> model_sides(const std::vector<std::string>& dtypes, const
 SideProcesses::SideProcesses(const std::string& python, const std::string& peers, int threads)
     : mlx_(python, "through_mlx_lm", mlx_lm_modules), threads_(threads) {
   versions_ = mlx_.ask({{"installed", true}}, context).at("versions");
+  llama_skipped_ = "no interpreter of peers; name one with --peers";
   if (!peers.empty()) {
     llama_ = std::make_unique<PythonProcess>(peers, "peers", peers_modules);
   }
@@ -82,27 +83,41 @@ SideProcesses::SideProcesses(const std::string& python, const std::string& peers
 
 json SideProcesses::set_up(const ModelShape& shape, const std::vector<std::string>& dtypes) {
   mlx_.ask({{"model", to_json(shape)}, {"dtypes", dtypes}}, context);
-  if (!llama_) {
-    return {{skipped, "no interpreter of peers"}};
+  if (llama_) {
+    llama_skipped_.clear();  // the model before may have been one that llama.cpp does not load
   }
-  json answer = llama_->answer({{"model", {{"shape", to_json(shape)}, {"threads", threads_}}}});
-  llama_skipped_ = answer.value("error", "");
-  return llama_skipped_.empty() ? answer : json{{skipped, llama_skipped_}};
+  return ask_llama({{"model", {{"shape", to_json(shape)}, {"threads", threads_}}}});
 }
 
-json SideProcesses::set_up(const ModelCase& settings) {
+json SideProcesses::ask_llama(const json& request) {
+  if (!llama_skipped_.empty()) {
+    return {{skipped, llama_skipped_}};
+  }
+  json answer;
+  try {
+    answer = llama_->answer(request);
+  } catch (const std::runtime_error&) {
+    answer = {{"error", "its process ended without an answer; it may have had too little memory"}};
+    llama_.reset();
+  }
+  if (answer.contains("error")) {
+    llama_skipped_ = answer.at("error").get<std::string>();
+    return {{skipped, llama_skipped_}};
+  }
+  return answer;
+}
+
+json SideProcesses::set_up(const ModelCase& settings, bool with_llama) {
   const json request = {{"job", settings.job}, {"tokens", settings.tokens}, {"requests", settings.requests}};
-  if (llama_ && llama_skipped_.empty()) {
-    llama_->ask({{"model_case", request}}, context);
+  if (with_llama) {
+    ask_llama({{"model_case", request}});  // a turn says why it is skipped
   }
   return mlx_.ask({{"case", request}}, context).at("work");
 }
 
 json SideProcesses::turn(const ModelSide& side, double limit) {
-  if (side.who != Who::llama) {
-    return mlx_.ask({{"run", side.to_json()}, {"limit", limit}}, context);
-  }
-  return llama_skipped_.empty() ? llama_->ask({{"model_run", true}}, context) : json{{skipped, llama_skipped_}};
+  return side.who == Who::llama ? ask_llama({{"model_run", true}})
+                                : mlx_.ask({{"run", side.to_json()}, {"limit", limit}}, context);
 }
 
 json SideProcesses::about(const std::string& what, const ModelSide& side, json request) {

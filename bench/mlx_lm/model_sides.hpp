@@ -31,7 +31,7 @@ struct ModelSide {
   std::string precision = "default";
   bool pack = false;
 
-  /// The program's name in reports: "gqmm bfloat16", "gqmm fast", "MLX bfloat16", "llama.cpp q4_K".
+  /// The program's name in reports: "gqmm bfloat16", "gqmm bfloat16 fast", "MLX bfloat16", "llama.cpp".
   [[nodiscard]] std::string name() const;
   /// The side as the package bench/mlx_lm takes it.
   [[nodiscard]] nlohmann::ordered_json to_json() const;
@@ -54,14 +54,17 @@ class SideProcesses {
   [[nodiscard]] const nlohmann::ordered_json& versions() const { return versions_; }
   /// Makes the model in both processes. Returns what llama.cpp's process says: its version and formats, or why it is "skipped".
   nlohmann::ordered_json set_up(const ModelShape& shape, const std::vector<std::string>& dtypes);
-  /// Sets up a case. Returns the work of a call, for each type.
-  nlohmann::ordered_json set_up(const ModelCase& settings);
+  /// Sets up a case, in llama.cpp's process only if it shall run there. Returns the work of a call, for each type.
+  nlohmann::ordered_json set_up(const ModelCase& settings, bool with_llama);
   /// Measures a turn. Returns {"seconds", "other_programs"}, or why it is "skipped".
   nlohmann::ordered_json turn(const ModelSide& side, double limit);
   /// Sends a request about a side to the package bench/mlx_lm. Returns the answer's member of the same name.
   nlohmann::ordered_json about(const std::string& what, const ModelSide& side, nlohmann::ordered_json request = {});
 
  private:
+  /// Returns the answer of llama.cpp's process, or why llama.cpp is "skipped" for the rest of the model.
+  nlohmann::ordered_json ask_llama(const nlohmann::ordered_json& request);
+
   PythonProcess mlx_;
   std::unique_ptr<PythonProcess> llama_;
   std::string llama_skipped_;  // why there is no figure of llama.cpp

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -83,6 +84,7 @@ class ModelBenchmark {
 
   json measure(const ModelShape& shape) {
     show(0, shape, "making weights");
+    skipped_.clear();
     json figures = {{"shape", to_json(shape)}};
     figures["llama.cpp"] = processes_.set_up(shape, plan_.dtypes);
     figures["cases"] = json::array();
@@ -99,7 +101,7 @@ class ModelBenchmark {
     }
     figures["breakdowns"] = json::array();
     for (const ModelCase& settings : plan_.broken_down) {
-      processes_.set_up(settings);
+      processes_.set_up(settings, false);
       add_breakdowns(settings, figures);
     }
     return figures;
@@ -108,7 +110,8 @@ class ModelBenchmark {
   void add_breakdowns(const ModelCase& settings, json& figures) {
     bool has_routing = false;
     for (const ModelSide& side : plan_.sides) {
-      if (side.who == Who::gqmm || (side.who == Who::stock && plan_.break_down_stock)) {
+      const bool wanted = side.who == Who::gqmm || (side.who == Who::stock && plan_.break_down_stock);
+      if (wanted && !skipped_.contains({settings.name(), side.name()})) {
         json breakdown = {{"case", settings.name()}, {"side", side.name()}};
         breakdown.update(processes_.about("breakdown", side));
         for (const char* samples : {"alone", "ours_alone"}) {
@@ -124,7 +127,7 @@ class ModelBenchmark {
 
   json measure(const ModelShape& shape, const ModelCase& settings, double step) {
     show(step, shape, settings.name());
-    const json work = processes_.set_up(settings);
+    const json work = processes_.set_up(settings, true);
     std::map<std::string, std::vector<Turn>> turns;
     std::map<std::string, std::string> skipped;
     double stock_seconds = 0;
@@ -142,6 +145,9 @@ class ModelBenchmark {
           stock_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         }
       }
+    }
+    for (const auto& [side, why] : skipped) {
+      skipped_.insert({settings.name(), side});
     }
     json figures = {
         {"job", settings.job}, {"tokens", settings.tokens}, {"requests", settings.requests}, {"name", settings.name()}};
@@ -180,10 +186,16 @@ class ModelBenchmark {
       return {{"side", side.name()}, {"skipped", skipped.at(side.name())}};
     }
     const std::vector<Turn>& own = turns.at(side.name());
-    json figures = figures_of(side, own, work.at(dtype_of_work(side)), settings.tokens_of_call());
+    const json& work_of_side = work.at(dtype_of_work(side));
+    json figures = figures_of(side, own, work_of_side, settings.tokens_of_call());
     const auto compared = [&](const ModelSide& other) {
       const auto found = turns.find(other.name());
-      return found == turns.end() ? json() : times_faster(own, found->second);
+      if (found == turns.end()) {
+        return json();
+      }
+      const json steady = times_faster(counted_turns(side, own, work_of_side),
+                                       counted_turns(other, found->second, work.at(dtype_of_work(other))));
+      return steady.is_null() ? times_faster(own, found->second) : steady;
     };
     figures["times_llama"] = compared({Who::llama, "", "default", false});
     figures["times_stock"] = compared({Who::stock, side.dtype, "default", false});
@@ -220,32 +232,38 @@ class ModelBenchmark {
   SideProcesses processes_;
   Probes probes_;
   std::size_t model_ = 0;
+  std::set<std::pair<std::string, std::string>> skipped_;  // cases of the model, and sides that were not measured in them
 };
 
 }  // namespace
 
-json figures_of(const ModelSide& side, const std::vector<Turn>& turns, const json& work, double tokens) {
+std::vector<Turn> counted_turns(const ModelSide& side, const std::vector<Turn>& turns, const json& work) {
   std::vector<Turn> counted;
   for (const Turn& turn : turns) {
     if (steady(turn, fractions_of(side, turn, work).memory_binds)) {
       counted.push_back(turn);
     }
   }
-  const std::size_t unsteady = turns.size() - counted.size();
-  if (counted.empty()) {
-    counted = turns;
-  }
+  return counted.empty() ? turns : counted;
+}
+
+json figures_of(const ModelSide& side, const std::vector<Turn>& turns, const json& work, double tokens) {
+  const std::vector<Turn> counted = counted_turns(side, turns, work);
   std::vector<double> seconds;
   std::vector<double> arithmetic;
   std::vector<double> memory;
-  std::optional<double> other_programs;
   std::size_t bound_by_memory = 0;
+  std::size_t unsteady = 0;
   for (const Turn& turn : counted) {
     const Fractions fractions = fractions_of(side, turn, work);
     seconds.push_back(turn.seconds);
     arithmetic.push_back(fractions.arithmetic);
     memory.push_back(fractions.memory);
     bound_by_memory += fractions.memory_binds ? 1 : 0;
+  }
+  std::optional<double> other_programs;
+  for (const Turn& turn : turns) {
+    unsteady += steady(turn, fractions_of(side, turn, work).memory_binds) ? 0 : 1;
     other_programs = std::max(other_programs, turn.other_programs);  // nothing is less than any number
   }
   const Summary summary = summarize(seconds);

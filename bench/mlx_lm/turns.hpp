@@ -45,9 +45,11 @@ struct Turn {
   int round = 0;
 };
 
-/// Returns the figures of a side's turns, with summaries: seconds, tokens per second, the fractions of the limits, and which
-/// limit binds. A turn is unsteady if the limit that binds differs by more than a tenth before and after it. Unsteady turns count
-/// only if there are no others.
+/// Returns the turns that count. A turn is unsteady if the limit that binds differs by more than a tenth before and after it.
+/// Unsteady turns count only if there are no others.
+std::vector<Turn> counted_turns(const ModelSide& side, const std::vector<Turn>& turns, const nlohmann::ordered_json& work);
+/// Returns the figures of a side's turns, with summaries of those that count: seconds, tokens per second, the fractions of the
+/// limits, and which limit binds.
 nlohmann::ordered_json figures_of(const ModelSide& side, const std::vector<Turn>& turns, const nlohmann::ordered_json& work,
                                   double tokens);
 /// Returns the median of the other side's seconds divided by this side's, over the rounds in which both had a turn; null without

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
+
+from .ggml import Ggml
 
 ALIGNMENT = 32
 
@@ -19,18 +21,26 @@ class Tensor:
     name: str
     kind: str
     shape: tuple[int, ...]
+    size: float = 0.0
+    """The standard deviation of random elements."""
     value: float | None = None
-    """What all elements of a float32 tensor are. None stands for random ones."""
+    """The value of all elements of a float32 tensor. With None they are random."""
 
 
 class RandomBlocks:
-    """Blocks of ggml's formats: random codes with scales of one size, so that weights are neither subnormal nor infinite.
+    """Blocks of ggml's formats: random codes, with scales that give the weights about the size of their tensor.
 
-    Weights have a standard deviation of about 0.05. Speed does not depend on it.
+    Weights have the sizes of bench/mlx_lm/model.py. They decide how different the experts are that tokens choose, and so how many
+    experts a prompt reads.
     """
 
-    # ggml_type, weights and bytes of a block
-    KINDS: ClassVar = {"float32": (0, 1, 4), "q4_0": (2, 32, 18), "q4_K": (12, 256, 144), "mxfp4": (39, 32, 17)}
+    # the number of the type, and weights and bytes of a block
+    KINDS: ClassVar = {
+        "float32": (0, 1, 4),
+        "q4_0": (Ggml.TYPES["q4_0"], 32, 18),
+        "q4_K": (Ggml.TYPES["q4_K"], 256, 144),
+        "mxfp4": (Ggml.TYPES["mxfp4"], 32, 17),
+    }
     AT_ONCE = 1 << 16
 
     def __init__(self, seed: int) -> None:
@@ -51,14 +61,14 @@ class RandomBlocks:
         if tensor.kind == "float32":
             if tensor.value is not None:
                 return np.full(count, tensor.value, np.float32)
-            return self.random.standard_normal(count, dtype=np.float32) * np.float32(0.05)
+            return self.random.standard_normal(count, dtype=np.float32) * np.float32(tensor.size)
         blocks = self.random.integers(256, size=(count, self.KINDS[tensor.kind][2]), dtype=np.uint8)
         if tensor.kind == "mxfp4":
-            blocks[:, 0] = 121  # 2^-6; the codes' root mean square is 2.93
+            blocks[:, 0] = 127 + round(math.log2(tensor.size / 2.93))  # the codes' root mean square is 2.93
         elif tensor.kind == "q4_0":
-            blocks[:, :2] = np.array([0.011], np.float16).view(np.uint8)
+            blocks[:, :2] = np.array([0.22 * tensor.size], np.float16).view(np.uint8)
         else:  # q4_K: d · scale · code - dmin · minimum, with scales and minima from 0 to 63
-            blocks[:, :4] = np.array([2e-4, 15e-4], np.float16).view(np.uint8)
+            blocks[:, :4] = np.array([0.004 * tensor.size, 0.03 * tensor.size], np.float16).view(np.uint8)
         return blocks
 
 
@@ -76,7 +86,7 @@ def _setting(name: str, value: Any) -> bytes:
     return _text(name) + struct.pack("<If", 6, value)
 
 
-def write_gguf(path: Path, settings: dict[str, Any], tensors: list[Tensor]) -> None:
+def write_gguf(file: BinaryIO, settings: dict[str, Any], tensors: list[Tensor]) -> None:
     blocks, offset, infos = RandomBlocks(1), 0, b""
     for tensor in tensors:
         shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
@@ -84,8 +94,8 @@ def write_gguf(path: Path, settings: dict[str, Any], tensors: list[Tensor]) -> N
         offset += -(-blocks.bytes_of(tensor) // ALIGNMENT) * ALIGNMENT
     header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(settings))
     header += b"".join(_setting(name, value) for name, value in settings.items()) + infos
-    with path.open("wb") as file:
-        file.write(header.ljust(-(-len(header) // ALIGNMENT) * ALIGNMENT, b"\0"))
-        for tensor in tensors:
-            blocks.write(file, tensor)
-            file.write(bytes(-file.tell() % ALIGNMENT))
+    file.write(header.ljust(-(-len(header) // ALIGNMENT) * ALIGNMENT, b"\0"))
+    for tensor in tensors:
+        blocks.write(file, tensor)
+        file.write(bytes(-file.tell() % ALIGNMENT))
+    file.flush()

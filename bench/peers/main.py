@@ -46,6 +46,7 @@ def main() -> None:
             elif "model" in request:
                 if model is not None:
                     model.close()  # gives back its memory before the next model needs it
+                    model = None  # the next one may fail
                 model = set_up_model(request["model"])
                 answer = {"version": model.version, "formats": model.formats}
             elif "model_case" in request:

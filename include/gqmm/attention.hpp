@@ -69,9 +69,9 @@ struct GQMM_API QuantizedAttentionOptions {
 /// strides. Blocks of 128 keys are dequantized when they are needed; no copy of all keys is made.
 ///
 /// Result: (B, Hq, T, Dv) of the type to which q, scales and biases promote. A key is float32 scale · code + bias, where the
-/// product and the sum are rounded. So the result has the bits that scaled_dot_product_attention gives in float32 for q and for
-/// what dequantize returns of scales and biases in float32, rounded to its type. Masks, queries that see no key, and what the
-/// bits of a row do not depend on are as there.
+/// product and the sum are rounded. The result has the bits of this computation: convert scales and biases to float32,
+/// dequantize, call scaled_dot_product_attention, and round to the result's type. Masks and queries that see no key are as there.
+/// The bits of a row are independent of the same things.
 ///
 /// Throws std::invalid_argument before anything is written. The message names the operation, the values and a remedy.
 GQMM_API array quantized_scaled_dot_product_attention(const array& q, const QuantizedWeights& q_keys,

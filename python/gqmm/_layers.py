@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from gqmm import _gqmm
@@ -75,7 +76,7 @@ def quantized_scaled_dot_product_attention(
 
     Keys and values are dequantized in blocks of 128, in float32: scale · code + bias, where the product and the sum are rounded.
     So the result has the bits of scaled_dot_product_attention in float32 over what dequantize() returns of scales and biases in
-    float32, rounded to its type. What the bits of a row do not depend on is as there.
+    float32, rounded to its type. The bits of a row are independent of the same things.
 
     Args:
         q: float16, bfloat16 or float32, shape (B, Hq, T, D), of any strides.
@@ -189,7 +190,7 @@ def softmax(
         TypeError: an argument is of a wrong kind.
         ValueError: an axis is no dimension of x or given twice, or out cannot take the result. Nothing has been written then.
     """
-    axes = (axis,) if isinstance(axis, int) else None if axis is None else tuple(axis)
+    axes = None if axis is None else tuple(axis) if isinstance(axis, Iterable) else (axis,)
     return _gqmm.softmax(x, axes, out, stream)
 
 

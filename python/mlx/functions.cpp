@@ -77,6 +77,11 @@ mx::array product_of_vectors_or_matrices(const mx::array& a, const mx::array& b,
   return y;
 }
 
+/// Whether gqmm has a dense product of these operands. Sums of nothing are left to MLX.
+bool serves_product(const mx::array& a, const mx::array& b) {
+  return is_compute_type(a) && is_compute_type(b) && a.ndim() != 0 && b.ndim() != 0 && a.shape(-1) != 0;
+}
+
 }  // namespace
 
 FunctionCounts& counts() {
@@ -102,7 +107,7 @@ mx::array gather_mm(const mx::array& a, const mx::array& b, const std::optional<
 
 mx::array matmul(const mx::array& a, const mx::array& b, mx::StreamOrDevice stream_or_device) {
   const mx::Stream stream = mx::to_stream(stream_or_device);
-  if (!is_on_cpu(stream) || !is_compute_type(a) || !is_compute_type(b) || a.ndim() == 0 || b.ndim() == 0) {
+  if (!is_on_cpu(stream) || !serves_product(a, b)) {
     ++counts().matmul.stock;
     return mx::matmul(a, b, stream);
   }
@@ -113,7 +118,7 @@ mx::array matmul(const mx::array& a, const mx::array& b, mx::StreamOrDevice stre
 mx::array addmm(const mx::array& c, const mx::array& a, const mx::array& b, float alpha, float beta,
                 mx::StreamOrDevice stream_or_device) {
   const mx::Stream stream = mx::to_stream(stream_or_device);
-  if (!is_on_cpu(stream) || !is_compute_type(a) || !is_compute_type(b) || !is_compute_type(c) || a.ndim() == 0 || b.ndim() == 0) {
+  if (!is_on_cpu(stream) || !serves_product(a, b) || !is_compute_type(c)) {
     ++counts().matmul.stock;
     return mx::addmm(c, a, b, alpha, beta, stream);
   }

@@ -14,6 +14,7 @@
 #include <mlx/ops.h>
 #include <mlx/primitives.h>
 
+#include <cmath>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -226,7 +227,8 @@ bool serves(const mx::array& x, const RopeArguments& a, mx::Stream stream) {
 
 mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, float eps, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
-  if (!is_on_cpu(s) || !is_compute_type(x) || x.ndim() == 0 || !(eps >= 0) || (weight && !is_compute_type(*weight))) {
+  if (!is_on_cpu(s) || !is_compute_type(x) || x.ndim() == 0 || !(eps >= 0) || !std::isfinite(eps) ||
+      (weight && !is_compute_type(*weight))) {
     ++counts().rms_norm.stock;
     return mx::fast::rms_norm(x, weight, eps, s);
   }
@@ -243,7 +245,10 @@ mx::array layer_norm(const mx::array& x, const std::optional<mx::array>& weight,
                      mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
   const auto fits = [](const std::optional<mx::array>& a) { return !a || is_compute_type(*a); };
-  if (!is_on_cpu(s) || !is_compute_type(x) || x.ndim() == 0 || !(eps >= 0) || !fits(weight) || !fits(bias)) {
+  // Without a weight, the type of MLX's result is that of x, whatever the bias has.
+  const bool has_mlxs_type = weight || !bias || mx::promote_types(x.dtype(), bias->dtype()) == x.dtype();
+  const bool has_eps = eps >= 0 && std::isfinite(eps);
+  if (!is_on_cpu(s) || !is_compute_type(x) || x.ndim() == 0 || !has_eps || !fits(weight) || !fits(bias) || !has_mlxs_type) {
     ++counts().layer_norm.stock;
     return mx::fast::layer_norm(x, weight, bias, eps, s);
   }

@@ -20,8 +20,8 @@ namespace {
 
 using Arrays = std::vector<mx::array>;
 
-/// What the inputs of the primitive are: q, the three arrays of the keys, those of the values, then those of these that there
-/// are.
+/// The inputs of the primitive are q, three arrays of the keys, and three of the values. The mask and the origin follow if they
+/// are given.
 struct Settings {
   float scale = 1;
   bool causal = false;
@@ -70,6 +70,14 @@ QuantizedAttentionOptions options_of(const QuantizedAttentionArguments& argument
   return options;
 }
 
+mx::Dtype type_of_result(const mx::array& q, const QuantizedHeads& q_keys, const QuantizedHeads& q_values) {
+  mx::Dtype type = q.dtype();
+  for (const QuantizedHeads* const heads : {&q_keys, &q_values}) {
+    type = mx::promote_types(type, mx::promote_types(std::get<1>(*heads).dtype(), std::get<2>(*heads).dtype()));
+  }
+  return type;
+}
+
 /// The scores as the mask leaves them, (B, Hq, T, L).
 mx::array masked(const mx::array& scores, const QuantizedAttentionArguments& arguments, mx::Stream s) {
   std::optional<mx::array> mask = arguments.mask;
@@ -96,6 +104,10 @@ mx::array composed_attention(const mx::array& q, const QuantizedHeads& q_keys, c
   const int kv_heads = std::get<0>(q_keys).shape(1);
   const int L = std::get<0>(q_keys).shape(2);
   const mx::Shape grouped = {B, kv_heads, kv_heads == 0 ? 0 : q_heads / kv_heads, T};
+  if (q.size() == 0 || L == 0) {  // MLX's product of quantized matrices divides by these extents
+    return mx::zeros({B, q_heads, T, std::get<0>(q_values).shape(-1) * 32 / arguments.bits}, type_of_result(q, q_keys, q_values),
+                     s);
+  }
   const auto with = [](mx::Shape shape, int last) {
     shape.push_back(last);
     return shape;
@@ -164,7 +176,12 @@ bool serves(const Arrays& operands, const QuantizedAttentionArguments& a, mx::St
       return false;
     }
   }
-  return stream.device == mx::Device::cpu && (!a.mask || a.mask->dtype() == mx::bool_ || is_compute_type(*a.mask));
+  // In MLX's functions, a mask of a wider type would give the result that type.
+  const auto fits = [&](const mx::array& mask) {
+    const mx::Dtype type = type_of_result(operands[0], keys_of(operands), values_of(operands));
+    return mask.dtype() == mx::bool_ || (is_compute_type(mask) && mx::promote_types(mask.dtype(), type) == type);
+  };
+  return stream.device == mx::Device::cpu && (!a.mask || fits(*a.mask));
 }
 
 }  // namespace

@@ -83,8 +83,19 @@ WeightOperands import_heads(ArgumentName name, nb::handle heads, nb::handle grou
   const nb::object w = heads[0];
   const nb::object scales = heads[1];
   const nb::object biases = heads[2];
-  return import_quantized_weights(
-      name.op, {.w = w, .scales = scales, .biases = biases, .group_size = group_size, .bits = bits, .mode = Py_None});
+  // Errors call the arrays w, scales and biases. The argument's name before that tells keys from values.
+  const auto named = [&](const std::string& text) {
+    const std::string prefix = fmt::format("[{}] ", name.op);
+    return fmt::format("{}{}: {}", prefix, name.name, text.starts_with(prefix) ? text.substr(prefix.size()) : text);
+  };
+  try {
+    return import_quantized_weights(
+        name.op, {.w = w, .scales = scales, .biases = biases, .group_size = group_size, .bits = bits, .mode = Py_None});
+  } catch (const nb::builtin_exception& error) {
+    throw nb::builtin_exception(error.type(), named(error.what()).c_str());
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(named(error.what()));
+  }
 }
 
 nb::object call_quantized_attention(nb::handle q, nb::handle q_keys, nb::handle q_values, nb::handle scale, nb::handle mask,

@@ -16,7 +16,8 @@ RowRange rows_of(const KeyMatrices& matrices, std::int64_t matrix) {
           .rows = rows.rows()};
 }
 
-/// Bytes of a key as kernels read it: whole pieces of 16.
+/// Bytes that a copied key takes. A dense key has whole pieces of 16. Codes of 4 or 8 bits have the row alone. Other codes have
+/// 16 bytes more, because the kernel reads up to 12 bytes behind the row.
 std::int64_t padded_bytes(const AttentionCall& call, const RowRange& keys) {
   const KeyMatrices& k = call.problem.k;
   if (!k.is_quantized()) {

@@ -11,7 +11,8 @@
 
 namespace gqmm::cpu {
 
-/// A strip of 16 keys: in place, or a copy where the strip, or the last 16 bytes of its keys, do not exist whole.
+/// A strip of 16 keys: in place, or a copy. It is a copy if some of its keys do not exist, if a kernel would read behind a key,
+/// or if the stride is a multiple of 4096.
 struct KeyStrip {
   const std::byte* keys = nullptr;
   std::int64_t stride = 0;

@@ -188,3 +188,12 @@ def test_errors_of_quantized_attention(rng):
         call.keys = wrong
         with pytest.raises(TypeError, match=rf"q_keys: expected \(w, scales, biases\), got {got}"):
             call()
+
+
+@pytest.mark.parametrize("name", ["q_keys", "q_values"])
+def test_errors_name_the_keys_or_the_values(rng, name):
+    call = QuantizedCall(rng)
+    heads = {"q_keys": call.keys, "q_values": call.values}
+    for wrong, error in [((1, 2, 3), TypeError), (tuple(a[..., :1] for a in call.keys), ValueError)]:
+        with pytest.raises(error, match=rf"^\[quantized_scaled_dot_product_attention\] {name}"):
+            gqmm.quantized_scaled_dot_product_attention(call.q, **(heads | {name: wrong}), scale=1.0)

@@ -105,6 +105,9 @@ def test_errors():
         gqmm.layer_norm(x, None, np.zeros(7, np.float32), 1e-6)
     with pytest.raises(ValueError, match=r"\[layer_norm\] eps = inf is negative or not finite"):
         gqmm.layer_norm(x, None, None, np.inf)
+    np.testing.assert_array_equal(gqmm.softmax(x, np.int64(1)), gqmm.softmax(x, 1))
+    with pytest.raises(TypeError, match=r"\[softmax\] "):
+        gqmm.softmax(x, 1.5)
     with pytest.raises(ValueError, match=r"\[softmax\] axis 3 is no dimension of x, which has shape .*; pass one of -3 … 2"):
         gqmm.softmax(x, 3)
     with pytest.raises(ValueError, match=r"axes = \(1, -2\) name a dimension of x, which has shape \(2, 3, 8\), twice"):

@@ -43,7 +43,7 @@ def _as_product(subscripts: str) -> _Product | None:
         second=second,
         result=result,
     )
-    # A name that only one of the three has is a sum over one operand, or an error that MLX reports.
+    # MLX computes the rest: a subscript in one operand alone is a sum over it, and one in the result alone is an error.
     named = product.batch + product.summed
     complete = (
         set(first) == set(named + product.rows)

@@ -93,7 +93,7 @@ class ActivationsOfModels:
     """Replaces the activations of MLX and mlx-lm by gqmm's, whether they are imported already or will be."""
 
     def __init__(self) -> None:
-        self._replaced: dict[tuple[str, str], tuple[Any, Any]] = {}  # the stock function and gqmm's, by module and name
+        self._replaced: list[tuple[Any, Any]] = []  # stock functions and gqmm's
         self._calls: dict[Any, Any] = {}  # the methods of classes
         self._imports = AfterImport(tuple(_FUNCTIONS), self._replace)
 
@@ -111,7 +111,7 @@ class ActivationsOfModels:
         if not self.installed:
             return
         self._imports.stop()
-        for stock, ours in self._replaced.values():
+        for stock, ours in self._replaced:
             rebind(ours, stock)
         for layer_class, call in self._calls.items():
             layer_class.__call__ = call
@@ -120,15 +120,19 @@ class ActivationsOfModels:
     def _replace(self, module: ModuleType) -> None:
         for name, ours in _FUNCTIONS[module.__name__].items():
             found = getattr(module, name, None)
-            if found is None:  # another version of mlx-lm
+            # Another version of mlx-lm may lack it, and a module that runs twice may have gqmm's already.
+            if found is None or any(found is function for _, function in self._replaced):
                 continue
-            key = (module.__name__, name)
-            if key not in self._replaced or self._replaced[key][0] is not found:
-                self._replaced[key] = (found, self._function(found, ours))
-            rebind(found, self._replaced[key][1])
+            pair = next((pair for pair in self._replaced if pair[0] is found), None)
+            if pair is None:
+                pair = (found, self._function(found, ours))
+                self._replaced.append(pair)
+            rebind(*pair)
         for class_name, name in _CLASSES.get(module.__name__, {}).items():
             layer_class = getattr(module, class_name)
-            function = self._replaced[module.__name__, name][1]
+            if layer_class in self._calls:
+                continue
+            function = getattr(module, name)
             self._calls[layer_class] = layer_class.__call__
             layer_class.__call__ = lambda _, x, function=function: function(x)
 

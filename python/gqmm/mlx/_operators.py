@@ -93,11 +93,17 @@ class _Together:
             part.uninstall()
 
 
+_einsum: Any = extension.__dict__.setdefault("einsum", einsum)  # this module may be imported again
 _OPERATORS: dict[str, Operator] = {
     "gather_qmm": _Function(mx, "gather_qmm"),
     "quantized_matmul": _Function(mx, "quantized_matmul"),
     "gather_mm": _Function(mx, "gather_mm"),
-    "matmul": _Together(_Function(mx, "matmul"), _Function(mx, "addmm"), _Function(mx, "einsum", einsum), _MatmulOfArrays()),
+    "matmul": _Together(
+        _Function(mx, "matmul"),
+        _Function(mx, "addmm"),
+        _Function(mx, "einsum", _einsum),
+        _MatmulOfArrays(),
+    ),
     "moe": take_over,
     "rms_norm": _Function(mx.fast, "rms_norm"),
     "layer_norm": _Function(mx.fast, "layer_norm"),

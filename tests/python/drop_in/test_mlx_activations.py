@@ -185,3 +185,23 @@ def test_transforms(activation):
         one = mx.vmap(ours, in_axes=(0, None))(arrays[0], arrays[1][1])
         assert mx.array_equal(one[2], ours(arrays[0][2], arrays[1][1]))
     assert mx.vmap(ours)(*(a[:0] for a in arrays)).shape == (0, 16)
+
+
+def test_modules_that_run_twice_are_restored():
+    program = """
+import importlib
+import mlx.nn as nn, mlx.nn.layers.activations as of_mlx
+import gqmm.mlx
+own, call = nn.silu, nn.SiLU.__call__
+with gqmm.mlx.install(only=["activations"]):
+    ours = nn.silu
+    assert ours is not own
+    importlib.reload(of_mlx)
+assert not hasattr(nn.silu, "__wrapped__") and not hasattr(of_mlx.silu, "__wrapped__")
+with gqmm.mlx.install(only=["activations"]):
+    assert of_mlx.silu.__wrapped__ is not None
+    assert not hasattr(of_mlx.silu.__wrapped__, "__wrapped__"), "gqmm's function around gqmm's function"
+assert not hasattr(nn.silu, "__wrapped__") and not hasattr(of_mlx.silu, "__wrapped__")
+assert nn.SiLU.__call__ is call
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("gqmm.mlx")
@@ -166,6 +170,42 @@ def test_any_other_einsum_is_stocks(subscripts, operands):
             mx.einsum("ij,jk->ik", mx.ones((2, 3)), mx.ones((4, 5)))
     assert counts("matmul") == before
     assert mx.array_equal(ours, stock)
+
+
+def test_products_of_empty_rows_are_stocks():
+    a, b = mx.zeros((2, 0)), mx.zeros((0, 3))
+    before = counts("matmul")
+    with drop_in.install(only=["matmul"]):
+        products = [mx.einsum("ij,jk->ik", a, b), mx.matmul(a, b), a @ b, mx.addmm(mx.zeros((3,)), a, b)]
+    for y in products:
+        assert mx.array_equal(y, mx.zeros((2, 3)))
+    assert counts("matmul") == (before[0], before[1] + 4)
+
+
+def test_a_bias_of_a_wider_type_is_left_to_mlx():
+    x, bias = mx.random.normal((2, 8)).astype(mx.float16), mx.ones(8)
+    before = counts("layer_norm")
+    assert drop_in.layer_norm(x, None, bias, 1e-5).dtype == stock_layer_norm(x, None, bias, 1e-5).dtype == mx.float16
+    assert mx.array_equal(drop_in.layer_norm(x, None, None, math.inf), mx.zeros((2, 8)))
+    assert counts("layer_norm") == (before[0], before[1] + 2)
+
+
+def test_einsum_is_recognised_after_another_import():
+    program = """
+import sys
+import mlx.core as mx
+import gqmm.mlx
+with gqmm.mlx.install():
+    for name in [name for name in sys.modules if name.startswith("gqmm.mlx") and name != "gqmm.mlx._mlx"]:
+        del sys.modules[name]
+    import gqmm.mlx as again
+    assert again.status().operators == again.OPERATORS
+    einsum = mx.einsum
+    with again.install(only=["softmax"]):
+        pass
+    assert mx.einsum is einsum
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_what_gqmm_does_not_serve_is_stocks():

@@ -232,3 +232,19 @@ def test_generate_step_gives_the_same_tokens_and_bits_however_a_prompt_is_cut(bi
             tokens, logprobs = generated(chunk)
             assert tokens == expected[0]
             np.testing.assert_array_equal(logprobs, expected[1])
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(0, L), (T, 0), (0, 0)])
+def test_gradients_without_queries_or_keys(queries, keys):
+    """MLX's product of quantized matrices ends the process there."""
+    q, k, v = operands()
+    q, k, v = q[:, :, :queries], tuple(a[:, :, :keys] for a in k), tuple(a[:, :, :keys] for a in v)
+    gradient = mx.grad(lambda q: drop_in.quantized_scaled_dot_product_attention(q, k, v, scale=0.2).sum())(q)
+    assert mx.array_equal(gradient, mx.zeros_like(q))
+
+
+def test_a_mask_of_a_wider_type_is_left_to_mlx():
+    q, keys, values = operands(mx.bfloat16)
+    mask = mx.zeros((T, L))
+    ours = drop_in.quantized_scaled_dot_product_attention(q, keys, values, scale=0.2, mask=mask)
+    assert ours.dtype == stock(q, keys, values, scale=0.2, mask=mask).dtype == mx.float32
