@@ -19,7 +19,8 @@ from .operations import Operations
 from .sides import Side
 
 PROFILE_SECONDS = 2.0  # of all calls of a side and case together
-LEAST_CALLS = 3  # with a profile, and as many without one
+LEAST_CALLS = 3  # with a profile, and as many without one, unless these take MOST_SECONDS
+MOST_SECONDS = 15.0
 BORDERS = 200  # operations that compute nothing, whose time tells what a border costs
 
 
@@ -112,7 +113,7 @@ def breakdown(job: Job, side: Side) -> dict[str, Any]:
     with side.installed():
         job.turn()
         start = time.perf_counter()
-        while len(in_parts) < LEAST_CALLS or time.perf_counter() - start < PROFILE_SECONDS:
+        while time.perf_counter() - start < (PROFILE_SECONDS if len(in_parts) >= LEAST_CALLS else MOST_SECONDS):
             alone.append(job.turn())
             ours_alone.append(job.ours)
             in_parts.append(profile.run(job))

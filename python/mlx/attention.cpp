@@ -22,13 +22,13 @@ namespace {
 using Arrays = std::vector<mx::array>;
 
 /// What the inputs of the primitive are: q, k and v, then those of these that there are.
-struct Settings {
+struct AttentionSettings {
   float scale = 1;
   bool causal = false;
   bool has_mask = false;
   bool has_sinks = false;
   bool has_origin = false;
-  friend bool operator==(const Settings&, const Settings&) = default;
+  friend bool operator==(const AttentionSettings&, const AttentionSettings&) = default;
 
   [[nodiscard]] AttentionArguments arguments(const Arrays& inputs, mx::Stream stream) const {
     AttentionArguments arguments = {.scale = scale, .causal = causal, .stream = stream};
@@ -66,7 +66,7 @@ AttentionOptions options_of(const AttentionArguments& arguments, const View& vie
 
 class Attention final : public Composed {
  public:
-  Attention(mx::Stream stream, const Settings& settings) : Composed(stream), settings_(settings) {}
+  Attention(mx::Stream stream, const AttentionSettings& settings) : Composed(stream), settings_(settings) {}
 
   [[nodiscard]] const char* name() const override { return "GqmmAttention"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
@@ -100,7 +100,7 @@ class Attention final : public Composed {
   }
 
  private:
-  Settings settings_;
+  AttentionSettings settings_;
 };
 
 /// Whether gqmm has an operator for these arguments. MLX's function judges all others.
@@ -123,11 +123,11 @@ mx::array scaled_dot_product_attention(const mx::array& q, const mx::array& k, c
   const ResultType result =
       infer_scaled_dot_product_attention(outline_of(q), outline_of(k), outline_of(v), arguments.scale, outlines);
   ++counts().scaled_dot_product_attention.ours;
-  const Settings settings = {.scale = arguments.scale,
-                             .causal = arguments.causal,
-                             .has_mask = arguments.mask.has_value(),
-                             .has_sinks = arguments.sinks.has_value(),
-                             .has_origin = arguments.origin.has_value()};
+  const AttentionSettings settings = {.scale = arguments.scale,
+                                      .causal = arguments.causal,
+                                      .has_mask = arguments.mask.has_value(),
+                                      .has_sinks = arguments.sinks.has_value(),
+                                      .has_origin = arguments.origin.has_value()};
   Arrays inputs = {q, k, v};
   for (const std::optional<mx::array>& given : {arguments.mask, arguments.sinks, arguments.origin}) {
     if (given) {

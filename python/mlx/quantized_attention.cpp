@@ -22,14 +22,14 @@ using Arrays = std::vector<mx::array>;
 
 /// The inputs of the primitive are q, three arrays of the keys, and three of the values. The mask and the origin follow if they
 /// are given.
-struct Settings {
+struct QuantizedAttentionSettings {
   float scale = 1;
   bool causal = false;
   bool has_mask = false;
   bool has_origin = false;
   int group_size = 64;
   int bits = 8;
-  friend bool operator==(const Settings&, const Settings&) = default;
+  friend bool operator==(const QuantizedAttentionSettings&, const QuantizedAttentionSettings&) = default;
 
   [[nodiscard]] QuantizedAttentionArguments arguments(const Arrays& inputs, mx::Stream stream) const {
     QuantizedAttentionArguments arguments = {
@@ -128,7 +128,7 @@ mx::array composed_attention(const mx::array& q, const QuantizedHeads& q_keys, c
 
 class QuantizedAttention final : public Composed {
  public:
-  QuantizedAttention(mx::Stream stream, const Settings& settings) : Composed(stream), settings_(settings) {}
+  QuantizedAttention(mx::Stream stream, const QuantizedAttentionSettings& settings) : Composed(stream), settings_(settings) {}
 
   [[nodiscard]] const char* name() const override { return "GqmmQuantizedAttention"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
@@ -165,7 +165,7 @@ class QuantizedAttention final : public Composed {
   }
 
  private:
-  Settings settings_;
+  QuantizedAttentionSettings settings_;
 };
 
 /// Whether gqmm has an operator for these types. All others, and other devices than the CPU, are left to MLX's functions.
@@ -206,12 +206,12 @@ mx::array quantized_scaled_dot_product_attention(const mx::array& q, const Quant
                                                                          weights_of(q_values, arguments, outline),
                                                                          arguments.scale, options_of(arguments, outline));
   ++counts().quantized_scaled_dot_product_attention.ours;
-  const Settings settings = {.scale = arguments.scale,
-                             .causal = arguments.causal,
-                             .has_mask = arguments.mask.has_value(),
-                             .has_origin = arguments.origin.has_value(),
-                             .group_size = arguments.group_size,
-                             .bits = arguments.bits};
+  const QuantizedAttentionSettings settings = {.scale = arguments.scale,
+                                               .causal = arguments.causal,
+                                               .has_mask = arguments.mask.has_value(),
+                                               .has_origin = arguments.origin.has_value(),
+                                               .group_size = arguments.group_size,
+                                               .bits = arguments.bits};
   for (const std::optional<mx::array>& given : {arguments.mask, arguments.origin}) {
     if (given) {
       inputs.push_back(*given);

@@ -27,9 +27,9 @@ std::optional<Operand> import_out(const char* op, nb::handle out) {
 }
 
 /// A mask as Python gave it. It must be destroyed with the GIL held.
-class PassedMask {
+class ImportedMask {
  public:
-  PassedMask(const char* op, nb::handle mask) {
+  ImportedMask(const char* op, nb::handle mask) {
     if (mask.is_none()) {
       return;
     }
@@ -57,7 +57,7 @@ nb::object call_attention(nb::handle q, nb::handle k, nb::handle v, nb::handle s
   const Operand q_operand = import_array({op, "q"}, q);
   const Operand k_operand = import_array({op, "k"}, k);
   const Operand v_operand = import_array({op, "v"}, v);
-  const PassedMask passed(op, mask);
+  const ImportedMask passed(op, mask);
   const std::optional<Operand> sinks_operand = import_optional_array({op, "sinks"}, sinks);
   const std::optional<Operand> origin_operand = import_optional_array({op, "origin"}, origin);
   const std::optional<Operand> out_operand = import_out(op, out);
@@ -105,7 +105,7 @@ nb::object call_quantized_attention(nb::handle q, nb::handle q_keys, nb::handle 
   const Operand q_operand = import_array({op, "q"}, q);
   const WeightOperands keys = import_heads({op, "q_keys"}, q_keys, group_size, bits);
   const WeightOperands values = import_heads({op, "q_values"}, q_values, group_size, bits);
-  const PassedMask passed(op, mask);
+  const ImportedMask passed(op, mask);
   const std::optional<Operand> origin_operand = import_optional_array({op, "origin"}, origin);
   const std::optional<Operand> out_operand = import_out(op, out);
   const float factor = parse_float({op, "scale"}, scale);

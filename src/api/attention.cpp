@@ -136,12 +136,12 @@ void check_common(std::string_view op, const CommonOptions& options, const Shape
 }
 
 /// Quantized keys or values: their source, and the shape that they have when they are dequantized.
-struct QuantizedHeads {
+struct HeadsSource {
   WeightSource source;
   Heads heads;
 };
 
-QuantizedHeads quantized_heads(std::string_view name, const QuantizedWeights& weights) {
+HeadsSource quantized_heads(std::string_view name, const QuantizedWeights& weights) {
   constexpr std::string_view op = quantized_op;
   if (weights.mode != Mode::affine) {
     fail(op, "{} has mode \"{}\"; quantize it with mode \"affine\"", name, name_of(weights.mode));
@@ -153,14 +153,14 @@ QuantizedHeads quantized_heads(std::string_view name, const QuantizedWeights& we
     fail(op, "{} has codes of shape {}; they must have four dimensions, (batch, heads, length, words)", name,
          to_string(weights.w.shape()));
   }
-  QuantizedHeads result = {.source = naming(op, name, [&] { return source_of(op, weights, std::nullopt); }), .heads = {name, {}}};
+  HeadsSource result = {.source = naming(op, name, [&] { return source_of(op, weights, std::nullopt); }), .heads = {name, {}}};
   result.heads.shape = dequantized_shape(weights, result.source.extents);
   check_shape(op, result.heads);
   return result;
 }
 
 /// Throws if the keys have another depth than q, and says which bits would give it.
-void check_depth(const array& q, const QuantizedHeads& keys) {
+void check_depth(const array& q, const HeadsSource& keys) {
   const std::int64_t depth = q.dim(3);
   const std::int64_t bits_of_row = keys.source.in_place->w.dim(3) * 32;
   if (keys.source.extents.K == depth) {
@@ -241,7 +241,7 @@ array run(LoweredAttention lowered) {
   return result;
 }
 
-KeyMatrices matrices_of_heads(const QuantizedHeads& heads, KeptMemory& memory) {
+KeyMatrices matrices_of_heads(const HeadsSource& heads, KeptMemory& memory) {
   std::vector<std::int64_t> all(static_cast<std::size_t>(heads.heads.shape[0] * heads.heads.shape[1]));
   std::iota(all.begin(), all.end(), 0);
   return {.dense = {}, .quantized = matrices_of(heads.source, all, memory)};
@@ -249,8 +249,8 @@ KeyMatrices matrices_of_heads(const QuantizedHeads& heads, KeptMemory& memory) {
 
 /// The arguments of quantized attention after their checks.
 struct CheckedQuantized {
-  QuantizedHeads keys;
-  QuantizedHeads values;
+  HeadsSource keys;
+  HeadsSource values;
   ResultType type;
 };
 
@@ -304,7 +304,7 @@ LoweredAttention lower_quantized_attention(const array& q, const QuantizedWeight
                                            float scale, const QuantizedAttentionOptions& options) {
   const CheckedQuantized checked = check_quantized(q, q_keys, q_values, scale, options);
   std::vector<NamedOperand> read;
-  for (const QuantizedHeads* const heads : {&checked.keys, &checked.values}) {
+  for (const HeadsSource* const heads : {&checked.keys, &checked.values}) {
     for (const NamedOperand& operand : operands_of(heads->source)) {
       read.push_back({heads->heads.name, operand.operand});
     }

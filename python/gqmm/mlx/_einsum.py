@@ -10,7 +10,7 @@ import mlx.core as mx
 from gqmm.mlx._load import extension
 
 
-class _Product(NamedTuple):
+class _ProductOfMatrices(NamedTuple):
     """An einsum of two operands as a product of matrices. Each member names dimensions by their subscripts."""
 
     batch: str  # in both operands and in the result
@@ -27,14 +27,14 @@ def _are_names(term: str) -> bool:
     return all(name.isascii() and name.isalpha() for name in term) and len(set(term)) == len(term)
 
 
-def _as_product(subscripts: str) -> _Product | None:
+def _as_product(subscripts: str) -> _ProductOfMatrices | None:
     """Return what the subscripts mean, or None if they are not those of a product of two matrices."""
     operands, arrow, result = subscripts.replace(" ", "").partition("->")
     first, comma, second = operands.partition(",")
     parts = (first, second, result)
     if not arrow or not comma or not all(_are_names(part) for part in parts):
         return None  # without a result, with another number of operands, with "...", or with a diagonal
-    product = _Product(
+    product = _ProductOfMatrices(
         batch="".join(name for name in result if name in first and name in second),
         rows="".join(name for name in first if name in result and name not in second),
         columns="".join(name for name in second if name in result and name not in first),
