@@ -24,7 +24,7 @@ using namespace detail;
 
 namespace {
 
-int sweep() { return quick() ? 60 : 200; }
+int sweep() { return quick() ? 24 : 200; }  // the quick one runs on emulated processors and under sanitizers
 
 struct Call {
   array q;
@@ -183,6 +183,9 @@ TEST(QuantizedAttention, ARowHasTheSameBitsAloneAndInAPrompt) {
   for (const int bits : {8, 4, 3}) {
     SCOPED_TRACE(bits);
     for (const auto& [L, D] : {std::pair<std::int64_t, std::int64_t>{300, 64}, {1100, 64}, {130, 192}}) {
+      if (quick() && L > 1000) {
+        continue;
+      }
       const Call prompt = causal_call(2, 8, 2, L, D, Dtype::bfloat16, bits);
       const array expected = prompt.run();
       for (const std::int64_t chunk : {1, 7, 64, 129}) {
