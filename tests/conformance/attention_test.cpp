@@ -22,7 +22,7 @@ using namespace detail;
 
 namespace {
 
-int sweep() { return quick() ? 60 : 400; }
+int sweep() { return quick() ? 24 : 400; }
 
 struct Call {
   array q;
