@@ -199,10 +199,10 @@ TEST(MlxLmReport, JsonHasTheFiguresOfEverySide) {
 TEST(MlxLmReport, TablesHaveWhatAReaderLooksFor) {
   for (const char* format : {"table", "markdown"}) {
     const std::string text = written(report(8), format);
-    for (const char* part :
-         {"mlx-lm 4.5.6", "llama-cpp-python 9.9, weights in q4_K", "12.8", "100.00", "2.25", "not waited for: about 213 s",
-          "0.200", "0.300", "arithmetic", "argpartition", "12.5 %", "500.00 ms", "others, each below 0.5 %", "25.0 %",
-          "123 calls of functions were gqmm's, and 45 were left to MLX", "2.0 us", "64 decoding steps hit 126 of a layer's 128"}) {
+    for (const char* part : {"mlx-lm 4.5.6", "llama-cpp-python 9.9, weights in q4_K", "12.8", "100.00", "2.25",
+                             "not waited for: about 213 s", "0.200", "0.300", "arithmetic", "argpartition", "12.5 %", "500.00 ms",
+                             "others, each below 0.5 %", "25.0 %", "123 calls of functions were gqmm's, and 45 were left to MLX",
+                             "2.0 us", "64 decoding steps hit 126 of a layer's 128"}) {
       EXPECT_NE(text.find(part), std::string::npos) << part << " is not in\n" << text;
     }
   }
