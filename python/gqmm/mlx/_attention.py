@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from gqmm.mlx._caches import in_order, positions
-from gqmm.mlx._imports import AfterImport, rebind
+from gqmm.mlx._imports import AfterImport, ReplacedAfterImport, rebind
 from gqmm.mlx._load import extension
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BASE = "mlx_lm.models.base"
 
 
-class FunctionOfModels(abc.ABC):
+class FunctionOfModels(ReplacedAfterImport, abc.ABC):
     """A function of mlx-lm's models that is replaced in every module that has it."""
 
     name: str
@@ -31,15 +31,6 @@ class FunctionOfModels(abc.ABC):
     @abc.abstractmethod
     def _call(self, *arguments: Any, **options: Any) -> Any:
         """Do what mlx-lm's function does."""
-
-    @property
-    def installed(self) -> bool:
-        """Whether mlx-lm's function is replaced, or will be once it is imported."""
-        return self._imports.active
-
-    def install(self) -> None:
-        """Replace the function in every module of mlx-lm that has it. Does nothing if it is replaced already."""
-        self._imports.start()
 
     def uninstall(self) -> None:
         """Restore mlx-lm's own function."""

@@ -60,6 +60,21 @@ class AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
+class ReplacedAfterImport:
+    """Something of other modules that is replaced at once in modules that are imported already, and later in others."""
+
+    _imports: AfterImport
+
+    @property
+    def installed(self) -> bool:
+        """Whether it is replaced, or will be once its modules are imported."""
+        return self._imports.active
+
+    def install(self) -> None:
+        """Replace it in every module that has it. Does nothing if it is replaced already."""
+        self._imports.start()
+
+
 def rebind(old: Any, new: Any) -> None:
     """Replace an object in the variables of all modules of mlx-lm and mlx.nn, whoever imported it from where."""
     for name, module in list(sys.modules.items()):

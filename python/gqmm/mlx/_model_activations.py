@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from gqmm import _activations as activations
-from gqmm.mlx._imports import AfterImport, rebind
+from gqmm.mlx._imports import AfterImport, ReplacedAfterImport, rebind
 from gqmm.mlx._load import extension
 
 if TYPE_CHECKING:
@@ -89,22 +89,13 @@ _FUNCTIONS: dict[str, dict[str, Callable[..., mx.array | None]]] = {
 _CLASSES: dict[str, dict[str, str]] = {"mlx.nn.layers.activations": {"SiLU": "silu", "ReLU2": "relu2"}}
 
 
-class ActivationsOfModels:
+class ActivationsOfModels(ReplacedAfterImport):
     """Replaces the activations of MLX and mlx-lm by gqmm's, whether they are imported already or will be."""
 
     def __init__(self) -> None:
         self._replaced: list[tuple[Any, Any]] = []  # stock functions and gqmm's
         self._calls: dict[Any, Any] = {}  # the methods of classes
         self._imports = AfterImport(tuple(_FUNCTIONS), self._replace)
-
-    @property
-    def installed(self) -> bool:
-        """Whether the functions are replaced, or will be once they are imported."""
-        return self._imports.active
-
-    def install(self) -> None:
-        """Replace the functions in every module that has them. Does nothing if they are replaced already."""
-        self._imports.start()
 
     def uninstall(self) -> None:
         """Restore the stock functions."""

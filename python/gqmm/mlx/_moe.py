@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from gqmm import _activations as activations
 from gqmm._shared_experts import SharedExperts
-from gqmm.mlx._imports import AfterImport
+from gqmm.mlx._imports import AfterImport, ReplacedAfterImport
 from gqmm.mlx._load import extension
 from gqmm.mlx._model_activations import tuple_of
 from gqmm.mlx._slots import BLOCKS, Slots, block_is_running, forward_of_block
@@ -225,7 +225,7 @@ class _Known:
     is_summed: bool = False
 
 
-class TakeOver:
+class TakeOver(ReplacedAfterImport):
     """Computes SwitchGLU and SwitchMLP of mlx-lm with moe_ffn, whether mlx-lm is imported already or will be."""
 
     def __init__(self) -> None:
@@ -247,15 +247,6 @@ class TakeOver:
     def other_layers(self) -> dict[str, int]:
         """Why other layers that exist now were computed as mlx-lm has them, and how many."""
         return dict(Counter(known.why_not for known in list(self._layers.values()) if known.why_not is not None))
-
-    @property
-    def installed(self) -> bool:
-        """Whether mlx-lm's methods are replaced, or will be once they are imported."""
-        return self._imports.active
-
-    def install(self) -> None:
-        """Replace the methods. Does nothing if they are replaced already."""
-        self._imports.start()
 
     def uninstall(self) -> None:
         """Restore mlx-lm's own methods."""
