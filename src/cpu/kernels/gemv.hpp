@@ -141,6 +141,7 @@ std::uint32_t gemv(const GemvArguments& a) {
   StripSums<V, F, slices, rows> sums(a);
   typename BundleWalker<V, F>::Copies copies;
   BundleWalker<V, F> bundles(weights, 0, weights.words, copies);
+  constexpr bool looped = rows > 1 && BundleWalker<V, F>::can_loop;
   for (std::int64_t g = 0; g < groups; g += scale_groups) {
     const std::int64_t count = std::min(scale_groups, groups - g);
     if (V::pipelined_words > 0 && has_gemv_scale_groups<F>(weights)) [[likely]] {
@@ -151,8 +152,9 @@ std::uint32_t gemv(const GemvArguments& a) {
       exceptional |= pack_scales<V, F::scale_encoding>(weights, g, count, F::integer.unit, scales);
       sums.use_scales(scales);
     }
-    bundles.walk((g + count) * words_per_group,
-                 [&](const typename V::i32* words) __attribute__((always_inline)) { sums.multiply_bundle(words); });
+    bundles.template walk<looped>((g + count) * words_per_group,
+                                  [&](const typename V::i32* words)
+                                      __attribute__((always_inline)) { sums.multiply_bundle(words); });
   }
   sums.store(a.c, a.c_stride);
   return exceptional;
