@@ -23,6 +23,7 @@
 #include <gqmm/activation.hpp>         // IWYU pragma: export
 #include <gqmm/array.hpp>              // IWYU pragma: export
 #include <gqmm/attention.hpp>          // IWYU pragma: export
+#include <gqmm/dispatch.hpp>           // IWYU pragma: export
 #include <gqmm/explain.hpp>            // IWYU pragma: export
 #include <gqmm/export.hpp>             // IWYU pragma: export
 #include <gqmm/file_error.hpp>         // IWYU pragma: export

@@ -5,6 +5,9 @@ The compiled part of gqmm. Use the functions of the package gqmm, which document
 import os
 from typing import Any, Self
 
+import numpy
+import numpy.typing
+
 import gqmm._types
 
 
@@ -262,6 +265,133 @@ def quantize(w: object, group_size: int | None, bits: int | None, mode: str | No
 def dequantize(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, global_scale: object, dtype: object, stream: object, /) -> Any: ...
 
 def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, mode: str | None, transpose: bool | None, global_scale: object, stream: object, /) -> PackedWeights: ...
+
+class ExpertOwners:
+    """
+    The ranks that hold each expert of a layer. Objects are immutable. Functions that take owners also take what this class is made of.
+    """
+
+    def __init__(self, owners: object) -> None:
+        """
+        owners: an integer array of shape (E,), the rank of each expert; or a sequence with, for each expert, its rank or a
+        tuple of the ranks that hold a replica. Raises ValueError if an expert has no rank, or if a rank is negative or named
+        twice for an expert.
+        """
+
+    @staticmethod
+    def contiguous(num_experts: int, ranks: int) -> ExpertOwners:
+        """
+        Place neighbours together: expert e belongs to rank e * ranks // num_experts.
+        """
+
+    @staticmethod
+    def round_robin(num_experts: int, ranks: int) -> ExpertOwners:
+        """Place experts by turns: expert e belongs to rank e % ranks."""
+
+    @staticmethod
+    def by_load(counts: object, ranks: int, extra_replicas: int = 0) -> ExpertOwners:
+        """
+        Place experts by measured load. counts: an integer array of shape (E,), how often each expert was chosen. The experts with the most load for each
+        of their replicas get extra_replicas more, at most one on each rank. Ranks hold at most
+        ceil((len(counts) + extra_replicas) / ranks) experts. Raises ValueError for negative numbers.
+        """
+
+    @property
+    def num_experts(self) -> int:
+        """The number of experts."""
+
+    def ranks_of(self, expert: int) -> tuple[int, ...]:
+        """
+        Return the ranks that hold an expert. Raises ValueError if there is no such expert.
+        """
+
+    def experts_of(self, rank: int) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        Return the experts that a rank holds, ascending. Weights of that rank have their matrices in this order.
+        """
+
+    def __repr__(self) -> str: ...
+
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+    def __copy__(self) -> Self: ...
+
+    def __deepcopy__(self, memo: object, /) -> Self: ...
+
+class DispatchPlan:
+    """
+    Where the rows of one rank's tokens go, and where the results return to. Objects are immutable. If several ranks hold an
+    expert, slot j of token t takes number (t + j) % n of the n.
+    """
+
+    def __init__(self, topk_ids: object, owners: object, rank: int, ranks: int, num_experts: int) -> None:
+        """
+        topk_ids: any integer type, shape (..., k), the experts of this rank's tokens among all experts. A slot with a
+        negative id is nobody's; it stays zero. owners: an ExpertOwners, or what it is made of. rank and ranks: the number of
+        this rank, and how many there are. Raises ValueError if ids, ranks or owners are out of range.
+        """
+
+    @property
+    def rank(self) -> int:
+        """The number of this rank."""
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks there are."""
+
+    @property
+    def num_experts(self) -> int:
+        """The number of experts on all ranks."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of topk_ids."""
+
+    @property
+    def send_counts(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        How many rows each rank needs, shape (ranks,). That of this rank counts rows that need not be sent.
+        """
+
+    @property
+    def recv_counts(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        How many results each rank returns, one for each slot that it computes, shape (ranks,).
+        """
+
+    @property
+    def send_rows(self) -> numpy.typing.NDArray[numpy.int64]:
+        """The token of each row to send, sorted by rank and then by token."""
+
+    @property
+    def send_ids(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The experts of each row to send, shape (rows, k). Slots that another rank computes have -1.
+        """
+
+    @property
+    def slot_of(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        The slot of each result, token * k + slot, sorted by rank and then by slot.
+        """
+
+    def __repr__(self) -> str: ...
+
+    def __copy__(self) -> Self: ...
+
+    def __deepcopy__(self, memo: object, /) -> Self: ...
+
+def pack_rows(plan: DispatchPlan, x: object, stream: object, /) -> Any: ...
+
+def local_ids(ids: object, owners: object, rank: int, /) -> Any: ...
+
+def pack_results(slots: object, ids: object, stream: object, /) -> Any: ...
+
+def return_counts(ids: object, row_counts: object, /) -> Any: ...
+
+def unpack_results(plan: DispatchPlan, received: object, stream: object, /) -> Any: ...
+
+def combine(plan: DispatchPlan, slots: object, topk_weights: object, stream: object, /) -> Any: ...
 
 def gather_qmm_vjp(dy: object, x: object, weights: object, lhs_indices: object, rhs_indices: object, sorted_indices: bool, missing: str, wrt: object, stream: object, /) -> dict[str, Any]: ...
 

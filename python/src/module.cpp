@@ -5,6 +5,7 @@
 #include "arrays.hpp"
 #include "classes.hpp"
 #include "define.hpp"
+#include "dispatch.hpp"
 #include "gil.hpp"
 #include "gradients.hpp"
 #include "grouped.hpp"
@@ -216,6 +217,7 @@ void define_module(nb::module_& m) {
   define(m, "pack", &call_pack,
          "def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, "
          "mode: str | None, transpose: bool | None, global_scale: object, stream: object, /) -> PackedWeights");
+  bind_dispatch(m);
   bind_gradients(m);
   bind_grouped(m);
   bind_layers(m);
