@@ -13,6 +13,7 @@ from gqmm.mlx._moe import moe_ffn
 from gqmm.mlx._operators import OPERATORS
 from gqmm.mlx._pack_model import PackReport, pack_model
 from gqmm.mlx._patch import Calls, Installation, Status, install, status, uninstall
+from gqmm.mlx._shard_experts import ShardReport, shard_experts
 
 addmm = extension.addmm
 gather_mm = extension.gather_mm
@@ -34,6 +35,7 @@ __all__ = [
     "Calls",
     "Installation",
     "PackReport",
+    "ShardReport",
     "Status",
     "activate",
     "addmm",
@@ -52,6 +54,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "scaled_dot_product_attention",
+    "shard_experts",
     "softmax",
     "status",
     "uninstall",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from gqmm.mlx._model_activations import tuple_of
 from gqmm.mlx._slots import BLOCKS, Slots, block_is_running, forward_of_block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import ModuleType
 
     from gqmm._gqmm import QuantizedWeights
@@ -107,7 +108,7 @@ def moe_ffn(
     return y
 
 
-class _NotFusedError(Exception):
+class NotFusedError(Exception):
     """A layer stays as mlx-lm has it, for this reason."""
 
 
@@ -122,7 +123,7 @@ def _gelu(activation: Any) -> tuple[Any, ...]:
         case "precise" | "tanh":
             return activations.GELU, "tanh"
         case other:
-            raise _NotFusedError(f"its activation is nn.GELU(approx={other!r})")
+            raise NotFusedError(f"its activation is nn.GELU(approx={other!r})")
 
 
 # The activations of mlx-lm's models by their class: functions that return gqmm's class and constants. Each is tested against
@@ -146,14 +147,14 @@ def _activation(activation: Any, gated: bool) -> tuple[Any, ...]:
     name = _name(type(activation))
     found = _ACTIVATIONS.get(name)
     if found is None:
-        raise _NotFusedError(f"its activation is {name}")
+        raise NotFusedError(f"its activation is {name}")
     ours = found(activation)
     if (ours[0] in _GATED) != gated:
-        raise _NotFusedError(f"its activation is {name}")
+        raise NotFusedError(f"its activation is {name}")
     try:
         return tuple_of(*ours)
     except ValueError as error:
-        raise _NotFusedError(f"its activation is {name}: {error}") from error
+        raise NotFusedError(f"its activation is {name}: {error}") from error
 
 
 def _linear(layer: Any) -> tuple[Any, mx.array | None, list[mx.Dtype]]:
@@ -164,9 +165,9 @@ def _linear(layer: Any) -> tuple[Any, mx.array | None, list[mx.Dtype]]:
     if kind == f"{_MODULE}.SwitchLinear":
         return layer["weight"], bias, [*types, layer["weight"].dtype]
     if kind != f"{_MODULE}.QuantizedSwitchLinear":
-        raise _NotFusedError(f"one of its layers is {kind}")
+        raise NotFusedError(f"one of its layers is {kind}")
     if layer.mode not in _MODES:
-        raise _NotFusedError(f"its weights have mode {layer.mode!r}")
+        raise NotFusedError(f"its weights have mode {layer.mode!r}")
     biases = layer.get("biases")
     if layer.mode == "affine":
         types += [layer["scales"].dtype, biases.dtype]
@@ -174,16 +175,20 @@ def _linear(layer: Any) -> tuple[Any, mx.array | None, list[mx.Dtype]]:
     return (*weights, layer.group_size, layer.bits, layer.mode), bias, types
 
 
-def _layer_of(x: mx.array, indices: mx.array, layers: Sequence[Any], activation: Any) -> Callable[[mx.array | None], mx.array]:
-    """Return what computes a layer of mlx-lm for the router's weights, or for None.
+# What computes a layer for the router's weights, or its slots for None.
+Compute = Callable[[mx.array | None], mx.array]
 
-    `layers`: gate, up and down, or two layers around an activation that is not gated.
+
+def layer_of(x: mx.array, indices: mx.array, layers: Sequence[Any], activation: Any, missing: str = "error") -> Compute:
+    """Return what computes a layer of mlx-lm. It raises NotFusedError for one that gqmm does not know.
+
+    `layers`: gate, up and down, or two layers around an activation that is not gated. `missing` is that of moe_ffn.
     """
     ours = _activation(activation, gated=len(layers) == 3)
     weights, biases, types = zip(*map(_linear, layers), strict=True)
     promoted = {x.dtype, *(dtype for some in types for dtype in some)}
     if not promoted.issubset(_COMPUTE_TYPES):
-        raise _NotFusedError(f"its types are {', '.join(sorted(map(str, promoted)))}")
+        raise NotFusedError(f"its types are {', '.join(sorted(map(str, promoted)))}")
     # The result has the type that stock's has; and so has x, as it is multiplied by weights of that type there.
     x = x.astype(x.dtype if len(promoted) == 1 else mx.float32)
     indices = mx.stop_gradient(indices)
@@ -203,7 +208,7 @@ def _layer_of(x: mx.array, indices: mx.array, layers: Sequence[Any], activation:
             gate_bias,
             up_bias,
             down_bias,
-            "error",
+            missing,
             None,
             None,
             None,
@@ -213,7 +218,8 @@ def _layer_of(x: mx.array, indices: mx.array, layers: Sequence[Any], activation:
     return compute
 
 
-_CLASSES: dict[str, tuple[str, ...]] = {"SwitchGLU": ("gate_proj", "up_proj", "down_proj"), "SwitchMLP": ("fc1", "fc2")}
+# The classes of expert layers, and their attributes that hold linear layers.
+CLASSES: dict[str, tuple[str, ...]] = {"SwitchGLU": ("gate_proj", "up_proj", "down_proj"), "SwitchMLP": ("fc1", "fc2")}
 
 
 @dataclass
@@ -257,7 +263,7 @@ class TakeOver(ReplacedAfterImport):
 
     def _patch(self, module: ModuleType) -> None:
         if module.__name__ == _MODULE:
-            for class_name, names in _CLASSES.items():
+            for class_name, names in CLASSES.items():
                 self._replace(module, class_name, partial(self._call_of, names=names))
         else:
             self._replace(module, BLOCKS[module.__name__.rpartition(".")[2]], forward_of_block)
@@ -280,24 +286,28 @@ class TakeOver(ReplacedAfterImport):
         def call(layer: Any, x: mx.array, indices: mx.array) -> mx.array:
             y: mx.array
             try:
-                compute = _layer_of(x, indices, [layer[name] for name in names], layer.activation)
-            except _NotFusedError as why:
+                compute = layer_of(x, indices, [layer[name] for name in names], layer.activation)
+            except NotFusedError as why:
                 self._note(layer, str(why))
                 y = stock(layer, x, indices)
                 return y
-            y = compute(None)
-            known = self._note(layer, None)
-            if not block_is_running():
-                return y
-
-            def sum_of_slots(topk_weights: mx.array) -> mx.array:
-                total = compute(topk_weights)
-                known.is_summed = True
-                return total
-
-            return Slots(y, sum_of_slots)
+            return self.slots_of(layer, compute)
 
         return call
+
+    def slots_of(self, layer: Any, compute: Compute) -> mx.array:
+        """Return the slots of a fused layer. In the forward of a known block, they also know how to give their sum."""
+        y = compute(None)
+        known = self._note(layer, None)
+        if not block_is_running():
+            return y
+
+        def sum_of_slots(topk_weights: mx.array) -> mx.array:
+            total = compute(topk_weights)
+            known.is_summed = True
+            return total
+
+        return Slots(y, sum_of_slots)
 
 
 # The one object. The extension keeps it, because this module may be imported again.

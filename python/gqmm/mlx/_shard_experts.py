@@ -1,0 +1,283 @@
+"""Divide the experts of a model over the ranks of a group of mx.distributed."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from gqmm._gqmm import ExpertOwners, version
+from gqmm.mlx._load import extension
+from gqmm.mlx._moe import CLASSES, NotFusedError, layer_of, take_over
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gqmm._types import Array
+    from gqmm.mlx._moe import Compute
+
+nn: Any = importlib.import_module("mlx.nn")  # mlx.nn has no type hints
+
+_PARTS = ("weight", "scales", "biases", "bias")
+_OWNER_MAPS = {"contiguous": ExpertOwners.contiguous, "round_robin": ExpertOwners.round_robin}
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What shard_experts did on this rank."""
+
+    rank: int
+    """The number of this rank."""
+    ranks: int
+    """How many ranks there are."""
+    layers: tuple[str, ...]
+    """The layers whose experts were divided, by their names in nn.Module.named_modules."""
+    expert_bytes: int
+    """The number of bytes of the experts that this rank keeps."""
+    total_expert_bytes: int
+    """The number of bytes of the experts of all ranks. Replicas count once."""
+
+    def __str__(self) -> str:
+        """Describe the report in a line of text."""
+        size = f"{self.expert_bytes / 1e6:.1f} of {self.total_expert_bytes / 1e6:.1f} MB"
+        return f"rank {self.rank} of {self.ranks} has {size} of experts in {len(self.layers)} layers"
+
+
+class _StreamsInUse:
+    """The streams of the graphs in which ranks exchange slots.
+
+    mlx-lm starts a token more than it gives out. If a process ends while that is computed, MLX frees the group of ranks under it,
+    and crashes. So a process waits for these streams when it ends.
+    """
+
+    def __init__(self) -> None:
+        self._streams: list[mx.Stream] = []
+
+    def add_current(self) -> None:
+        stream = mx.default_stream(mx.default_device())
+        if stream not in self._streams:
+            if not self._streams:
+                atexit.register(self._wait)
+            self._streams.append(stream)
+
+    def _wait(self) -> None:
+        for stream in self._streams:
+            with contextlib.suppress(RuntimeError):  # another rank has ended early, and its own error says why
+                mx.synchronize(stream)
+
+
+_streams = _StreamsInUse()
+
+
+class _Division:
+    """The owner map of a layer, as arrays that a graph looks ids up in."""
+
+    def __init__(self, owners: ExpertOwners, group: mx.distributed.Group):
+        self.group = group
+        self.experts = owners.experts_of(group.rank())
+        ranks_of = [owners.ranks_of(expert) for expert in range(owners.num_experts)]
+        local = np.full(owners.num_experts, -1, np.int32)
+        local[self.experts] = np.arange(len(self.experts))
+        self._local = mx.array(local)
+        self._replicas = None
+        if any(len(ranks) > 1 for ranks in ranks_of):
+            # Number i of the ranks that hold an expert, where i is below how many there are.
+            self._replicas = mx.array([len(ranks) for ranks in ranks_of])
+            widest = max(map(len, ranks_of))
+            self._rank_of_replica = mx.array([[*ranks, *[-1] * (widest - len(ranks))] for ranks in ranks_of])
+
+    def local_ids(self, indices: mx.array) -> mx.array:
+        """Return the positions of experts on this rank, shape (…, k), with −1 for slots that another rank computes."""
+        local = self._local[indices]
+        if self._replicas is None:
+            return local
+        # The replica of a slot is that of gqmm.dispatch: number (token + slot) mod how many there are.
+        *leading, k = indices.shape
+        token = mx.arange(int(np.prod(leading))).reshape(*leading, 1)
+        chosen = self._rank_of_replica[indices, (token + mx.arange(k)) % self._replicas[indices]]
+        return mx.where(chosen == self.group.rank(), local, -1)
+
+    def over_ranks(self, compute: Compute) -> Compute:
+        """Return what computes a layer of which `compute` gives this rank's slots, and zeros for those of other ranks."""
+        _streams.add_current()
+        slots = mx.distributed.all_sum(compute(None), group=self.group)
+        return lambda topk_weights: slots if topk_weights is None else extension.moe_combine(slots, topk_weights)
+
+
+class _ShardedLayer:
+    """The base class that is added to the class of a layer whose experts were divided."""
+
+    def __call__(self: Any, x: mx.array, indices: mx.array) -> mx.array:
+        division: _Division = self._division
+        layers = [self[name] for name in self._linear_layers]
+        compute = layer_of(x, division.local_ids(indices), layers, self.activation, missing="zero")
+        return take_over.slots_of(self, division.over_ranks(compute))
+
+
+def _sharded_class(stock: type, names: tuple[str, ...]) -> type:
+    body = {"_linear_layers": names, "__module__": stock.__module__, "__doc__": stock.__doc__}
+    return type(stock.__name__, (_ShardedLayer, stock), body)
+
+
+def _expert_layers(model: Any) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """The expert layers of a model, each with its name and the names of its linear layers."""
+    found = set()
+    for name, module in sorted(model.named_modules(), key=lambda named: named[0]):
+        kind = type(module)
+        names = CLASSES.get(kind.__name__)
+        if kind.__module__ == "mlx_lm.models.switch_layers" and names is not None and id(module) not in found:
+            found.add(id(module))
+            yield name, module, names
+
+
+def _num_experts(layer: Any, names: tuple[str, ...]) -> int:
+    return int(layer[names[0]]["weight"].shape[0])
+
+
+def _owner_map(owners: Any, num_experts: int, ranks: int) -> ExpertOwners:
+    if isinstance(owners, str):
+        if owners not in _OWNER_MAPS:
+            raise ValueError(
+                f"[shard_experts] owners = {owners!r} is unknown; pass {' or '.join(map(repr, _OWNER_MAPS))}, or a map"
+            )
+        return _OWNER_MAPS[owners](num_experts, ranks)
+    made = owners if isinstance(owners, ExpertOwners) else ExpertOwners(owners)
+    if made.num_experts != num_experts:
+        raise ValueError(f"[shard_experts] owners has {made.num_experts} experts but a layer of the model has {num_experts}")
+    for expert in range(num_experts):
+        for rank in made.ranks_of(expert):
+            if rank >= ranks:
+                raise ValueError(f"[shard_experts] owners: expert {expert} belongs to rank {rank}, but there are {ranks} ranks")
+    return made
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of experts that is to be divided."""
+
+    name: str
+    module: Any
+    linear_layers: tuple[str, ...]
+    owners: ExpertOwners
+
+
+def _layers_to_divide(model: Any, owners: Any, ranks: int) -> list[_Layer]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"[shard_experts] model: expected an mlx.nn.Module, got {type(model).__name__}")
+    layers = []
+    for name, module, names in _expert_layers(model):
+        if isinstance(module, _ShardedLayer):
+            raise ValueError(f"[shard_experts] the experts of {name} were divided already")
+        try:
+            layer_of(mx.zeros((1, 1)), mx.zeros((1, 1), mx.int32), [module[each] for each in names], module.activation)
+        except NotFusedError as why:
+            raise ValueError(f"[shard_experts] gqmm cannot compute {name}: {why}") from why
+        layers.append(_Layer(name, module, names, _owner_map(owners, _num_experts(module, names), ranks)))
+    if not layers:
+        raise ValueError("[shard_experts] the model has no SwitchGLU or SwitchMLP of mlx_lm.models.switch_layers")
+    return layers
+
+
+def _digest(model: Any, layers: Sequence[_Layer]) -> bytes:
+    """Return a digest of what must be equal on all ranks: version, owner maps, and the parameters' names, shapes and types.
+
+    Parameters that every rank keeps also count with their first values. Those of experts do not, lest they be loaded whole.
+    """
+    digest = hashlib.sha256(version().encode())
+    utils: Any = importlib.import_module("mlx.utils")
+    experts = tuple(f"{layer.name}." for layer in layers)
+    for name, values in sorted(utils.tree_flatten(model.parameters())):
+        digest.update(f"{name} {values.shape} {values.dtype}".encode())
+        if values.size and not name.startswith(experts):
+            digest.update(bytes(memoryview(values.reshape(-1)[:16].view(mx.uint8))))
+    for layer in layers:
+        digest.update(repr([layer.owners.ranks_of(expert) for expert in range(layer.owners.num_experts)]).encode())
+    return digest.digest()
+
+
+def _agreed_layers(model: Any, owners: Any, group: mx.distributed.Group) -> list[_Layer]:
+    """Return the layers to divide, if all ranks have the same. A rank with an error tells the others, lest they wait for it."""
+    error: Exception | None = None
+    layers: list[_Layer] = []
+    try:
+        layers = _layers_to_divide(model, owners, group.size())
+        digest = _digest(model, layers)
+    except Exception as caught:
+        error, digest = caught, bytes(hashlib.sha256().digest_size)
+    digests = np.array(mx.distributed.all_gather(mx.array(list(digest), mx.uint8)[None], group=group))
+    if error is not None:
+        raise error
+    failed = [rank for rank in range(group.size()) if not digests[rank].any()]
+    if failed:
+        raise ValueError(f"[shard_experts] ranks {failed} cannot divide the experts of their model; their own errors say why")
+    others = [rank for rank in range(group.size()) if (digests[rank] != digests[0]).any()]
+    if others:
+        raise ValueError(
+            f"[shard_experts] ranks {others} have another model, owner map or version of gqmm than rank 0; "
+            "start all ranks with the same"
+        )
+    return layers
+
+
+def _keep(layer: Any, names: tuple[str, ...], experts: Any) -> tuple[int, int]:
+    """Keep these experts of a layer, and release the others. Return the bytes before and after."""
+    before = after = 0
+    chosen = mx.array(experts.astype(np.int32))
+    for name in names:
+        linear = layer[name]
+        for part in _PARTS:
+            whole = linear.get(part)
+            if whole is not None:
+                linear[part] = whole[chosen]
+                mx.eval(linear[part])
+                before += whole.nbytes
+                after += linear[part].nbytes
+                del whole
+    mx.clear_cache()
+    return before, after
+
+
+def shard_experts(
+    model: Any,
+    group: mx.distributed.Group | None = None,
+    *,
+    owners: str | ExpertOwners | Array | Sequence[int | Sequence[int]] = "contiguous",
+) -> ShardReport:
+    """Divide the experts of a model of mlx-lm over the ranks of a group, so that each rank keeps a part of them in memory.
+
+    Every rank calls this with the same model, and then runs the same program with the same tokens. Each computes the slots of its
+    own experts, and one all_sum adds them up: a slot has its value on one rank and zeros on the others. So all ranks have the
+    results of one, bit for bit. Everything but the experts is computed on every rank. It does not need install(), but the rest of
+    the model is gqmm's only with it.
+
+    Load the model with lazy=True: then a rank reads a layer's experts, keeps its own, and releases the others, layer by layer.
+
+    Args:
+        model: a model of mlx-lm. Its layers SwitchGLU and SwitchMLP must be ones that install() would fuse; status() counts them.
+        group: the ranks, as mx.distributed.init() returns them; None calls that.
+        owners: "contiguous", "round_robin", or a gqmm.dispatch.ExpertOwners, or what that is made of. It holds for every layer.
+
+    Returns:
+        A report with the bytes of experts that this rank keeps.
+
+    Raises:
+        TypeError: model is no nn.Module.
+        ValueError: the model has no layer of experts, or one that gqmm cannot compute, or its experts were divided already;
+            owners does not fit; or the ranks have different models, maps or versions. No model is changed then, on any rank.
+    """
+    group = mx.distributed.init() if group is None else group
+    layers = _agreed_layers(model, owners, group)
+    before = after = 0
+    for layer in layers:
+        division = _Division(layer.owners, group)
+        old, new = _keep(layer.module, layer.linear_layers, division.experts)
+        before, after = before + old, after + new
+        object.__setattr__(layer.module, "_division", division)
+        object.__setattr__(layer.module, "__class__", _sharded_class(type(layer.module), layer.linear_layers))
+    return ShardReport(group.rank(), group.size(), tuple(layer.name for layer in layers), after, before)

@@ -1,0 +1,144 @@
+"""shard_experts: processes on the loopback, connected by mx.distributed's ring, have the bits of one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gqmm.mlx as drop_in
+import mlx.core as mx
+import pytest
+from families import FAMILIES
+from mlx_lm_support import build, checkpoints
+
+ROOT = Path(__file__).parents[3]
+MODEL = ROOT / "models" / "shakespeare-moe-affine4"
+SECONDS = 300  # for all ranks; they share the machine's processors
+SECONDS_AFTER_A_FAILURE = 20
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports below those that the system gives to outgoing connections, which the ring itself makes while it starts."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            ports += [port] if port not in ports else []
+    return ports
+
+
+def run_ranks(tmp_path: Path, ranks: int, arguments: list[list[str]]) -> list[tuple[int, str, str]]:
+    """Status, output and errors of each rank. When the time is over, or soon after one has failed, all are ended."""
+    hosts = tmp_path / f"hosts{ranks}.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(ranks)]))
+    processes, outputs = [], []
+    for rank in range(ranks):
+        environment = {**os.environ, "MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank), "GQMM_NUM_THREADS": "1"}
+        command = [sys.executable, str(Path(__file__).with_name("ranks.py")), *arguments[rank]]
+        outputs.append([tmp_path / f"rank{rank}.{name}" for name in ("out", "err")])
+        with outputs[-1][0].open("w") as out, outputs[-1][1].open("w") as err:
+            processes.append(subprocess.Popen(command, env=environment, stdout=out, stderr=err))
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end and any(process.poll() is None for process in processes):
+        if any(process.poll() for process in processes):
+            end = min(end, time.monotonic() + SECONDS_AFTER_A_FAILURE)
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+        process.wait()
+    return [
+        (process.returncode, *(file.read_text() for file in files)) for process, files in zip(processes, outputs, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Any:
+    known: dict[Path, dict[str, Any]] = {}
+
+    def of_model(model: Path) -> dict[str, Any]:
+        if model not in known:
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_")}
+            command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(model), "contiguous"]
+            known[model] = json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+        return known[model]
+
+    return of_model
+
+
+def assert_bits_of_one(expected: dict[str, Any], model: Path, owners: str, ranks: int, tmp_path: Path) -> list[list[int]]:
+    """Return the reports of the ranks."""
+    reports = []
+    results = run_ranks(tmp_path, ranks, [[str(model), owners]] * ranks)
+    assert [status for status, _, _ in results] == [0] * ranks, "".join(errors[-3000:] for _, _, errors in results)
+    for _, output, _ in results:
+        result = json.loads(output)
+        reports.append(result.pop("report"))
+        assert result == expected
+    return reports
+
+
+def assert_experts_are_divided(reports: list[list[int]], layers: int) -> None:
+    for rank, report in enumerate(reports):
+        assert report[:3] == [rank, len(reports), layers]
+        assert report[3] * len(reports) == report[4]
+
+
+@pytest.mark.parametrize("model", checkpoints())
+def test_two_ranks_have_the_bits_of_one_and_half_of_the_memory(model, one_rank, tmp_path):
+    expected = one_rank(model)
+    assert expected["fused"] == expected["summed"] > 0
+    assert_experts_are_divided(assert_bits_of_one(expected, model, "contiguous", 2, tmp_path), expected["fused"])
+
+
+def test_four_ranks_have_the_bits_of_one_and_a_quarter_of_the_memory(one_rank, tmp_path):
+    expected = one_rank(MODEL)
+    assert_experts_are_divided(assert_bits_of_one(expected, MODEL, "round_robin", 4, tmp_path), expected["fused"])
+
+
+def test_replicas_and_ranks_without_experts_have_the_bits_of_one(one_rank, tmp_path):
+    experts = json.loads((MODEL / "config.json").read_text())["num_experts"]
+    owners = [[0, 2] if expert % 3 else 2 for expert in range(experts)]  # rank 1 has none
+    reports = assert_bits_of_one(one_rank(MODEL), MODEL, json.dumps(owners), 3, tmp_path)
+    assert reports[1][3] == 0
+    assert reports[2][3] == reports[2][4]
+
+
+def test_ranks_with_another_owner_map_are_named_on_all(tmp_path):
+    results = run_ranks(tmp_path, 2, [[str(MODEL), "contiguous"], [str(MODEL), "round_robin"]])
+    for status, _, errors in results:
+        assert status != 0
+        assert "[shard_experts] ranks [1] have another model, owner map or version of gqmm than rank 0" in errors
+
+
+def test_a_rank_that_cannot_divide_does_not_let_the_others_wait(tmp_path):
+    (_, _, first), (_, _, second) = run_ranks(tmp_path, 2, [[str(MODEL), "contiguous"], [str(MODEL), "[0, 1]"]])
+    assert "[shard_experts] ranks [1] cannot divide the experts of their model" in first
+    assert "[shard_experts] owners has 2 experts but a layer of the model has" in second
+
+
+def test_one_rank_keeps_all_experts_and_wrong_arguments_change_nothing():
+    model = build(FAMILIES["qwen3_moe"])
+    tokens = mx.array([[1, 2, 3]])
+    with drop_in.install():
+        before = model(tokens)
+        mx.eval(before)
+        for owners, message in {"by_turns": "owners = 'by_turns' is unknown", (0, 1): "owners has 2 experts"}.items():
+            with pytest.raises(ValueError, match=rf"^\[shard_experts\] {message}"):
+                drop_in.shard_experts(model, owners=owners)
+        with pytest.raises(TypeError, match=r"^\[shard_experts\] model: expected an mlx.nn.Module, got dict"):
+            drop_in.shard_experts({})
+        report = drop_in.shard_experts(model)
+        assert report.expert_bytes == report.total_expert_bytes > 0
+        assert "rank 0 of 1 has" in str(report)
+        assert mx.array_equal(model(tokens), before)
+        with pytest.raises(ValueError, match=r"^\[shard_experts\] the experts of .* were divided already"):
+            drop_in.shard_experts(model)
