@@ -12,11 +12,12 @@ from conftest import ROOT, WORK, run
 @pytest.fixture(scope="session")
 def prefix():
     """Where the library and its public headers are installed, and nothing else of the sources is."""
-    # Beside build/release, so that the compiler's cache knows each file: it takes paths relative to the folder of the build.
+    # Beside build/release and with its flags: the compiler's cache then knows each file. It takes paths relative to the build.
     build, installed = ROOT / "build" / "package-library", WORK / "installed"
     shutil.rmtree(installed, ignore_errors=True)
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DGQMM_BUILD_TESTS=OFF", "-DGQMM_BUILD_CLI=OFF"]
-    run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *options, "-DGQMM_INSTRUCTION_SETS=avx2")
+    options += ["-DGQMM_WARNINGS_AS_ERRORS=ON", "-DGQMM_INSTRUCTION_SETS=avx2"]
+    run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *options)
     run("cmake", "--build", build)
     run("cmake", "--install", build, "--prefix", installed, "--component", "development")
     return installed

@@ -184,7 +184,7 @@ def test_the_demo_of_mlx_lm_gets_the_same_losses_and_text_from_both_sides() -> N
     for module in ("mlx_lm", "gqmm.mlx"):
         pytest.importorskip(module)
     demo = str(ROOT / "examples" / "mlx_lm_demo.py")
-    command = [sys.executable, demo, str(OURS), "--tokens", "5", "--predictions", "256"]
+    command = [sys.executable, demo, str(OURS), "--tokens", "3", "--predictions", "128"]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     parts = result.stdout.split(f"{OURS.name}, ")
