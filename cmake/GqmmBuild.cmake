@@ -47,6 +47,16 @@ function(gqmm_precompile_headers target)
   target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>)
 endfunction()
 
+# The same for a target of the product, if GQMM_PRECOMPILE_HEADERS says so: the headers that most files include, and more of them.
+function(gqmm_precompile_common_headers target)
+  if(GQMM_PRECOMPILE_HEADERS)
+    gqmm_precompile_headers(${target}
+      <fmt/format.h> <fmt/ranges.h> <algorithm> <array> <atomic> <bit> <cmath> <condition_variable> <cstdint> <cstring> <filesystem>
+      <functional> <limits> <memory> <mutex> <numeric> <optional> <span> <string> <string_view> <thread> <utility> <variant> <vector>
+      ${ARGN})
+  endif()
+endfunction()
+
 # Warnings are shown where this is the project that is configured, and are errors in its presets. Another project may add this one
 # with flags of its own: -Werror does not apply to these sources then, and -ffast-math does not because it would change the bits of
 # results. -ffp-contract=off because bitwise equality of the kernels needs every fma to be written out (docs/reference/numerics.md).
