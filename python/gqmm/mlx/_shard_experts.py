@@ -92,6 +92,9 @@ class _Division:
             widest = max(map(len, ranks_of))
             self._rank_of_replica = mx.array([[*ranks, *[-1] * (widest - len(ranks))] for ranks in ranks_of])
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Division:
+        return self  # it does not change, and a group cannot be copied
+
     def local_ids(self, indices: mx.array) -> mx.array:
         """Return the positions of experts on this rank, shape (…, k), with −1 for slots that another rank computes."""
         local = self._local[indices]

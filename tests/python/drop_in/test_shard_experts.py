@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import random
@@ -139,6 +140,9 @@ def test_one_rank_keeps_all_experts_and_wrong_arguments_change_nothing():
         report = drop_in.shard_experts(model)
         assert report.expert_bytes == report.total_expert_bytes > 0
         assert "rank 0 of 1 has" in str(report)
+        assert mx.array_equal(model(tokens), before)
+        assert mx.array_equal(copy.deepcopy(model)(tokens), before)
+        drop_in.pack_model(model)
         assert mx.array_equal(model(tokens), before)
         with pytest.raises(ValueError, match=r"^\[shard_experts\] the experts of .* were divided already"):
             drop_in.shard_experts(model)
