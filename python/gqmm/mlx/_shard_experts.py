@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 nn: Any = importlib.import_module("mlx.nn")  # mlx.nn has no type hints
 
-_PARTS = ("weight", "scales", "biases", "bias")
+_PARTS = ("weight", "scales", "biases", "bias", "global_scale")
+_NO_EXPERT_OF_ANY_RANK = 2**31 - 1
 _OWNER_MAPS = {"contiguous": ExpertOwners.contiguous, "round_robin": ExpertOwners.round_robin}
 
 
@@ -97,6 +98,13 @@ class _Division:
 
     def local_ids(self, indices: mx.array) -> mx.array:
         """Return the positions of experts on this rank, shape (…, k), with −1 for slots that another rank computes."""
+        # MLX does not check what it indexes. An id out of range becomes one that moe_ffn refuses on every rank.
+        wrong = (indices < 0) | (indices >= self._local.size)
+        indices = mx.where(wrong, 0, indices)
+        local = self._local_ids(indices)
+        return mx.where(wrong, _NO_EXPERT_OF_ANY_RANK, local)
+
+    def _local_ids(self, indices: mx.array) -> mx.array:
         local = self._local[indices]
         if self._replicas is None:
             return local
@@ -119,7 +127,20 @@ class _ShardedLayer:
     def __call__(self: Any, x: mx.array, indices: mx.array) -> mx.array:
         division: _Division = self._division
         layers = [self[name] for name in self._linear_layers]
-        compute = layer_of(x, division.local_ids(indices), layers, self.activation, missing="zero")
+        # Each rank's part of the gradient of x is that of its own slots.
+        x = nn.layers.distributed.sum_gradients(division.group)(x)
+        try:
+            compute = layer_of(x, division.local_ids(indices), layers, self.activation, missing="zero")
+        except NotFusedError as why:
+            raise ValueError(
+                f"[shard_experts] gqmm cannot compute divided experts: {why}; adapters on experts need all of them"
+            ) from why
+        for name, layer in zip(self._linear_layers, layers, strict=True):
+            if layer["weight"].shape[0] != len(division.experts):
+                raise ValueError(
+                    f"[shard_experts] {name} has {layer['weight'].shape[0]} experts but this rank keeps {len(division.experts)}; "
+                    "load weights before shard_experts"
+                )
         return take_over.slots_of(self, division.over_ranks(compute))
 
 
@@ -228,15 +249,21 @@ def _agreed_layers(model: Any, owners: Any, group: mx.distributed.Group) -> list
     return layers
 
 
-def _keep(layer: Any, names: tuple[str, ...], experts: Any) -> tuple[int, int]:
-    """Keep these experts of a layer, and release the others. Return the bytes before and after."""
+def _keep(layer: Any, names: tuple[str, ...], experts: Any, done: set[int]) -> tuple[int, int]:
+    """Keep these experts of a layer, and release the others. Return the bytes before and after.
+
+    Linear layers in `done` belong to another layer, too, and were divided with that.
+    """
     before = after = 0
     chosen = mx.array(experts.astype(np.int32))
     for name in names:
         linear = layer[name]
+        if id(linear) in done:
+            continue
+        done.add(id(linear))
         for part in _PARTS:
             whole = linear.get(part)
-            if whole is not None:
+            if whole is not None and whole.ndim > 0:  # a global scale may be one number
                 linear[part] = whole[chosen]
                 mx.eval(linear[part])
                 before += whole.nbytes
@@ -259,6 +286,9 @@ def shard_experts(
     results of one, bit for bit. Everything but the experts is computed on every rank. It does not need install(), but the rest of
     the model is gqmm's only with it.
 
+    Ranks that sample must draw the same tokens: call mx.random.seed with the same number on each. Call pack_model after this
+    function, and load weights before it. It does not go together with model.shard() or with adapters (LoRA) on experts.
+
     Load the model with lazy=True: then a rank reads a layer's experts, keeps its own, and releases the others, layer by layer.
 
     Args:
@@ -275,11 +305,14 @@ def shard_experts(
             owners does not fit; or the ranks have different models, maps or versions. No model is changed then, on any rank.
     """
     group = mx.distributed.init() if group is None else group
+    if not isinstance(group, mx.distributed.Group):
+        raise TypeError(f"[shard_experts] group: expected an mx.distributed.Group or None, got {type(group).__name__}")
     layers = _agreed_layers(model, owners, group)
     before = after = 0
+    done: set[int] = set()
     for layer in layers:
         division = _Division(layer.owners, group)
-        old, new = _keep(layer.module, layer.linear_layers, division.experts)
+        old, new = _keep(layer.module, layer.linear_layers, division.experts, done)
         before, after = before + old, after + new
         object.__setattr__(layer.module, "_division", division)
         object.__setattr__(layer.module, "__class__", _sharded_class(type(layer.module), layer.linear_layers))

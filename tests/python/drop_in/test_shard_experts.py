@@ -16,8 +16,11 @@ from typing import Any
 
 import gqmm.mlx as drop_in
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from families import FAMILIES
+from mlx_lm.models.switch_layers import SwitchGLU
+from mlx_lm.tuner.lora import LoRASwitchLinear
 from mlx_lm_support import build, checkpoints
 
 ROOT = Path(__file__).parents[3]
@@ -146,3 +149,46 @@ def test_one_rank_keeps_all_experts_and_wrong_arguments_change_nothing():
         assert mx.array_equal(model(tokens), before)
         with pytest.raises(ValueError, match=r"^\[shard_experts\] the experts of .* were divided already"):
             drop_in.shard_experts(model)
+
+
+def divided_layer(**shared: object) -> object:
+    """A layer of experts on one rank, in a module, after the division. With `twice`, two layers have the same linear layers."""
+    block = nn.Module()
+    block.experts = SwitchGLU(64, 64, 4)
+    if shared.get("twice"):
+        block.others = SwitchGLU(64, 64, 4)
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            block.others[name] = block.experts[name]
+    report = drop_in.shard_experts(block)
+    assert report.expert_bytes == 3 * 4 * 64 * 64 * 4
+    return block
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, 100000])
+def test_ids_out_of_range_are_refused(wrong):
+    layer = divided_layer().experts
+    with pytest.raises(RuntimeError, match="out of range"):
+        mx.eval(layer(mx.ones((1, 64)), mx.array([[0, wrong]])))
+
+
+def test_linear_layers_of_two_layers_are_divided_once():
+    block = divided_layer(twice=True)
+    x, ids = mx.ones((1, 64)), mx.array([[0, 3]])
+    assert mx.array_equal(block.experts(x, ids), block.others(x, ids))
+
+
+def test_whole_weights_and_adapters_after_the_division_are_refused():
+    layer = divided_layer().experts
+    layer.gate_proj.weight = mx.zeros((8, 64, 64))
+    with pytest.raises(
+        ValueError, match=r"^\[shard_experts\] gate_proj has 8 experts but this rank keeps 4; load weights before"
+    ):
+        layer(mx.ones((1, 64)), mx.array([[0, 1]]))
+    layer.gate_proj = LoRASwitchLinear.from_base(SwitchGLU(64, 64, 4).gate_proj)
+    with pytest.raises(ValueError, match=r"^\[shard_experts\] gqmm cannot compute divided experts: .*LoRASwitchLinear"):
+        layer(mx.ones((1, 64)), mx.array([[0, 1]]))
+
+
+def test_a_wrong_group_is_refused():
+    with pytest.raises(TypeError, match=r"^\[shard_experts\] group: expected an mx.distributed.Group or None, got int"):
+        drop_in.shard_experts(nn.Module(), 3)
