@@ -12,6 +12,7 @@
 #include <numeric>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 namespace gqmm::detail {
 namespace {
@@ -34,7 +35,8 @@ template <class T>
     fail(op, "{} = {} is out of range: {} has no matrices", name, value, operand.name);
   }
   if (count == std::numeric_limits<std::int64_t>::max()) {
-    fail(op, "{} = {} is out of range: it must be 0 or more", name, value);
+    fail(op, "{} = {} is out of range: it must be {}", name, value,
+         std::cmp_less(value, 0) ? std::string("0 or more") : fmt::format("below {}", count));
   }
   fail(op, "{} = {} is out of range: {} has {} {}, so indices must lie in 0 ... {}{}", name, value, operand.name, count,
        count == 1 ? "matrix" : "matrices", count - 1,

@@ -337,6 +337,8 @@ TEST(Dispatch, ErrorsNameTheValueAndTheRemedy) {
             "[DispatchPlan] topk_ids has type float32; convert it to an integer type");
   EXPECT_EQ(message([&] { return ExpertOwners(int64s({2}, {0, -1})); }),
             "[ExpertOwners] owners[1] = -1 is out of range: it must be 0 or more");
+  EXPECT_EQ(message([&] { return local_ids(integers<std::uint64_t>({1}, {~std::uint64_t{0}}, Dtype::uint64), owners, 0); }),
+            "[local_ids] ids[0] = 18446744073709551615 is out of range: it must be below 9223372036854775807");
   EXPECT_EQ(message([&] { return ExpertOwners({{0}, {}}); }),
             "[ExpertOwners] owners[1] is empty; each expert needs a rank that holds it");
   EXPECT_EQ(message([&] { return ExpertOwners({{0, 1, 0}}); }),

@@ -215,10 +215,11 @@ def _digest(model: Any, layers: Sequence[_Layer]) -> bytes:
     """
     digest = hashlib.sha256(version().encode())
     utils: Any = importlib.import_module("mlx.utils")
-    experts = tuple(f"{layer.name}." for layer in layers)
+    linear_layers = [layer.module[name] for layer in layers for name in layer.linear_layers]
+    experts = {id(linear.get(part)) for linear in linear_layers for part in _PARTS}
     for name, values in sorted(utils.tree_flatten(model.parameters())):
         digest.update(f"{name} {values.shape} {values.dtype}".encode())
-        if values.size and not name.startswith(experts):
+        if values.size and id(values) not in experts:
             digest.update(bytes(memoryview(values.reshape(-1)[:16].view(mx.uint8))))
     for layer in layers:
         digest.update(repr([layer.owners.ranks_of(expert) for expert in range(layer.owners.num_experts)]).encode())
@@ -294,13 +295,14 @@ def shard_experts(
     Args:
         model: a model of mlx-lm. Its layers SwitchGLU and SwitchMLP must be ones that install() would fuse; status() counts them.
         group: the ranks, as mx.distributed.init() returns them; None calls that.
-        owners: "contiguous", "round_robin", or a gqmm.dispatch.ExpertOwners, or what that is made of. It holds for every layer.
+        owners: "contiguous", "round_robin", a gqmm.dispatch.ExpertOwners, an integer array of shape (E,) with the rank of each
+            expert, or a list of ranks and tuples of ranks. It holds for every layer.
 
     Returns:
         A report with the bytes of experts that this rank keeps.
 
     Raises:
-        TypeError: model is no nn.Module.
+        TypeError: model is no nn.Module, or group is no group.
         ValueError: the model has no layer of experts, or one that gqmm cannot compute, or its experts were divided already;
             owners does not fit; or the ranks have different models, maps or versions. No model is changed then, on any rank.
     """

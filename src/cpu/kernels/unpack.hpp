@@ -186,7 +186,7 @@ class BundleWalker {
       : packed_(strip.packed ? strip.codes + first * 64 : nullptr), at_(first), end_(end), blocks_(strip, first, end, copies) {}
 
   /// Blocks of more than two bundles can be walked through in a loop over their bundles, from memory. Unrolled, the products of
-  /// such blocks with several rows of x were a third of the library's code and no faster.
+  /// such blocks with several rows of x were a fifth of an instruction set's code (docs/notebook/compiling.md).
   static constexpr bool can_loop = block_words<V, F> / CodeBundle<V, F>::words > 2;
 
   /// Calls each(words) for every bundle up to word `until`. That must be the end of a block or of the walk. All calls for a
@@ -247,6 +247,7 @@ class BundleWalker {
 
   template <class Each>
   [[gnu::always_inline]] void walk_in_loop(std::int64_t until, Each each) {
+    static_assert(sizeof(i32) == 64, "a block in memory looks like packed words");
     while (at_ < until) {
       i32 block[size];
       const std::byte* from = packed_;

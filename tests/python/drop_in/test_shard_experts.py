@@ -17,8 +17,10 @@ from typing import Any
 import gqmm.mlx as drop_in
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 from families import FAMILIES
+from gqmm.mlx._shard_experts import _keep
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.tuner.lora import LoRASwitchLinear
 from mlx_lm_support import build, checkpoints
@@ -187,6 +189,17 @@ def test_whole_weights_and_adapters_after_the_division_are_refused():
     layer.gate_proj = LoRASwitchLinear.from_base(SwitchGLU(64, 64, 4).gate_proj)
     with pytest.raises(ValueError, match=r"^\[shard_experts\] gqmm cannot compute divided experts: .*LoRASwitchLinear"):
         layer(mx.ones((1, 64)), mx.array([[0, 1]]))
+
+
+def test_global_scales_are_divided_if_each_expert_has_one():
+    linear = nn.Module()
+    linear.weight, linear.global_scale = mx.arange(8).reshape(4, 2), mx.array([1.0, 2.0, 3.0, 4.0])
+    other = nn.Module()
+    other.weight, other.global_scale = mx.arange(8).reshape(4, 2), mx.array(5.0)
+    before, after = _keep({"one": linear, "other": other}, ("one", "other"), np.array([1, 3]), set())
+    assert (linear.global_scale.tolist(), other.global_scale.item()) == ([2.0, 4.0], 5.0)
+    assert linear.weight.tolist() == [[2, 3], [6, 7]]
+    assert (before, after) == (80, 40)
 
 
 def test_a_wrong_group_is_refused():
