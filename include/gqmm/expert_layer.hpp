@@ -15,8 +15,8 @@
 
 namespace gqmm {
 
-/// What carries messages between ranks. A program derives one of its own. Only one thread at a time calls an engine, and all
-/// ranks call it in the same order.
+/// What carries messages between ranks. gqmm/mpi.hpp has an engine over MPI; a program may derive one of its own. Only one thread
+/// at a time calls an engine, and all ranks call it in the same order.
 class GQMM_API DispatchEngine {
  public:
   DispatchEngine() = default;

@@ -1,5 +1,5 @@
 // gqmm: gather_qmm, the matrix product that runs the experts of quantized mixture-of-experts models. This header includes all
-// public headers. The following holds for every public function; a comment at a function says
+// public headers but gqmm/mpi.hpp, which needs MPI. The following holds for every public function; a comment at a function says
 // where it differs.
 //
 // Threads. Functions may be called from any number of threads at the same time. Arguments are only read, so calls may share them;
