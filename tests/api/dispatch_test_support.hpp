@@ -148,8 +148,7 @@ class RandomRanks {
 
   /// A layer of E experts with any options that a divided layer takes; shared experts without their scale.
   Layer layer(std::int64_t E, std::int64_t H, std::int64_t I) {
-    const Activation activation =
-        one_of<Activation>({SwiGLU(), SwiGLU{.alpha = 1.7F, .limit = 7.0F, .bias = 1.0F}, GELU(), ReLU2()});
+    const Activation activation = any_activation();
     const bool both = is_gated(activation) && below(2) == 0;
     const std::int64_t gate_outputs = both ? 2 * I : I;
     Layer layer = {.gate = weights({E}, gate_outputs, H),
@@ -179,13 +178,23 @@ class RandomRanks {
     return quantized != nullptr && below(2) == 0 ? ExpertWeights(pack(*quantized)) : of;
   }
 
-  SharedExperts shared(const Activation& activation, std::int64_t H, std::int64_t I) {
-    SharedExperts shared = {.gate = shared_weights(I, H), .down = shared_weights(H, I)};
-    if (is_gated(activation)) {
+  Activation any_activation() {
+    return one_of<Activation>({SwiGLU(), SwiGLU{.alpha = 1.7F, .limit = 7.0F, .bias = 1.0F}, GELU(), ReLU2()});
+  }
+
+  /// Shared experts of a layer with this activation, or with one of their own.
+  SharedExperts shared(const Activation& of_layer, std::int64_t H, std::int64_t I) {
+    const std::optional<Activation> own = below(3) == 0 ? std::optional(any_activation()) : std::nullopt;
+    const Activation activation = own.value_or(of_layer);
+    const bool both = is_gated(activation) && below(2) == 0;
+    const std::int64_t gate_outputs = both ? 2 * I : I;
+    SharedExperts shared = {.gate = shared_weights(gate_outputs, H), .down = shared_weights(H, I)};
+    shared.activation = own;
+    if (is_gated(activation) && !both) {
       shared.up = shared_weights(I, H);
     }
     if (below(2) == 0) {
-      shared.gate_bias = normal({I}, compute_float());
+      shared.gate_bias = normal({gate_outputs}, compute_float());
       shared.down_bias = normal({1, H}, compute_float());
     }
     return shared;
