@@ -82,7 +82,8 @@ class SlotExchange:
             ranks = self._known_ranks(rank_of_slot)
             if ranks is None:
                 return self._sum_everywhere(slots, topk_weights)
-            return self._sum_at_home(ranks)(slots, topk_weights)
+            y: mx.array = self._sum_at_home(ranks)(slots, topk_weights)
+            return y
 
         return over_all
 
