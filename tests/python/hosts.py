@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -78,6 +79,16 @@ class Hosts:
         """Return the command that runs this command on a host. It has the variables and files of this process."""
         inside = ["unshare", "--uts", "--ipc", "--mount", "sh", "-c", _LOG_IN, "sh", self.names[host], str(self._names_file)]
         return ["ip", "netns", "exec", self._namespaces[host], *inside, *command]
+
+    def remote_shell(self) -> str:
+        """Return the path of a program that is to these hosts what ssh is to machines: PROGRAM [-OPTION …] ADDRESS COMMAND …"""
+        shell = self._folder / "remote-shell"
+        lines = ["#!/bin/bash", "while [[ $1 == -* ]]; do shift; done", "address=$1", "shift", 'case "$address" in']
+        for host, address in enumerate(self.addresses):
+            lines.append(f'{address}) exec {shlex.join(self.command(host, ["bash", "-c"]))} "$*" ;;')
+        shell.write_text("\n".join([*lines, 'esac; echo "no host has the address $address" >&2; exit 1', ""]))
+        shell.chmod(0o755)
+        return str(shell)
 
     def bytes_sent(self, host: int) -> int:
         """The number of bytes that a host has sent so far, with the headers of Ethernet, IP and TCP."""

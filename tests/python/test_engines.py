@@ -6,13 +6,32 @@ import importlib.util
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from expert_ranks import DTYPES, E, H, K, owners_of, problem, tokens_of
+from gqmm.dispatch import DispatchPlan
+from hosts import hosts
 from rank_processes import Command, Ended, free_ports, run_together
 
 PROGRAM = Path(__file__).with_name("expert_ranks.py")
 TIMEOUT = 3  # of an engine, where a test waits for it
+BITS_PER_SECOND = 4_000_000
+
+
+def least_bytes_sent(rank: int) -> int:
+    """How many bytes of rows and of results one of two ranks sends at least, if both compute what expert_ranks.py checks."""
+    total = 0
+    other = 1 - rank
+    for dtype, tokens in ((dtype, tokens) for dtype in DTYPES for tokens in tokens_of(rank)):
+        plan = DispatchPlan(problem(rank, tokens, dtype)[1], owners_of(2), rank, 2, E)
+        total += int(plan.send_counts[other]) * (H * np.dtype(dtype).itemsize + K * 4)
+    for dtype, tokens in ((dtype, tokens) for dtype in DTYPES for tokens in tokens_of(other)):
+        plan = DispatchPlan(problem(other, tokens, dtype)[1], owners_of(2), other, 2, E)
+        total += int(plan.recv_counts[rank]) * H * np.dtype(dtype).itemsize
+    return total
 
 
 def run_mpi(launcher: list[str], environment: dict[str, str], ranks: int, scenario: str, folder: Path) -> Ended:
@@ -20,11 +39,16 @@ def run_mpi(launcher: list[str], environment: dict[str, str], ranks: int, scenar
     return run_together(folder, [Command(command, {"GQMM_NUM_THREADS": "1", **environment})])[0]
 
 
-def run_mpich(ranks: int, scenario: str, folder: Path) -> Ended:
+def mpich() -> str:
+    """The path of MPICH's program that starts ranks."""
     launcher = Path(sys.executable).with_name("mpiexec.hydra")
     if importlib.util.find_spec("mpi4py") is None or not launcher.exists():
         pytest.skip("mpi4py and mpich are not here: pip install mpi4py mpich")
-    return run_mpi([str(launcher)], {}, ranks, scenario, folder)
+    return str(launcher)
+
+
+def run_mpich(ranks: int, scenario: str, folder: Path) -> Ended:
+    return run_mpi([mpich()], {}, ranks, scenario, folder)
 
 
 def run_openmpi(ranks: int, scenario: str, folder: Path) -> Ended:
@@ -85,3 +109,19 @@ def test_a_rank_that_is_lost_ends_the_others_and_is_named(run, scenario, tmp_pat
     assert result.status != 0
     if scenario == "stops" or run is run_gloo:
         assert re.search(r"Engine\] rank [02] .* rank 1: ended, or does not answer", result.errors)
+
+
+def test_rows_and_results_cross_the_network_between_hosts(tmp_path):
+    launcher = mpich()
+    with hosts(2, BITS_PER_SECOND) as network:
+        remote = ["-launcher", "rsh", "-launcher-exec", network.remote_shell(), "-hosts", ",".join(network.addresses)]
+        command = [launcher, *remote, "-n", "2", sys.executable, str(PROGRAM), "mpi", "bits", "60"]
+        start = time.monotonic()
+        (result,) = run_together(tmp_path, [Command(network.command(0, command), {"GQMM_NUM_THREADS": "1"})])
+        seconds = time.monotonic() - start
+        assert result.status == 0, result.errors[-3000:]
+        assert len(re.findall("is right", result.output)) == 2
+        for rank in range(2):
+            least = least_bytes_sent(rank)
+            assert network.bytes_sent(rank) >= least
+            assert seconds >= network.least_seconds(least)
