@@ -305,7 +305,7 @@ def quantize(
         mode: {modes}.
         global_scale: only for {modes_with_global_scale}, one float32 value: the largest magnitude of the tensor. The scales are
             relative to it.
-        stream: None, or a Stream. It makes no difference, because this function runs on one thread.
+        stream: None, or a Stream. Its number of threads makes no difference, because this function runs on one thread.
 
     Returns:
         A tuple of arrays of w's library: the codes, uint32 of shape (…, N, K·bits/32), the scales of shape
@@ -349,7 +349,7 @@ def dequantize(
         dtype: float16, bfloat16 or float32, as the type of any library or as its name. None stands for the type that scales and
             biases promote to in affine mode, and for bfloat16 in the other modes. With a global_scale the result is float32
             whatever dtype says, as in MLX.
-        stream: None, or a Stream. It makes no difference, because this function runs on one thread.
+        stream: None, or a Stream. Its number of threads makes no difference, because this function runs on one thread.
 
     Returns:
         An array of w's library with the weights, of shape (…, N, K), or of the shape of the QuantizedWeights.
