@@ -19,7 +19,7 @@ import gqmm
 import numpy as np
 import oracle
 import pytest
-from processes import PRELUDE
+from processes import PRELUDE, run_product
 
 
 def test_memory_nodes_share_out_the_processors_of_this_thread():
@@ -82,6 +82,82 @@ def test_slices_of_outputs_have_the_bits_of_the_whole(rng, setting, packed):
             assert oracle.same_bits(np.concatenate(list(callers.map(product, range(parts))), axis=-1), whole)
 
 
+THREADS_NAMED = """
+import pathlib
+
+def threads_named(name):
+    tasks = pathlib.Path("/proc/self/task").iterdir()
+    return [int(task.name) for task in tasks if (task / "comm").read_text().strip() == name]
+"""
+
+# Each call wants one thread more than the one before. So it starts a thread of the node's team, if it has that team.
+EVERY_OPERATOR = """
+import inspect
+from functools import partial
+from gqmm import dispatch
+
+node = gqmm.memory_nodes()[0].number
+E, T, H = 32, 1024, 512
+rng = np.random.default_rng(0)
+x, h = (rng.standard_normal((T, H), dtype=np.float32) for _ in range(2))
+rows, ids, router = x[:, None], rng.integers(0, E, (T, 2)), np.full((T, 2), 0.5, np.float32)
+dense = rng.standard_normal((E, H, H), np.float32)
+w, one = (gqmm.QuantizedWeights(*gqmm.quantize(each), group_size=64, bits=4) for each in (dense, dense[0]))
+chosen, offsets = {"rhs_indices": np.arange(T) % E}, np.arange(1, E + 1) * (T // E)
+heads = rng.standard_normal((1, 4, 256, 64), np.float32)
+slots = rng.standard_normal((T, 2, H), dtype=np.float32)
+plan = dispatch.DispatchPlan(ids, dispatch.ExpertOwners.contiguous(E, 1), 0, 1, E)
+
+CALLS = [
+    partial(gqmm.moe_combine, slots, router),
+    partial(dispatch.combine, plan, slots, router),
+    partial(gqmm.pack, w),
+    partial(gqmm.rms_norm, x, None, 1e-6),
+    partial(gqmm.layer_norm, x, None, None, 1e-6),
+    partial(gqmm.rope, x[None, None], H),
+    partial(dispatch.pack_rows, plan, x),
+    partial(dispatch.pack_results, slots, ids),
+    partial(dispatch.unpack, plan, slots.reshape(-1, H)),
+    partial(gqmm.softmax, x),
+    partial(gqmm.activate, x, h, gqmm.SwiGLU()),
+    partial(gqmm.gather_qmm, rows, w, **chosen),
+    partial(gqmm.quantized_matmul, x, one),
+    partial(gqmm.gather_mm, rows, dense, **chosen),
+    partial(gqmm.grouped_qmm, x, w, offsets),
+    partial(gqmm.grouped_mm, x, dense, offsets),
+    partial(gqmm.gather_qmm_vjp, rows, rows, w, **chosen),
+    partial(gqmm.quantized_matmul_vjp, x, x, one),
+    partial(gqmm.gather_mm_vjp, rows, rows, dense, **chosen),
+    partial(gqmm.grouped_qmm_vjp, x, x, w, offsets),
+    partial(gqmm.grouped_mm_vjp, x, x, dense, offsets),
+    partial(gqmm.moe_ffn, x, ids, router, w, w, w),
+    partial(gqmm.moe_ffn_vjp, x, x, ids, router, w, w, w),
+    partial(gqmm.scaled_dot_product_attention, heads, heads, heads, scale=1.0),
+    partial(gqmm.quantized_scaled_dot_product_attention, heads, *[gqmm.quantize(heads, bits=8)] * 2, scale=1.0),
+]
+
+
+def with_a_stream(module):
+    functions = [getattr(module, name) for name in module.__all__ if inspect.isfunction(getattr(module, name))]
+    return {function for function in functions if "stream" in inspect.signature(function).parameters}
+
+
+alone = {gqmm.quantize, gqmm.dequantize}  # they run on the caller's thread
+assert {call.func for call in CALLS} | alone == with_a_stream(gqmm) | with_a_stream(dispatch)
+for workers, call in enumerate(CALLS, start=1):
+    call(stream=gqmm.Stream(threads=workers + 1, node=node))
+    end = time.monotonic() + 10  # a new thread gives itself its name
+    while not threads_named(f"gqmm-n{node}-{workers}"):
+        assert time.monotonic() < end, call.func
+        time.sleep(0.001)
+"""
+
+
+def test_every_operator_runs_on_the_node_of_its_stream():
+    result = run_product(THREADS_NAMED + EVERY_OPERATOR)
+    assert result.returncode == 0, result.stderr
+
+
 TWO_NODES = """
 nodes = gqmm.memory_nodes()
 everywhere = os.sched_getaffinity(0)
@@ -89,16 +165,6 @@ assert [node.number for node in nodes] == [0, 2], nodes
 w = gqmm.quantize(np.ones((4, 2048, 1024), np.float32))
 x = np.ones((512, 1, 1024), np.float32)
 rhs = np.arange(512) % 4
-
-
-def masks(name):
-    # The processors of each of this process's threads with this name.
-    found = []
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/comm") as comm:
-            if comm.read().strip() == name:
-                found.append(os.sched_getaffinity(int(task)))
-    return found
 
 
 class Caller(threading.Thread):
@@ -127,7 +193,8 @@ for caller in callers:
         time.sleep(0.001)
     assert time.monotonic() < end
 for node in nodes:
-    assert masks(f"gqmm-n{node.number}-1") == [set(node.processors)], node
+    (worker,) = threads_named(f"gqmm-n{node.number}-1")
+    assert os.sched_getaffinity(worker) == set(node.processors)
     child = os.fork()
     if child == 0:
         os._exit(0 if (gqmm.gather_qmm(x, *w, rhs_indices=rhs, stream=gqmm.Stream(2, node=node.number)) == 1024).all() else 1)
@@ -165,7 +232,7 @@ def test_calls_of_two_nodes_run_at_once_each_on_its_own(tmp_path):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    (tmp_path / "program.py").write_text(PRELUDE + TWO_NODES)
+    (tmp_path / "program.py").write_text(PRELUDE + THREADS_NAMED + TWO_NODES)
     system = pathlib.Path("/sys/devices/system/node")
     in_view = ["unshare", "--mount", "sh", "-c", f'mount --bind "$0" {system} && exec "$@"', str(tmp_path)]
     if not system.is_dir() or subprocess.run([*in_view, "true"], capture_output=True, check=False).returncode != 0:
