@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def script(name: str) -> Path:
-    """A Python file of the benchmark, whichever room it lies in."""
-    (path,) = (ROOT / "bench").glob(f"*/{name}.py")
+    """A Python file of the benchmark, whichever folder it lies in."""
+    (path,) = (ROOT / "bench").rglob(f"{name}.py")
     return path
 
 
