@@ -49,3 +49,8 @@ def load_peers(module: str) -> ModuleType:
 def load_mlx_lm(module: str) -> ModuleType:
     """A module of the package bench/mlx_lm."""
     return load_from("through_mlx_lm", "mlx_lm", module)
+
+
+def load_scale(module: str) -> ModuleType:
+    """A module of the package bench/scale."""
+    return load_from("scale", "scale", module)
