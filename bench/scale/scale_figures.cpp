@@ -61,7 +61,6 @@ json figures_of_seconds(const Case& layer, const std::vector<Turn>& turns) {
   json figures = figures_of(side_of(layer), turns, work_of(layer), static_cast<double>(layer.tokens));
   figures.erase("side");
   figures.erase("other_programs");  // not measured
-  figures["operations_per_second"] = layer.operations() / figures.at("seconds").at("median").get<double>();
   return figures;
 }
 
@@ -81,6 +80,7 @@ class ScaleBenchmark {
     for (std::size_t i = 0; i < plan_.tokens.size(); ++i) {
       measure(i, figures.at("cases"));
     }
+    figures["dispatch"] = dispatch(tools);
     return figures;
   }
 
@@ -118,6 +118,23 @@ class ScaleBenchmark {
       figures["speed_up"] = turns.contains(1) ? speed_up(turns.at(group->ranks()), turns.at(1)) : json();
       cases.push_back(figures);
     }
+  }
+
+  /// Measures what a layer takes on one rank besides its products. Its experts have the least width, whose products take hardly
+  /// any time: the difference of two long times would be lost in their noise.
+  json dispatch(const RankTools& tools) {
+    progress_(1, "planning and calls");
+    Case narrow = plan_.layer;
+    narrow.shape.N = narrow.group_size;
+    narrow.tokens = *std::min_element(plan_.tokens.begin(), plan_.tokens.end());
+    RankGroup group(plan_.python, tools, 1, plan_.threads, narrow, 1);
+    group.set_up(narrow.tokens);
+    std::vector<double> differences;
+    for (int round = 0; round < plan_.repetitions; ++round) {
+      const json answer = group.turn(plan_.seconds);
+      differences.push_back(answer.at("seconds").get<double>() - answer.at("alone_seconds").get<double>());
+    }
+    return {{"tokens", narrow.tokens}, {"seconds", to_json(summarize(differences))}};
   }
 
   static json speed_up(const std::vector<RankTurn>& turns, const std::vector<RankTurn>& of_one) {

@@ -63,6 +63,8 @@ tools::TextTable case_table(const json& cases) {
 
 std::vector<std::string> introduction(const ScaleReport& report) {
   const json& versions = report.figures.at("versions");
+  const json& dispatch = report.figures.at("dispatch");
+  const std::int64_t tokens = dispatch.at("tokens");
   std::string limits = "Limits: ";
   for (const auto& [name, how] : report.figures.at("limits").items()) {
     limits += fmt::format("{}{} ({})", limits.ends_with(' ') ? "" : ", ", name, text(how));
@@ -72,6 +74,8 @@ std::vector<std::string> introduction(const ScaleReport& report) {
           fmt::format("gqmm {}, mpi4py {}, {}, NumPy {}, Python {}", text(versions.at("gqmm")), text(versions.at("mpi4py")),
                       text(versions.at("mpi")), text(versions.at("numpy")), text(versions.at("python"))),
           limits,
+          fmt::format("Besides products, a layer on one rank takes {} with {} token{}: the plan, copies, and calls from Python",
+                      duration(median(dispatch.at("seconds"))), tokens, tokens == 1 ? "" : "s"),
           "A call ends when the last rank has its result. Time in exchanges is the mean over ranks, and includes waiting for "
           "ranks that compute. Plain moe_ffn is one process without plan and messages; speed-up is over 1 rank"};
 }

@@ -67,7 +67,7 @@ class TestTimes:
     NODE = dataclasses.replace(NODE, dram_read=math.inf)  # copies cost nothing
 
     def test_a_product_takes_as_long_as_memory_or_arithmetic(self) -> None:
-        node = scale.Node(cores=2, dram_read=1e9, of_dram=0.5, operations_per_core=1e9)
+        node = scale.Node(cores=2, dram_read=1e9, of_dram=0.5, int8_dot=4e9, of_int8_dot=0.25)
         reading, computing = 1e6 * scale.BYTES_PER_WEIGHT / 0.5e9, 2 * 1e6 * 100 / 2e9
         np.testing.assert_allclose(node.product_seconds(1e6, [0, 1, 100]), [0, reading, computing])
 
@@ -137,20 +137,19 @@ MEASURED = {
     "gqmm_bench_scale": 1,
     "machine": {"cpu": "a processor"},
     "cases": [
-        {"tokens": 1, "ranks": 1, "threads": 2, "seconds": {"median": 90e-6},
-         "alone": {"seconds": {"median": 50e-6}, "of_dram": {"median": 0.5}, "operations_per_second": 1e9}},
-        {"tokens": 256, "ranks": 1, "threads": 2, "seconds": {"median": 1.0},
-         "alone": {"seconds": {"median": 0.9}, "of_dram": {"median": 0.1}, "operations_per_second": 400e9}},
-        {"tokens": 256, "ranks": 2, "threads": 1, "seconds": {"median": 1.0}},
+        {"tokens": 1, "ranks": 1, "alone": {"of_dram": {"median": 0.5}, "of_arithmetic": {"median": 0.1}}},
+        {"tokens": 256, "ranks": 1, "alone": {"of_dram": {"median": 0.2}, "of_arithmetic": {"median": 0.3}}},
+        {"tokens": 256, "ranks": 2},
     ],
+    "dispatch": {"tokens": 1, "seconds": {"median": 40e-6}},
 }  # fmt: skip
 
 
 class TestReport:
     def test_measured_figures_make_the_node(self) -> None:
-        node = scale.node_from_measured(MEASURED, scale.Node(cores=10, dram_read=1e9))
+        node = scale.node_from_measured(MEASURED, scale.Node(cores=10, dram_read=1e9, int8_dot=100e9))
         assert node.weight_bytes_per_second == 0.5e9
-        assert node.operations_per_second == 10 * 200e9
+        assert node.operations_per_second == pytest.approx(10 * 30e9)
         assert node.dispatch_seconds == pytest.approx(40e-6)
 
     def test_the_report_says_what_it_assumes_and_whether_aims_are_met(
@@ -160,7 +159,7 @@ class TestReport:
         path.write_text(json.dumps(MEASURED))
         assert scale.main(["--measured", str(path), "--nodes", "4", "--network", "mine,3,0.5,11.5"]) == 0
         text = capsys.readouterr().out
-        assert "0.50 of that with one token, and 200 GFLOP/s on each core with many (measured on a processor)" in text
+        assert "0.50 of that rate with few tokens, and 0.30 of that peak with many (measured on a processor)" in text
         assert "take 40 µs in a layer" in text
         assert "| tokens | nodes | mine |" in text
         for model in scale.MODELS:
