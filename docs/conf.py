@@ -35,6 +35,7 @@ suppress_warnings = ["duplicate_declaration.cpp"]
 
 
 autodoc_typehints = "signature"
+autodoc_mock_imports = ["mpi4py", "torch"]  # engines need them, and are documented without
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 napoleon_numpy_docstring = False

@@ -1,7 +1,7 @@
 // Layers of experts on several ranks: which rows of x each rank needs, and where its results return to.
 //
 // Nothing here sends anything, so every engine fits: MPI, torch.distributed, a simulation in one process. Each rank has tokens
-// and some of the experts. One layer takes two exchanges:
+// and some of the experts. One layer takes two exchanges, and ExpertLayer (gqmm/expert_layer.hpp) does all of it:
 //
 //     plan = DispatchPlan(topk_ids, owners, rank, ranks, num_experts)
 //     rows = pack_rows(plan, x)                       send plan.send_counts()[r] of them, and of plan.send_ids(), to rank r

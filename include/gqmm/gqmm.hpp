@@ -1,5 +1,6 @@
 // gqmm: gather_qmm, the matrix product that runs the experts of quantized mixture-of-experts models. This header includes all
-// public headers. The following holds for every public function; a comment at a function says where it differs.
+// public headers but gqmm/mpi.hpp, which needs MPI. The following holds for every public function; a comment at a function says
+// where it differs.
 //
 // Threads. Functions may be called from any number of threads at the same time. Arguments are only read, so calls may share them;
 // no thread may change an argument, or write its memory, during a call. Two calls must not write to the same `out`. One call at a
@@ -24,6 +25,7 @@
 #include <gqmm/array.hpp>              // IWYU pragma: export
 #include <gqmm/attention.hpp>          // IWYU pragma: export
 #include <gqmm/dispatch.hpp>           // IWYU pragma: export
+#include <gqmm/expert_layer.hpp>       // IWYU pragma: export
 #include <gqmm/explain.hpp>            // IWYU pragma: export
 #include <gqmm/export.hpp>             // IWYU pragma: export
 #include <gqmm/file_error.hpp>         // IWYU pragma: export

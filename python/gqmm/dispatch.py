@@ -20,6 +20,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gqmm import _gqmm
+from gqmm._engines import Engine
+from gqmm._expert_layer import ExpertLayer
 from gqmm._gqmm import DispatchPlan, ExpertOwners
 
 if TYPE_CHECKING:
@@ -31,7 +33,18 @@ if TYPE_CHECKING:
     from gqmm._gqmm import Stream
     from gqmm._types import Array
 
-__all__ = ["DispatchPlan", "ExpertOwners", "combine", "local_ids", "pack_results", "pack_rows", "return_counts", "unpack"]
+__all__ = [
+    "DispatchPlan",
+    "Engine",
+    "ExpertLayer",
+    "ExpertOwners",
+    "combine",
+    "local_ids",
+    "pack_results",
+    "pack_rows",
+    "return_counts",
+    "unpack",
+]
 
 
 def pack_rows(plan: DispatchPlan, x: Array, *, stream: Stream | None = None) -> Any:

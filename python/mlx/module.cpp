@@ -3,6 +3,7 @@
 #include "activation_arguments.hpp"
 #include "attention.hpp"
 #include "evaluation_errors.hpp"
+#include "exchange.hpp"
 #include "functions.hpp"
 #include "grouped.hpp"
 #include "layers.hpp"
@@ -33,6 +34,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -227,6 +229,20 @@ void bind_watching(nb::module_& m) {
   m.def(
       "is_shared", [](const mx::array& a) { return a.data_shared_ptr() != nullptr && !a.is_donatable(); }, "a"_a,
       "Whether something other than this object holds the array or its memory.");
+}
+
+/// Binds the functions that gqmm.mlx._shard_experts calls.
+void bind_exchanges(nb::module_& m) {
+  m.def("exchange_begins", &exchange_begins, "a"_a, "Return the array. When a stream has computed it, an exchange has begun.");
+  m.def("exchange_ended", &exchange_ended, "a"_a, "Return the array. When a stream has computed it, an exchange has ended.");
+  m.def(
+      "exchanges",
+      [] {
+        const Exchanges now = exchanges();
+        return std::tuple(now.begun, now.ended, now.seconds_since_last);
+      },
+      nb::sig("def exchanges() -> tuple[int, int, float]"),
+      "Return how many exchanges have begun and ended, and the seconds since the last of these events.");
 }
 
 void define_module(nb::module_& m) {
@@ -433,6 +449,7 @@ float32. Indices, errors and streams are as for gather_qmm. Without indices the 
       "Return four numbers: packed copies held, their bytes, copies made so far, and weights not packed because they were lent.");
   bind_packed_parameters(m);
   bind_watching(m);
+  bind_exchanges(m);
   m.def("forget_packed_copies", [] { pack_cache().clear(); }, "Free the packed copies that no graph uses.");
 }
 

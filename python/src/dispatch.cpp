@@ -36,22 +36,6 @@ std::vector<int> parse_ranks(nb::handle value) {
   return ranks;
 }
 
-ExpertOwners parse_owners(nb::handle owners) {
-  ExpertOwners* given = nullptr;
-  if (nb::try_cast(owners, given) && given != nullptr) {
-    return *given;
-  }
-  if (is_sequence(owners)) {
-    std::vector<std::vector<int>> ranks;
-    for (const nb::handle of_expert : nb::borrow<nb::iterable>(owners)) {
-      ranks.push_back(parse_ranks(of_expert));
-    }
-    return ExpertOwners(ranks);
-  }
-  const Operand operand = import_array({"ExpertOwners", "owners"}, owners);
-  return ExpertOwners(operand.view);
-}
-
 nb::tuple ranks_of(const ExpertOwners& self, std::int64_t expert) {
   nb::list ranks;
   for (const int rank : self.ranks_of(expert)) {
@@ -253,6 +237,22 @@ nb::object call_combine(nb::handle plan, nb::handle slots, nb::handle topk_weigh
 }
 
 }  // namespace
+
+ExpertOwners parse_owners(nb::handle owners) {
+  ExpertOwners* given = nullptr;
+  if (nb::try_cast(owners, given) && given != nullptr) {
+    return *given;
+  }
+  if (is_sequence(owners)) {
+    std::vector<std::vector<int>> ranks;
+    for (const nb::handle of_expert : nb::borrow<nb::iterable>(owners)) {
+      ranks.push_back(parse_ranks(of_expert));
+    }
+    return ExpertOwners(ranks);
+  }
+  const Operand operand = import_array({"ExpertOwners", "owners"}, owners);
+  return ExpertOwners(operand.view);
+}
 
 void bind_dispatch(nb::module_& m) {
   bind_owners(m);

@@ -6,6 +6,7 @@
 #include "classes.hpp"
 #include "define.hpp"
 #include "dispatch.hpp"
+#include "expert_layer.hpp"
 #include "gil.hpp"
 #include "gradients.hpp"
 #include "grouped.hpp"
@@ -218,6 +219,7 @@ void define_module(nb::module_& m) {
          "def pack(w: object, scales: object, biases: object, group_size: int | None, bits: int | None, "
          "mode: str | None, transpose: bool | None, global_scale: object, stream: object, /) -> PackedWeights");
   bind_dispatch(m);
+  bind_expert_layer(m);
   bind_gradients(m);
   bind_grouped(m);
   bind_layers(m);

@@ -1,11 +1,10 @@
 #include "moe.hpp"
 
-#include "activation_of.hpp"
 #include "arguments.hpp"
 #include "arrays.hpp"
 #include "define.hpp"
 #include "gil.hpp"
-#include "weights.hpp"
+#include "moe_operands.hpp"
 #include "wrt.hpp"
 
 #include <gqmm/activation.hpp>
@@ -23,36 +22,16 @@
 namespace gqmm::python {
 namespace {
 
-/// An activation as the package passes it.
-class PassedActivation {
- public:
-  PassedActivation(const char* op, nb::handle passed) : op_(op), parts_(nb::borrow<nb::tuple>(passed)) {}
-
-  [[nodiscard]] Activation activation() const { return activation_of(nb::cast<std::string>(parts_[0]), *this); }
-
-  [[nodiscard]] float number(const char* name, std::size_t i) const { return parse_float({op_, name}, parts_[i]); }
-  [[nodiscard]] std::optional<float> optional_number(const char* name, std::size_t i) const {
-    return parts_[i].is_none() ? std::nullopt : std::optional(number(name, i));
-  }
-  [[nodiscard]] GeluApproximation approximation(std::size_t i) const {
-    return gelu_approximation_from_name(parse_string({op_, "approximate"}, parts_[i]), op_);
-  }
-
- private:
-  const char* op_;
-  nb::tuple parts_;
-};
-
 void call_check_activation(nb::handle activation) {
   const std::string name = nb::cast<std::string>(activation[0]);
-  check_activation(PassedActivation(name.c_str(), activation).activation(), name);
+  check_activation(parse_activation(name.c_str(), activation), name);
 }
 
 nb::object call_activate(nb::handle gate, nb::handle up, nb::handle activation, nb::handle out, nb::handle stream) {
   constexpr const char* op = "activate";
   const Operand gate_operand = import_array({op, "gate"}, gate);
   const std::optional<Operand> up_operand = import_optional_array({op, "up"}, up);
-  const Activation of_call = PassedActivation(op, activation).activation();
+  const Activation of_call = parse_activation(op, activation);
   const std::optional<Operand> out_operand =
       out.is_none() ? std::nullopt : std::optional(import_writable_array({op, "out"}, out));
   const ActivateOptions options{.stream = parse_stream(op, stream), .out = view_of(out_operand)};
@@ -71,10 +50,6 @@ nb::object call_moe_combine(nb::handle slots, nb::handle topk_weights, nb::handl
   return out_operand ? nb::borrow(out) : export_array(slots, std::move(result));
 }
 
-GateUpOrder parse_gate_up_order(const char* op, nb::handle value) {
-  return gate_up_order_from_name(parse_string({op, "gate_up_order"}, value), op);
-}
-
 std::optional<LocalExperts> parse_local_experts(const char* op, nb::handle value) {
   if (value.is_none()) {
     return std::nullopt;
@@ -88,63 +63,6 @@ std::optional<LocalExperts> parse_local_experts(const char* op, nb::handle value
   return LocalExperts{.first = parse_int({op, "local_experts[0]"}, value[0]),
                       .count = parse_int({op, "local_experts[1]"}, value[1])};
 }
-
-/// The layers and biases of a block, imported. It must be destroyed with the GIL held.
-struct BlockOperands {
-  LayerOperand gate;
-  std::optional<LayerOperand> up;
-  LayerOperand down;
-  std::optional<Operand> gate_bias;
-  std::optional<Operand> up_bias;
-  std::optional<Operand> down_bias;
-
-  /// `parts`: gate, up, down, gate_bias, up_bias, down_bias. `names`: what errors call them.
-  BlockOperands(const char* op, const std::array<const char*, 6>& names, const std::array<nb::handle, 6>& parts)
-      : gate(import_layer({op, names[0]}, parts[0])),
-        down(import_layer({op, names[2]}, parts[2])),
-        gate_bias(import_optional_array({op, names[3]}, parts[3])),
-        up_bias(import_optional_array({op, names[4]}, parts[4])),
-        down_bias(import_optional_array({op, names[5]}, parts[5])) {
-    if (!parts[1].is_none()) {
-      up = import_layer({op, names[1]}, parts[1]);
-    }
-  }
-  [[nodiscard]] std::optional<ExpertWeights> up_view() const {
-    return up ? std::optional<ExpertWeights>(view_of(*up)) : std::nullopt;
-  }
-};
-
-constexpr std::array<const char*, 6> routed_names = {"gate", "up", "down", "gate_bias", "up_bias", "down_bias"};
-constexpr std::array<const char*, 6> shared_names = {"shared.gate",      "shared.up",      "shared.down",
-                                                     "shared.gate_bias", "shared.up_bias", "shared.down_bias"};
-
-/// The shared experts as the package passes them: a tuple of gate, up, down, the three biases, the activation as a tuple or None,
-/// and the scale.
-class SharedOperands {
- public:
-  SharedOperands(const char* op, nb::tuple parts)
-      : block_(op, shared_names, {parts[0], parts[1], parts[2], parts[3], parts[4], parts[5]}),
-        scale_(import_optional_array({op, "shared.scale"}, parts[7])) {
-    if (!parts[6].is_none()) {
-      activation_ = PassedActivation(op, parts[6]).activation();
-    }
-  }
-  [[nodiscard]] SharedExperts view() const {
-    return {.gate = view_of(block_.gate),
-            .up = block_.up_view(),
-            .down = view_of(block_.down),
-            .gate_bias = view_of(block_.gate_bias),
-            .up_bias = view_of(block_.up_bias),
-            .down_bias = view_of(block_.down_bias),
-            .activation = activation_,
-            .scale = view_of(scale_)};
-  }
-
- private:
-  BlockOperands block_;
-  std::optional<Activation> activation_;
-  std::optional<Operand> scale_;
-};
 
 /// The arguments of moe_ffn and of its gradients, but out. It must be destroyed with the GIL held.
 class MoeOperands {
@@ -177,7 +95,7 @@ class MoeOperands {
         block_(op, routed_names, {p.gate, p.up, p.down, p.gate_bias, p.up_bias, p.down_bias}),
         shared_(p.shared.is_none() ? std::nullopt
                                    : std::optional<SharedOperands>(std::in_place, op, nb::borrow<nb::tuple>(p.shared))),
-        options_{.activation = PassedActivation(op, p.activation).activation(),
+        options_{.activation = parse_activation(op, p.activation),
                  .gate_up_order = parse_gate_up_order(op, p.gate_up_order),
                  .gate_bias = view_of(block_.gate_bias),
                  .up_bias = view_of(block_.up_bias),

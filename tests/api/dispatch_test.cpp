@@ -1,5 +1,5 @@
 // Expert parallelism without an engine: ranks simulated in one process, what goes where, and what is refused.
-#include "api_test_support.hpp"
+#include "dispatch_test_support.hpp"
 
 #include <algorithm>
 #include <map>
@@ -62,12 +62,6 @@ std::vector<std::vector<array>> exchanged(const std::vector<std::vector<array>>&
   return received;
 }
 
-struct Rank {
-  array x;             // (T, H)
-  array topk_ids;      // (T, k)
-  array topk_weights;  // (T, k)
-};
-
 /// One layer on simulated ranks. `layer(rank, rows, ids)` computes slots from rows and from positions among the rank's experts.
 template <class Layer>
 std::vector<array> run(const std::vector<Rank>& ranks, const ExpertOwners& owners, Layer layer) {
@@ -126,56 +120,6 @@ std::vector<std::int64_t> all_experts(std::int64_t count) {
   return experts;
 }
 
-class RandomRanks {
- public:
-  explicit RandomRanks(unsigned seed) : engine_(seed), values_(seed) {}
-
-  int below(int limit) { return std::uniform_int_distribution<int>(0, limit - 1)(engine_); }
-
-  /// Owner maps of every kind.
-  ExpertOwners owners(std::int64_t E, int ranks) {
-    switch (below(5)) {
-      case 0: return ExpertOwners::contiguous(E, ranks);
-      case 1: return ExpertOwners::round_robin(E, ranks);
-      case 2: {  // all to one rank
-        return ExpertOwners(int64s({E}, std::vector<std::int64_t>(static_cast<std::size_t>(E), below(ranks))));
-      }
-      case 3: {
-        std::vector<std::int64_t> counts;
-        for (std::int64_t e = 0; e < E; ++e) {
-          counts.push_back(below(1000));
-        }
-        return ExpertOwners::by_load(int64s({E}, counts), ranks, below(20));
-      }
-      default: {  // any replicas
-        std::vector<std::vector<int>> replicas(static_cast<std::size_t>(E));
-        for (std::vector<int>& of : replicas) {
-          std::vector<int> all(static_cast<std::size_t>(ranks));
-          std::iota(all.begin(), all.end(), 0);
-          std::shuffle(all.begin(), all.end(), engine_);
-          of.assign(all.begin(), all.begin() + 1 + below(std::min(ranks, 4)));
-        }
-        return ExpertOwners(replicas);
-      }
-    }
-  }
-
-  /// A rank with T tokens. Some ids are negative; at times all tokens choose one expert.
-  Rank rank(std::int64_t T, std::int64_t k, std::int64_t H, int E) {
-    const bool one = below(6) == 0;
-    const int hot = below(E);
-    std::vector<std::int64_t> ids;
-    for (std::int64_t i = 0; i < T * k; ++i) {
-      ids.push_back(below(8) == 0 ? -1 - below(3) : one ? hot : below(E));
-    }
-    return {values_.normal({T, H}), int64s({T, k}, ids), values_.normal({T, k})};
-  }
-
- private:
-  std::mt19937 engine_;
-  Generator values_;
-};
-
 TEST(Dispatch, SimulatedRanksHaveTheBitsOfOne) {
   for (unsigned seed = 0; seed < 3000; ++seed) {
     RandomRanks random(seed);
@@ -204,21 +148,6 @@ TEST(Dispatch, AWholeLayerHasTheBitsOfOneRank) {
   const Weights gate = affine_weights(1, {E}, 64, 96);
   const Weights up = affine_weights(2, {E}, 64, 96);
   const Weights down = affine_weights(3, {E}, 96, 64);
-  const auto held = [](const Weights& weights, const std::vector<std::int64_t>& experts) {
-    QuantizedWeights part = weights;
-    const auto taken = [&](const array& a) {
-      array result = array::empty({static_cast<std::int64_t>(experts.size()), a.dim(1), a.dim(2)}, a.dtype());
-      std::byte* to = result.mutable_bytes();
-      for (const std::int64_t expert : experts) {
-        to = std::copy_n(a.bytes() + expert * a.stride(0), a.stride(0), to);
-      }
-      return result;
-    };
-    part.w = taken(weights.w);
-    part.scales = taken(weights.scales);
-    part.biases = taken(*weights.biases);
-    return part;
-  };
   for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16}) {
     for (const ExpertOwners& owners : {ExpertOwners::contiguous(E, 3), ExpertOwners::round_robin(E, 3),
                                        ExpertOwners({{0}, {1, 2}, {2}, {0, 1, 2}, {1}, {2, 0}, {0}, {1}})}) {
@@ -233,7 +162,7 @@ TEST(Dispatch, AWholeLayerHasTheBitsOfOneRank) {
       }
       const std::vector<array> y = run(ranks, owners, [&](int rank, const array& rows, const array& ids) {
         const std::vector<std::int64_t> experts = owners.experts_of(rank);
-        return moe_ffn(rows, ids, std::nullopt, held(gate, experts), held(up, experts), held(down, experts),
+        return moe_ffn(rows, ids, std::nullopt, part_of(gate, experts), part_of(up, experts), part_of(down, experts),
                        {.missing = Missing::zero});
       });
       for (std::size_t rank = 0; rank < ranks.size(); ++rank) {

@@ -7,6 +7,7 @@ A program that shall not be changed can be run with ``python -m gqmm.mlx -m mlx_
 MLX's lazy graphs and have its transforms (grad, vjp, jvp, vmap, compile). docs/guide/mlx.md says how they differ from MLX's own.
 """
 
+from gqmm.mlx._expert_counts import ExpertCounts, count_experts
 from gqmm.mlx._load import extension
 from gqmm.mlx._model_activations import activate
 from gqmm.mlx._moe import moe_ffn
@@ -33,12 +34,14 @@ softmax = extension.softmax
 __all__ = [
     "OPERATORS",
     "Calls",
+    "ExpertCounts",
     "Installation",
     "PackReport",
     "ShardReport",
     "Status",
     "activate",
     "addmm",
+    "count_experts",
     "gather_mm",
     "gather_qmm",
     "grouped_mm",

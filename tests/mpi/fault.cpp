@@ -1,0 +1,71 @@
+// A group of ranks in which the last one has a fault; the others must not wait for it forever.
+//
+//     mpiexec -n N fault stop | kill | late | lose
+//
+// stop: a signal stops it between two calls. kill: a signal ends it there. late: it never makes its engine. lose: an exception
+// leaves the middle of its call.
+#include "api/dispatch_test_support.hpp"
+
+#include <gqmm/mpi.hpp>
+
+#include <csignal>
+#include <cstdio>
+#include <string_view>
+
+namespace gqmm::test {
+
+namespace {
+
+/// An engine whose third exchange, that of rows, does not have the memory that it needs.
+class LosingEngine : public DispatchEngine {
+ public:
+  explicit LosingEngine(std::shared_ptr<mpi::Engine> engine) : engine_(std::move(engine)) {}
+  [[nodiscard]] int rank() const noexcept override { return engine_->rank(); }
+  [[nodiscard]] int ranks() const noexcept override { return engine_->ranks(); }
+  std::vector<array> all_to_all(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
+                                std::span<const std::int64_t> recv_counts) override {
+    if (++exchanges_ == 3) {
+      throw std::bad_alloc();
+    }
+    return engine_->all_to_all(arrays, send_counts, recv_counts);
+  }
+  void abort(std::string_view why) override { engine_->abort(why); }
+
+ private:
+  std::shared_ptr<mpi::Engine> engine_;
+  int exchanges_ = 0;
+};
+
+void run(std::string_view fault) {
+  int rank = 0;
+  int ranks = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+  const bool is_last = rank == ranks - 1;
+  if (fault == "late" && is_last) {
+    std::raise(SIGSTOP);
+  }
+  const auto over_mpi = std::make_shared<mpi::Engine>(MPI_COMM_WORLD, mpi::EngineOptions{.timeout = std::chrono::seconds(2)});
+  std::shared_ptr<DispatchEngine> engine = over_mpi;
+  if (fault == "lose" && is_last) {
+    engine = std::make_shared<LosingEngine>(over_mpi);
+  }
+  const DividedLayer divided = random_divided_layer(3, ranks);
+  const ExpertLayer layer = divided.part(engine, false);
+  std::ignore = divided.divided(layer, rank);
+  if (is_last && (fault == "stop" || fault == "kill")) {
+    std::raise(fault == "stop" ? SIGSTOP : SIGKILL);
+  }
+  std::ignore = divided.divided(layer, rank);
+}
+
+}  // namespace
+
+}  // namespace gqmm::test
+
+int main(int argc, char** argv) {
+  MPI_Init(&argc, &argv);
+  gqmm::test::run(argc > 1 ? argv[1] : "");
+  std::puts("no fault");
+  MPI_Finalize();
+}
