@@ -17,6 +17,9 @@ TINY_LAYER = {"hidden": 128, "experts": 8, "top": 2, "width": 64, "tokens": "1,6
               "seconds": 0.01, "pool": 1}  # fmt: skip
 
 
+HEADER_BYTES = 4 * 8  # that ExpertLayer sends to every other rank before rows
+
+
 def has_mpi() -> bool:
     if importlib.util.find_spec("mpi4py") is None or importlib.util.find_spec("gqmm.mpi") is None:
         return False
@@ -61,7 +64,7 @@ def bytes_of_a_layer(tokens: int, ranks: int) -> float:
         traffic = scale.count_traffic(ids, owners, np.arange(tokens) % ranks, ranks)
         there_and_back = traffic.row_bytes(settings["hidden"], settings["top"]) + traffic.result_bytes(settings["hidden"])
         sent.append(there_and_back.sum() - np.trace(there_and_back))
-    return float(np.mean(sent)) + ranks * (ranks - 1) * 5 * 8
+    return float(np.mean(sent)) + ranks * (ranks - 1) * HEADER_BYTES
 
 
 @needs_mpi
