@@ -25,7 +25,6 @@ namespace gqmm::bench {
 namespace {
 
 struct Arguments {
-  std::string layer = "qwen3-30b-a3b/layer";
   std::optional<std::int64_t> hidden, experts, top, width;
   std::string dtype = "bfloat16";
   std::vector<std::int64_t> tokens = {1, 8, 64, 256};
@@ -39,13 +38,7 @@ struct Arguments {
 
 Case layer_of(const Arguments& arguments) {
   Case layer;
-  layer.shape = shape_from_name(arguments.layer);
-  if (!layer.shape.whole || layer.shape.gpt_oss || layer.shape.shared_experts > 0) {
-    throw std::invalid_argument(fmt::format(
-        "[bench scale] '{}' is not measured on ranks, but whole layers without biases and shared experts are, such as "
-        "qwen3-30b-a3b/layer; --hidden, --experts, --top and --width change its shape",
-        arguments.layer));
-  }
+  layer.shape = shape_from_name("qwen3-30b-a3b/layer");
   layer.shape.K = arguments.hidden.value_or(layer.shape.K);
   layer.shape.N = arguments.width.value_or(layer.shape.N);
   layer.shape.experts = arguments.experts.value_or(layer.shape.experts);
@@ -126,11 +119,10 @@ void add_options(CLI::App& command, Arguments& arguments) {
   const auto number = [&](const char* name, std::optional<std::int64_t>& value, const char* text) {
     command.add_option(name, value, text)->check(tools::above_zero<std::int64_t>())->group(shape);
   };
-  command.add_option("layer", arguments.layer, "a whole layer by name, as `gqmm bench --help` lists them")->capture_default_str();
-  number("--hidden", arguments.hidden, "width of the model, in place of the layer's");
-  number("--experts", arguments.experts, "experts of the layer");
-  number("--top", arguments.top, "experts per token");
-  number("--width", arguments.width, "width of an expert");
+  number("--hidden", arguments.hidden, "width of the model (2048)");
+  number("--experts", arguments.experts, "experts of the layer (128)");
+  number("--top", arguments.top, "experts per token (8)");
+  number("--width", arguments.width, "width of an expert (768)");
   command.add_option("--dtype", arguments.dtype, "type of x and of results: float16, bfloat16, float32")
       ->check(CLI::IsMember({"float16", "bfloat16", "float32"}))
       ->group(shape)
@@ -175,7 +167,8 @@ void add_scale_command(CLI::App& bench) {
       add_separate_command(bench, "scale", "A layer whose experts are divided over ranks: time, exchanges and bytes per token");
   add_options(*command, *arguments);
   command->footer(
-      R"(Ranks are processes on this machine, which mpiexec starts: `pip install mpi4py mpich` in the environment of --python.
+      R"(The layer is one of Qwen3-30B-A3B unless options say otherwise, 4-bit affine in groups of 64.
+Ranks are processes on this machine, which mpiexec starts: `pip install mpi4py mpich` in the environment of --python.
 bench/scale_model.py predicts from the figures of --json how nodes of a network would do. docs/dev/benchmarking.md says more.
 
 Examples:
