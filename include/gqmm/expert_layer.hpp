@@ -48,7 +48,7 @@ class GQMM_API DispatchEngine {
 /// All ranks make the layer, and all call it, in the same order; a rank without tokens passes arrays with 0 of them. Errors in
 /// arguments are found before rows are sent, and then every rank throws. The rank with the error throws that; the others throw
 /// std::invalid_argument, which names it. Any other exception between two exchanges, such as std::bad_alloc or Interrupted, ends
-/// the group (DispatchEngine::abort).
+/// the group (DispatchEngine::abort). Memory that weights borrow must outlive the layer.
 class GQMM_API ExpertLayer {
  public:
   /// gate, up and down are those of moe_ffn, with this rank's experts alone, in the order of owners.experts_of(engine->rank()).

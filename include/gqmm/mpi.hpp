@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
 #include <set>
 #include <span>
 #include <sstream>
@@ -40,7 +41,7 @@ struct EngineOptions {
 };
 
 /// The ranks of a communicator. All ranks make it, between MPI_Init and MPI_Finalize. MPI_THREAD_FUNNELED is enough if only the
-/// main thread uses it: threads of the library call no function of MPI.
+/// main thread uses it: threads of the library call no function of MPI. One engine serves all layers of a program.
 class Engine final : public DispatchEngine {
  public:
   /// Duplicates the communicator, so that messages of the program never meet those of the engine. Throws std::invalid_argument if
@@ -73,21 +74,23 @@ class Engine final : public DispatchEngine {
   [[nodiscard]] std::vector<array> all_to_all(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
                                               std::span<const std::int64_t> recv_counts) override {
     std::vector<array> received;
-    Requests requests;
-    // Receives come first: a message that finds its receive needs no memory in between.
     for (const array& sent : arrays) {
-      const Parts parts(sent, recv_counts);
+      assert(sent.is_row_major() && "all_to_all: the rows of arrays must lie one after the other");
       Shape shape = sent.shape();
-      shape.front() = parts.rows();
+      shape.front() = std::accumulate(recv_counts.begin(), recv_counts.end(), std::int64_t{0});
       received.push_back(array::empty(std::move(shape), sent.dtype()));
-      receive(requests, parts, received.back().mutable_bytes(), static_cast<int>(received.size()));
+    }
+    // All memory is there before the first request: an exception must not free what MPI writes to. Receives come before sends: a
+    // message that finds its receive needs no memory in between.
+    Requests requests;
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+      receive(requests, Parts(received[i], recv_counts), received[i].mutable_bytes(), static_cast<int>(i));
     }
     for (std::size_t i = 0; i < arrays.size(); ++i) {
-      assert(arrays[i].is_row_major() && "all_to_all: the rows of arrays must lie one after the other");
       const Parts parts(arrays[i], send_counts);
-      send(requests, parts, arrays[i].bytes(), static_cast<int>(i + 1));
+      send(requests, parts, arrays[i].bytes(), static_cast<int>(i));
       std::copy_n(arrays[i].bytes() + parts.begin(rank_), parts.bytes(rank_),
-                  received[i].mutable_bytes() + Parts(arrays[i], recv_counts).begin(rank_));
+                  received[i].mutable_bytes() + Parts(received[i], recv_counts).begin(rank_));
     }
     wait(requests);
     return received;
@@ -108,7 +111,6 @@ class Engine final : public DispatchEngine {
         ends_.push_back(ends_.back() + count);
       }
     }
-    [[nodiscard]] std::int64_t rows() const { return ends_.back(); }
     [[nodiscard]] std::int64_t begin(int rank) const { return ends_[static_cast<std::size_t>(rank)] * row_bytes_; }
     [[nodiscard]] std::int64_t bytes(int rank) const { return begin(rank + 1) - begin(rank); }
 

@@ -1,9 +1,9 @@
 // A group of ranks in which the last one has a fault; the others must not wait for it forever.
 //
-//     mpiexec -n N fault stop | kill | late | lose
+//     mpiexec -n N fault stop | kill | late | lose | other
 //
 // stop: a signal stops it between two calls. kill: a signal ends it there. late: it never makes its engine. lose: an exception
-// leaves the middle of its call.
+// leaves the middle of its call. other: it sends shorter rows.
 #include "api/dispatch_test_support.hpp"
 
 #include <gqmm/mpi.hpp>
@@ -36,21 +36,37 @@ class LosingEngine : public DispatchEngine {
   int exchanges_ = 0;
 };
 
+/// The last rank sends a row of 2 numbers to each of the others, which expect 3.
+void send_shorter_rows(DispatchEngine& engine) {
+  const int last = engine.ranks() - 1;
+  const bool is_last = engine.rank() == last;
+  std::vector<std::int64_t> send_counts(static_cast<std::size_t>(engine.ranks()), is_last ? 1 : 0);
+  send_counts.back() = 0;
+  std::vector<std::int64_t> recv_counts(send_counts.size(), 0);
+  recv_counts.back() = is_last ? 0 : 1;
+  const array rows = array::empty({is_last ? last : 0, is_last ? 2 : 3}, Dtype::float32);
+  std::ignore = engine.all_to_all({&rows, 1}, send_counts, recv_counts);
+}
+
 void run(std::string_view fault) {
   int rank = 0;
   int ranks = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &ranks);
   const bool is_last = rank == ranks - 1;
+  const DividedLayer divided = random_divided_layer(3, ranks);
+  MPI_Barrier(MPI_COMM_WORLD);  // processes start at different times, which the deadline should not see
   if (fault == "late" && is_last) {
     std::raise(SIGSTOP);
   }
   const auto over_mpi = std::make_shared<mpi::Engine>(MPI_COMM_WORLD, mpi::EngineOptions{.timeout = std::chrono::seconds(2)});
+  if (fault == "other") {
+    send_shorter_rows(*over_mpi);
+  }
   std::shared_ptr<DispatchEngine> engine = over_mpi;
   if (fault == "lose" && is_last) {
     engine = std::make_shared<LosingEngine>(over_mpi);
   }
-  const DividedLayer divided = random_divided_layer(3, ranks);
   const ExpertLayer layer = divided.part(engine, false);
   std::ignore = divided.divided(layer, rank);
   if (is_last && (fault == "stop" || fault == "kill")) {

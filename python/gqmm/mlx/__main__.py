@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import runpy
 import sys
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
 
 from gqmm.mlx import OPERATORS, install, status
+from gqmm.mlx._shard_loaded import shard_loaded_experts
+
+if TYPE_CHECKING:
+    from gqmm.mlx import ShardReport
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
+
+
+def _run(program: list[str], is_module: bool) -> None:
+    """Run it as Python would. What it leaves to be computed is computed at its end."""
+    sys.argv = program
+    if is_module:
+        runpy.run_module(program[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = os.path.dirname(os.path.abspath(program[0]))  # where python -m put the current folder
+        runpy.run_path(program[0], run_name="__main__")
+    # mlx-lm starts a token more than it gives out. Where a model is divided, other ranks wait for this rank's part of it, and
+    # raise an error if this process ends before. So `mlx_lm benchmark --pipeline` would fail.
+    stream = getattr(sys.modules.get("mlx_lm.generate"), "generation_stream", None)
+    if stream is not None:
+        with contextlib.suppress(RuntimeError):  # another rank has ended early, and its own error says why
+            mx.synchronize(stream)
 
 
 def main() -> None:
@@ -25,6 +49,11 @@ def main() -> None:
     parser.add_argument("--pack", action="store_true", help="copy weights into the kernels' order: faster, more memory")
     parser.add_argument("--only", type=_names, metavar="A,B", help=f"replace these alone of {', '.join(OPERATORS)}")
     parser.add_argument("--without", type=_names, default=(), metavar="A,B", help="replace all but these")
+    parser.add_argument(
+        "--shard-experts",
+        choices=["contiguous", "round_robin"],
+        help="divide the experts of models that mlx-lm loads over the ranks of mx.distributed; only rank 0 prints",
+    )
     parser.add_argument(
         "--status", action="store_true", help="at the end, print to stderr what was replaced and how often it ran"
     )
@@ -43,16 +72,15 @@ def main() -> None:
         install(only=options.only, without=options.without, precision=options.precision, pack=options.pack)
     except ValueError as error:
         parser.error(str(error))
-    sys.argv = program
-    try:
-        if options.module:
-            runpy.run_module(program[0], run_name="__main__", alter_sys=True)
-        else:
-            sys.path[0] = os.path.dirname(os.path.abspath(program[0]))  # where python -m put the current folder
-            runpy.run_path(program[0], run_name="__main__")
-    finally:
-        if options.status:
-            print(status(), file=sys.stderr)
+    reports: list[ShardReport] = []
+    with contextlib.ExitStack() as stack:
+        if options.shard_experts and shard_loaded_experts(options.shard_experts, reports.append).rank() > 0:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        try:
+            _run(program, bool(options.module))
+        finally:
+            if options.status:
+                print(*reports, status(), sep="\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

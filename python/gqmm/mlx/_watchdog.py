@@ -80,7 +80,7 @@ class _Peer:
     heard: float = field(default_factory=time.monotonic)
     begun: int = 0
     is_busy: bool = False
-    has_ended: bool = False
+    ended_at: float | None = None
     _rest: bytes = b""
 
     def receive(self) -> None:
@@ -91,7 +91,7 @@ class _Peer:
         except OSError:
             received = b""
         if not received:
-            self.has_ended = True
+            self.ended_at = time.monotonic()
             return
         self.heard = time.monotonic()
         self._rest += received
@@ -105,7 +105,7 @@ class _Peer:
 
     def why_missing(self, begun: int) -> str | None:
         """Return why this rank is not in the exchange of that number, or None if it is there or busy."""
-        if self.has_ended:
+        if self.ended_at is not None:
             return "has ended"
         if time.monotonic() - self.heard > _SECONDS_OF_SILENCE:
             return "does not answer"
@@ -177,7 +177,7 @@ class Watchdog:
                 self._speak()
             for key, _ in self._selector.select(_SECONDS_BETWEEN_MESSAGES / 4):
                 key.data.receive()
-                if key.data.has_ended:
+                if key.data.ended_at is not None:
                     self._selector.unregister(key.fileobj)
             self._judge()
 
@@ -190,7 +190,7 @@ class Watchdog:
         begun, ended, waited = extension.exchanges()
         if begun == ended:
             return
-        if waited > _SECONDS_AFTER_THE_END and any(peer.has_ended for peer in self._peers):
+        if waited > _SECONDS_AFTER_THE_END and any(peer.ended_at is not None for peer in self._peers):
             _end_process(self._rank, f"cannot go on with an exchange: {self._missing(begun)}")
         if waited > self.timeout:
             missing = self._missing(begun)
@@ -206,10 +206,13 @@ class Watchdog:
         return ", ".join(f"rank {rank} {reason}" for rank, reason in sorted(reasons.items()) if reason is not None)
 
     def _explain_end(self) -> None:
-        """Say which rank has ended, if an error of MLX ends this process because of it."""
-        begun, ended, _ = extension.exchanges()
-        if begun != ended and any(peer.has_ended for peer in self._peers):
-            _say(self._rank, f"could not go on with an exchange: {self._missing(begun)}")
+        """Say which rank has ended first, if an error of MLX, which does not know it, ends this process."""
+        if not isinstance(getattr(sys, "last_value", None), RuntimeError):
+            return
+        time.sleep(_SECONDS_AFTER_THE_END)  # this process may have heard of the end by MLX's connection first
+        ended = sorted((peer.ended_at, peer.rank) for peer in self._peers if peer.ended_at is not None)
+        if ended:
+            _say(self._rank, f"has an error, and rank {ended[0][1]} has ended")
 
 
 class _Connecting:

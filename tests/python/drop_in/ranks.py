@@ -1,6 +1,8 @@
-"""A rank of a model whose experts are divided over mx.distributed's ring. It prints what a test compares, as JSON.
+"""A rank of a model whose experts are divided over the ranks of mx.distributed. It prints what a test compares, as JSON.
 
-    MLX_HOSTFILE=… MLX_RANK=… python ranks.py MODEL OWNERS     without the variables: one rank, whose experts are not divided
+    MLX_HOSTFILE=… MLX_RANK=… python ranks.py MODEL OWNERS     over the ring
+    mpirun -n … python ranks.py MODEL OWNERS                   over OpenMPI
+    python ranks.py MODEL OWNERS                               one rank, whose experts are not divided
 
 OWNERS is a name, or the owner map as JSON.
 """
@@ -20,6 +22,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 TOKENS = 60
+BACKENDS = {"MLX_RANK": "ring", "OMPI_COMM_WORLD_RANK": "mpi"}  # by a variable that each rank has
 
 
 def digest(array: mx.array) -> str:
@@ -30,8 +33,9 @@ def main(folder: str, owners: str) -> dict[str, Any]:
     drop_in.install()
     model, tokenizer = mlx_lm.load(folder, lazy=True)
     result: dict[str, Any] = {}
-    if "MLX_RANK" in os.environ:
-        group = mx.distributed.init(strict=True, backend="ring")
+    backend = next((name for variable, name in BACKENDS.items() if variable in os.environ), None)
+    if backend is not None:
+        group = mx.distributed.init(strict=True, backend=backend)
         report = drop_in.shard_experts(model, group, owners=json.loads(owners) if owners.startswith("[") else owners)
         result["report"] = [report.rank, report.ranks, len(report.layers), report.expert_bytes, report.total_expert_bytes]
     prompts = mx.random.randint(0, 64, (3, 70), key=mx.random.key(3))

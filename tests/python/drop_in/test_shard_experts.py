@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
-import os
-import random
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,67 +17,22 @@ from gqmm.mlx._shard_experts import _keep
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.tuner.lora import LoRASwitchLinear
 from mlx_lm_support import build, checkpoints
+from rank_processes import Ended, assert_all_succeeded, run_ring
 
 ROOT = Path(__file__).parents[3]
 MODEL = ROOT / "models" / "shakespeare-moe-affine4"
-SECONDS = 300  # for all ranks; they share the machine's processors
-SECONDS_AFTER_A_FAILURE = 20
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports below those that the system gives to outgoing connections, which the ring itself makes while it starts."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as free, contextlib.suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            ports += [port] if port not in ports else []
-    return ports
-
-
-def run_ranks(tmp_path: Path, ranks: int, arguments: list[list[str]]) -> list[tuple[int, str, str]]:
-    """Status, output and errors of each rank. When the time is over, or soon after one has failed, all are ended."""
-    hosts = tmp_path / f"hosts{ranks}.json"
-    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(ranks)]))
-    processes, outputs = [], []
-    for rank in range(ranks):
-        environment = {**os.environ, "MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank), "GQMM_NUM_THREADS": "1"}
-        command = [sys.executable, str(Path(__file__).with_name("ranks.py")), *arguments[rank]]
-        outputs.append([tmp_path / f"rank{rank}.{name}" for name in ("out", "err")])
-        with outputs[-1][0].open("w") as out, outputs[-1][1].open("w") as err:
-            processes.append(subprocess.Popen(command, env=environment, stdout=out, stderr=err))
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end and any(process.poll() is None for process in processes):
-        if any(process.poll() for process in processes):
-            end = min(end, time.monotonic() + SECONDS_AFTER_A_FAILURE)
-        time.sleep(0.05)
-    for process in processes:
-        process.kill()
-        process.wait()
-    return [
-        (process.returncode, *(file.read_text() for file in files)) for process, files in zip(processes, outputs, strict=True)
-    ]
-
-
-@pytest.fixture(scope="module")
-def one_rank() -> Any:
-    known: dict[Path, dict[str, Any]] = {}
-
-    def of_model(model: Path) -> dict[str, Any]:
-        if model not in known:
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_")}
-            command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(model), "contiguous"]
-            known[model] = json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-        return known[model]
-
-    return of_model
+def run_ranks(tmp_path: Path, ranks: int, arguments: list[list[str]]) -> list[Ended]:
+    assert len(arguments) == ranks
+    return run_ring(tmp_path, [[str(Path(__file__).with_name("ranks.py")), *mine] for mine in arguments])
 
 
 def assert_bits_of_one(expected: dict[str, Any], model: Path, owners: str, ranks: int, tmp_path: Path) -> list[list[int]]:
     """Return the reports of the ranks."""
     reports = []
     results = run_ranks(tmp_path, ranks, [[str(model), owners]] * ranks)
-    assert [status for status, _, _ in results] == [0] * ranks, "".join(errors[-3000:] for _, _, errors in results)
+    assert_all_succeeded(results)
     for _, output, _ in results:
         result = json.loads(output)
         reports.append(result.pop("report"))
