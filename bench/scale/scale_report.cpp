@@ -13,6 +13,10 @@ using json = nlohmann::ordered_json;
 
 namespace {
 
+const char* const explanation =
+    "A call ends when the last rank has its result. Time in exchanges is the mean over ranks, and includes waiting for "
+    "ranks that compute. Plain moe_ffn is one process without plan and messages; speed-up is over 1 rank";
+
 std::string text(const json& value) { return value.get<std::string>(); }
 
 double median(const json& summary) { return summary.at("median"); }
@@ -76,8 +80,7 @@ std::vector<std::string> introduction(const ScaleReport& report) {
           limits,
           fmt::format("Besides products, a layer on one rank takes {} with {} token{}: the plan, copies, and calls from Python",
                       duration(median(dispatch.at("seconds"))), tokens, tokens == 1 ? "" : "s"),
-          "A call ends when the last rank has its result. Time in exchanges is the mean over ranks, and includes waiting for "
-          "ranks that compute. Plain moe_ffn is one process without plan and messages; speed-up is over 1 rank"};
+          explanation};
 }
 
 void write_table(std::ostream& out, const ScaleReport& report) {
