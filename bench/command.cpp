@@ -11,6 +11,7 @@
 #include "report/origin.hpp"
 #include "report/outputs.hpp"
 #include "report/report.hpp"
+#include "scale/scale.hpp"
 #include "tools/progress.hpp"
 #include "tools/validators.hpp"
 
@@ -277,6 +278,7 @@ Examples:
   gqmm bench --suite small --json old.json             … and after a change: exit status 1 if a case is slower by more than 5 %
   gqmm bench --suite small --compare old.json --tolerance 5%
   gqmm bench mlx-lm                                    a language model's layer through mlx-lm, stock MLX and gqmm.mlx
+  gqmm bench scale                                     a layer whose experts are divided over 1, 2 and 4 ranks
 )";
 }
 
@@ -394,9 +396,10 @@ void add_command(CLI::App& program, int& exit_status) {
   add_output_options(*command, arguments->outputs, {"table", "markdown", "csv", "json"});
   add_comparison_options(*command, *arguments);
   command->footer(known_shape_list());
-  const CLI::App* mlx_lm = add_mlx_lm_command(*command);
-  command->callback([arguments, command, mlx_lm, &exit_status] {
-    if (!command->got_subcommand(mlx_lm)) {
+  add_mlx_lm_command(*command);
+  add_scale_command(*command);
+  command->callback([arguments, command, &exit_status] {
+    if (command->get_subcommands().empty()) {
       exit_status = run(*arguments);
     }
   });

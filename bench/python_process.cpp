@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 namespace gqmm::bench {
@@ -18,8 +19,8 @@ using json = nlohmann::ordered_json;
 
 /// Returns the command line that runs a package. Its modules are arguments.
 std::vector<std::string> command_for(const std::string& python, const std::string& package,
-                                     std::span<const CarriedModule> modules) {
-  std::vector<std::string> command = {python, "-c", std::string(python_start), package};
+                                     std::span<const CarriedModule> modules, std::vector<std::string> command) {
+  command.insert(command.end(), {python, "-c", std::string(python_start), package});
   for (const CarriedModule& module : modules) {
     command.emplace_back(module.name);
     command.emplace_back(module.text);
@@ -31,8 +32,9 @@ bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0 &
 
 }  // namespace
 
-PythonProcess::PythonProcess(const std::string& python, const std::string& package, std::span<const CarriedModule> modules)
-    : process_(command_for(python, package, modules)) {}
+PythonProcess::PythonProcess(const std::string& python, const std::string& package, std::span<const CarriedModule> modules,
+                             std::vector<std::string> launcher)
+    : process_(command_for(python, package, modules, std::move(launcher))) {}
 
 json PythonProcess::answer(const json& request) {
   process_.write_line(request.dump());

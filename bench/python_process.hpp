@@ -8,13 +8,16 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 namespace gqmm::bench {
 
 class PythonProcess {
  public:
-  /// Starts `package`.main with this interpreter.
-  PythonProcess(const std::string& python, const std::string& package, std::span<const CarriedModule> modules);
+  /// Starts `package`.main with this interpreter. `launcher` is a command that starts the interpreter, such as mpiexec with its
+  /// options; without one, this process does.
+  PythonProcess(const std::string& python, const std::string& package, std::span<const CarriedModule> modules,
+                std::vector<std::string> launcher = {});
 
   /// Sends a request and waits for its answer, which may be an object with the member "error". Throws std::runtime_error if the
   /// process has ended.

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import platform
 import sys
 
+from worker import NotInstalledError, is_missing
+
 NEEDED = {"mlx.core": "mlx[cpu]==0.32.4", "mlx_lm": "mlx-lm==0.32.2"}
-
-
-class NotInstalledError(Exception):
-    """An error for a package that is not installed. The message says how to install it."""
-
-
-def is_missing(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is None
-    except ModuleNotFoundError:  # the package of the module is missing
-        return True
 
 
 def check_installed() -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import json
-import os
-import signal
-import sys
 from typing import Any
 
-from .installed import NotInstalledError, check_installed, versions
+from worker import answer_requests
+
+from .installed import check_installed, versions
 
 
 class Measured:
@@ -113,16 +111,4 @@ class Answers:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Answers get a copy of standard output. What libraries print goes to standard error, so it cannot mix with the answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    answer = Answers()
-    for line in sys.stdin:
-        try:
-            result = answer.to(json.loads(line))
-        except NotInstalledError as error:
-            result = {"error": str(error)}
-        except Exception as error:
-            result = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(result), file=answers, flush=True)
+    answer_requests(Answers().to)

@@ -4,6 +4,7 @@
 #include "mlx_lm/mlx_lm_report.hpp"
 #include "mlx_lm/turns.hpp"
 #include "report/outputs.hpp"
+#include "subcommand.hpp"
 #include "tools/progress.hpp"
 #include "tools/validators.hpp"
 
@@ -240,15 +241,10 @@ void add_options(CLI::App& command, Arguments& arguments) {
 
 }  // namespace
 
-CLI::App* add_mlx_lm_command(CLI::App& bench) {
-  const std::vector<CLI::Option*> others =
-      bench.get_options([](const CLI::Option* option) { return option->get_name() != "--help"; });
+void add_mlx_lm_command(CLI::App& bench) {
   const auto arguments = std::make_shared<Arguments>();
-  CLI::App* command =
-      bench.add_subcommand("mlx-lm", "Layers of a language model through mlx-lm: gqmm.mlx, stock MLX and llama.cpp, by turns");
-  for (CLI::Option* other : others) {
-    command->excludes(other);
-  }
+  CLI::App* command = add_separate_command(
+      bench, "mlx-lm", "Layers of a language model through mlx-lm: gqmm.mlx, stock MLX and llama.cpp, by turns");
   add_options(*command, *arguments);
   command->footer(
       R"(The layer is one of Qwen3-30B-A3B unless options say otherwise, 4-bit affine in groups of 64.
@@ -260,7 +256,6 @@ Examples:
   gqmm bench mlx-lm --layers 8 --peers .venv/bin/python   eight layers of three models beside llama.cpp, an hour
   gqmm bench mlx-lm --layers 8 --model qwen3-4b --prompts 512 --decode 512 --requests 8)");
   command->callback([arguments] { run(*arguments); });
-  return command;
 }
 
 }  // namespace gqmm::bench

@@ -8,6 +8,6 @@ class App;
 namespace gqmm::bench {
 
 /// Adds the subcommand "mlx-lm" to "bench". It takes none of the options of "bench". Its callback throws as that of "bench" does.
-CLI::App* add_mlx_lm_command(CLI::App& bench);
+void add_mlx_lm_command(CLI::App& bench);
 
 }  // namespace gqmm::bench

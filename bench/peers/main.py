@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import sys
 from typing import Any
+
+from worker import answer_requests
 
 
 def set_up(settings: dict[str, Any]) -> Any:
@@ -23,38 +22,27 @@ def set_up_model(settings: dict[str, Any]) -> Any:
     return WholeModel(settings["shape"], settings["threads"])
 
 
-def text_of(error: Exception) -> str:
-    """Return the kind and the first line of an error. NumPy explains on many lines why it cannot be imported."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+class Answers:
+    def __init__(self) -> None:
+        self.case: Any = None
+        self.model: Any = None
+
+    def to(self, request: dict[str, Any]) -> dict[str, Any]:
+        if "case" in request:
+            self.case = set_up(request["case"])
+            keys = ("name", "version", "computes", "error", "skipped")
+            return {"peers": [{key: getattr(peer, key) for key in keys} for peer in self.case.peers]}
+        if "model" in request:
+            if self.model is not None:
+                self.model.close()  # gives back its memory before the next model needs it
+                self.model = None  # the next one may fail
+            self.model = set_up_model(request["model"])
+            return {"version": self.model.version, "formats": self.model.formats}
+        if "model_case" in request:
+            self.model.set_up(request["model_case"])
+            return {}
+        return {"seconds": self.model.run() if "model_run" in request else self.case.run(request["run"])}
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Answers get a copy of standard output. What libraries print goes to standard error, so it cannot mix with the answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    current: Any = None
-    model: Any = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer: dict[str, Any] = {}
-            if "case" in request:
-                current = set_up(request["case"])
-                keys = ("name", "version", "computes", "error", "skipped")
-                answer = {"peers": [{key: getattr(peer, key) for key in keys} for peer in current.peers]}
-            elif "model" in request:
-                if model is not None:
-                    model.close()  # gives back its memory before the next model needs it
-                    model = None  # the next one may fail
-                model = set_up_model(request["model"])
-                answer = {"version": model.version, "formats": model.formats}
-            elif "model_case" in request:
-                model.set_up(request["model_case"])
-            elif "model_run" in request:
-                answer = {"seconds": model.run()}
-            else:
-                answer = {"seconds": current.run(request["run"])}
-        except Exception as error:
-            answer = {"error": text_of(error)}
-        print(json.dumps(answer), file=answers, flush=True)
+    answer_requests(Answers().to)

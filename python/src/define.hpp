@@ -12,7 +12,7 @@ namespace nb = nanobind;
 /// Any argument may be None: the parsers judge it, and their messages name the operator and the argument.
 template <class Result, class... Args>
 void define(nb::module_& m, const char* name, Result (*function)(Args...), const char* signature) {
-  const auto may_be_none = [](auto) { return nb::arg().none(); };
+  [[maybe_unused]] const auto may_be_none = [](auto) { return nb::arg().none(); };
   m.def(name, function, nb::sig(signature), may_be_none(std::type_identity<Args>{})...);
 }
 

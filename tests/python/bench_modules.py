@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def script(name: str) -> Path:
-    """A Python file of the benchmark, whichever room it lies in."""
-    (path,) = (ROOT / "bench").glob(f"*/{name}.py")
+    """A Python file of the benchmark, whichever folder it lies in."""
+    (path,) = (ROOT / "bench").rglob(f"{name}.py")
     return path
 
 
@@ -34,13 +34,23 @@ def load_package(name: str, folder: Path) -> None:
         spec.loader.exec_module(sys.modules[name])
 
 
+def load_from(name: str, folder: str, module: str) -> ModuleType:
+    """A module of a package that `gqmm bench` carries. The package `worker` is beside each."""
+    load_package("worker", ROOT / "bench" / "worker")
+    load_package(name, ROOT / "bench" / folder)
+    return importlib.import_module(f"{name}.{module}")
+
+
 def load_peers(module: str) -> ModuleType:
     """A module of the package bench/peers."""
-    load_package("peers", ROOT / "bench" / "peers")
-    return importlib.import_module(f"peers.{module}")
+    return load_from("peers", "peers", module)
 
 
 def load_mlx_lm(module: str) -> ModuleType:
     """A module of the package bench/mlx_lm."""
-    load_package("through_mlx_lm", ROOT / "bench" / "mlx_lm")
-    return importlib.import_module(f"through_mlx_lm.{module}")
+    return load_from("through_mlx_lm", "mlx_lm", module)
+
+
+def load_scale(module: str) -> ModuleType:
+    """A module of the package bench/scale."""
+    return load_from("scale", "scale", module)

@@ -123,8 +123,8 @@ class TestPeers:
         assert "gqmm bench mlx-lm" in peer.skipped
 
     def test_a_python_without_numpy_says_what_it_lacks(self) -> None:
-        folder = ROOT / "bench" / "peers"
-        modules = {"peers" if path.stem == "__init__" else f"peers.{path.stem}": path.read_text() for path in folder.glob("*.py")}
+        files = [path for package in ("worker", "peers") for path in (ROOT / "bench" / package).glob("*.py")]
+        modules = {f"{path.parent.name}.{path.stem}".removesuffix(".__init__"): path.read_text() for path in files}
         start = (ROOT / "bench" / "start.py").read_text()
         requests = json.dumps({"case": SETTINGS}) + "\n"
         bare = [
