@@ -80,15 +80,16 @@ class Hosts:
         inside = ["unshare", "--uts", "--ipc", "--mount", "sh", "-c", _LOG_IN, "sh", self.names[host], str(self._names_file)]
         return ["ip", "netns", "exec", self._namespaces[host], *inside, *command]
 
-    def remote_shell(self) -> str:
-        """Return the path of a program that is to these hosts what ssh is to machines: PROGRAM [-OPTION …] ADDRESS COMMAND …"""
-        shell = self._folder / "remote-shell"
-        lines = ["#!/bin/bash", "while [[ $1 == -* ]]; do shift; done", "address=$1", "shift", 'case "$address" in']
-        for host, address in enumerate(self.addresses):
-            lines.append(f'{address}) exec {shlex.join(self.command(host, ["bash", "-c"]))} "$*" ;;')
-        shell.write_text("\n".join([*lines, 'esac; echo "no host has the address $address" >&2; exit 1', ""]))
-        shell.chmod(0o755)
-        return str(shell)
+    def remote_shell(self) -> Path:
+        """Return a program that runs a command on a host as ssh does, `remote_shell [OPTION…] HOST COMMAND…`, for mpirun."""
+        program = self._folder / "remote_shell"
+        lines = ["#!/bin/bash", "while [[ $1 == -* ]]; do shift; done", "host=$1; shift", "case $host in"]
+        for host, (name, address) in enumerate(zip(self.names, self.addresses, strict=True)):
+            lines.append(f'{name}|{address}) exec {shlex.join(self.command(host, ["sh", "-c"]))} "$*" ;;')
+        lines += ["esac", 'echo "there is no host $host" >&2', "exit 255"]
+        program.write_text("\n".join(lines) + "\n")
+        program.chmod(0o755)
+        return program
 
     def bytes_sent(self, host: int) -> int:
         """The number of bytes that a host has sent so far, with the headers of Ethernet, IP and TCP."""

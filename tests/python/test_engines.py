@@ -114,7 +114,7 @@ def test_a_rank_that_is_lost_ends_the_others_and_is_named(run, scenario, tmp_pat
 def test_rows_and_results_cross_the_network_between_hosts(tmp_path):
     launcher = mpich()
     with hosts(2, BITS_PER_SECOND) as network:
-        remote = ["-launcher", "rsh", "-launcher-exec", network.remote_shell(), "-hosts", ",".join(network.addresses)]
+        remote = ["-launcher", "rsh", "-launcher-exec", str(network.remote_shell()), "-hosts", ",".join(network.addresses)]
         command = [launcher, *remote, "-n", "2", sys.executable, str(PROGRAM), "mpi", "bits", "60"]
         start = time.monotonic()
         (result,) = run_together(tmp_path, [Command(network.command(0, command), {"GQMM_NUM_THREADS": "1"})])
