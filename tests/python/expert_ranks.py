@@ -73,7 +73,11 @@ def main(engine_name: str, scenario: str, timeout: str) -> None:
     if scenario == "other owners" and engine.rank == 1:
         owners = dispatch.ExpertOwners.by_load(np.arange(E)[::-1], engine.ranks, 3)
     held = owners.experts_of(engine.rank)
-    layer = dispatch.ExpertLayer(engine, *(of_experts(part, held) for part in block), owners=owners)
+    try:
+        layer = dispatch.ExpertLayer(engine, *(of_experts(part, held) for part in block), owners=owners)
+    except ValueError as error:
+        print(f"rank {engine.rank}: {error}", flush=True)
+        return
     if scenario == "bits":
         check_bits(layer, block, engine.rank)
     if scenario == "stops" and engine.rank == 1:

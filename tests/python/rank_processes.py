@@ -24,13 +24,19 @@ SECONDS_AFTER_A_FAILURE = 20
 
 class Command(NamedTuple):
     arguments: Sequence[str]
-    environment: dict[str, str]  # besides that of the test
+    environment: dict[str, str]  # besides that of the test, without what it has of other ranks
 
 
 class Ended(NamedTuple):
     status: int
     output: str
     errors: str
+
+
+def without_ranks() -> dict[str, str]:
+    """The environment of this process, without what would make a program a rank. MLX's test for OpenMPI adds to it."""
+    prefixes = ("MLX_HOSTFILE", "MLX_RANK", "OMPI_", "PMI", "PMIX_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 
 def free_ports(count: int) -> list[int]:
@@ -69,7 +75,7 @@ def run_together(folder: Path, commands: Sequence[Command], seconds: float = SEC
     try:
         for command, (output, errors) in zip(commands, files, strict=True):
             with output.open("w") as out, errors.open("w") as err:
-                settings = {"env": {**os.environ, **command.environment}, "stdout": out, "stderr": err}
+                settings = {"env": {**without_ranks(), **command.environment}, "stdout": out, "stderr": err}
                 processes.append(subprocess.Popen(command.arguments, stdin=subprocess.PIPE, start_new_session=True, **settings))
         end = time.monotonic() + seconds
         while time.monotonic() < end and any(process.poll() is None for process in processes):

@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from rank_processes import without_ranks
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs" / "guide").glob("*.md"))]
 FENCE = re.compile(r"^```python ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-MODULE_OF = {"": "numpy", "jax": "jax", "mlx": "mlx.core", "torch": "torch"}
+MODULE_OF = {"": "numpy", "jax": "jax", "mlx": "mlx.core", "mpi": "mpi4py", "torch": "torch"}
 
 
 def examples(page: str) -> list[tuple[str, str]]:
@@ -37,7 +38,8 @@ def test_the_examples_of_a_page_run_and_print_what_they_say(page, library, tmp_p
     assert promised, f"no print in the blocks of {page} says what it prints"
     assert len(promised) == len(re.findall(r"^ *print\(", program, re.MULTILINE)), "a print does not say what it prints"
 
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=tmp_path, env=without_ranks(), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == promised
 

@@ -89,8 +89,7 @@ def test_ranks_have_the_bits_of_one(run, ranks, tmp_path):
 @engines
 def test_other_owner_maps_are_named_on_all_ranks(run, tmp_path):
     result = run(2, "other owners", tmp_path)
-    assert result.status != 0
-    assert result.errors.count("ValueError: [ExpertLayer] rank 1 has another owner map than rank 0") == 2
+    assert result.output.count("[ExpertLayer] rank 1 has another owner map than rank 0") == 2, result.errors[-3000:]
 
 
 @engines

@@ -47,9 +47,9 @@ _streams = _StreamsInUse()
 class SlotExchange:
     """Makes the results of a layer from the slots of all ranks.
 
-    A slot has its value on one rank and zeros on the others, so all_sum gives every rank all slots, exactly. That sends zeros,
-    too, and needs no number that depends on the tokens. For many tokens each slot goes to one rank instead, which adds up the
-    token's slots. Then the ranks exchange the sums.
+    A slot has its value on one rank and zeros on the others, so all_sum gives every rank all slots, exactly. It adds up their
+    bits as integers, so −0 and NaN stay as they are, too. That sends zeros, and needs no number that depends on the tokens. For
+    many tokens each slot goes to one rank instead, which adds up the token's slots. Then the ranks exchange the sums.
     """
 
     def __init__(self, group: mx.distributed.Group, dispatch_from: int) -> None:
@@ -59,14 +59,12 @@ class SlotExchange:
         self._sending, self._receiving = mx.new_stream(mx.cpu), mx.new_stream(mx.cpu)
         self.sum_gradients = self._make_sum_gradients()
         """A function that returns its argument x. The gradient is the sum over all ranks."""
-
-    def all_sum(self, x: mx.array) -> mx.array:
-        """Add up an array over all ranks."""
-        return self._marked(x, lambda values: mx.distributed.all_sum(values, group=self.group))
+        self._all_slots = self._make_all_slots()
+        """A function that takes the slots of this rank, and returns those of all ranks."""
 
     def barrier(self) -> None:
         """Wait for all ranks."""
-        mx.eval(self.all_sum(mx.zeros(1)))
+        mx.eval(self._all_sum(mx.zeros(1)))
 
     def over_ranks(self, compute: Compute, rank_of_slot: mx.array) -> Compute:
         """Return what computes a whole layer.
@@ -78,7 +76,7 @@ class SlotExchange:
 
         def over_all(topk_weights: mx.array | None) -> mx.array:
             if topk_weights is None:
-                return self.all_sum(slots)
+                return self._all_slots(slots)
             ranks = self._known_ranks(rank_of_slot)
             if ranks is None:
                 return self._sum_everywhere(slots, topk_weights)
@@ -94,16 +92,31 @@ class SlotExchange:
 
         @same.vjp
         def gradient(_x: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
-            return self.all_sum(cotangent)
+            return self._all_sum(cotangent)
 
         return same  # type: ignore[return-value]
+
+    def _make_all_slots(self) -> Callable[[mx.array], mx.array]:
+        @mx.custom_function
+        def all_slots(slots: mx.array) -> mx.array:
+            bits = mx.uint32 if slots.dtype == mx.float32 else mx.uint16
+            return self._all_sum(slots.view(bits)).view(slots.dtype)
+
+        @all_slots.vjp
+        def gradient(_slots: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+            return cotangent  # every rank has the gradient of all slots
+
+        return all_slots  # type: ignore[return-value]
+
+    def _all_sum(self, x: mx.array) -> mx.array:
+        return self._marked(x, lambda values: mx.distributed.all_sum(values, group=self.group))
 
     def _marked(self, x: mx.array, exchange: Callable[[mx.array], mx.array]) -> mx.array:
         result: mx.array = extension.exchange_ended(exchange(extension.exchange_begins(x)))
         return result
 
     def _sum_everywhere(self, slots: mx.array, topk_weights: mx.array) -> mx.array:
-        result: mx.array = extension.moe_combine(self.all_sum(slots), topk_weights)
+        result: mx.array = extension.moe_combine(self._all_slots(slots), topk_weights)
         return result
 
     def _known_ranks(self, rank_of_slot: mx.array) -> npt.NDArray[np.int32] | None:

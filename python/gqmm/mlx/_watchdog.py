@@ -58,17 +58,22 @@ def gather_bytes(group: mx.distributed.Group, message: bytes) -> list[bytes]:
 
 
 def _own_address(rank: int) -> str:
-    """Return the address under which other ranks reach this one: that of MLX's ring, or that of the route to other machines."""
+    """Return the address under which other ranks reach this one.
+
+    It is that of MLX's ring, or else that of this machine's name, or else that of its route to other machines.
+    """
     hosts = os.environ.get("MLX_HOSTFILE")
     if hosts is not None and "MLX_RANK" in os.environ:
         address: str = json.loads(Path(hosts).read_text())[rank][0]
         return address.rpartition(":")[0]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
-        try:
-            route.connect(("192.0.2.1", 9))  # an address for documents (RFC 5737); nothing is sent to it
-        except OSError:
-            return "127.0.0.1"
+    with contextlib.suppress(OSError):
+        address = socket.gethostbyname(socket.gethostname())
+        if not address.startswith("127."):  # Debian gives a machine's name such an address in /etc/hosts
+            return address
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect(("192.0.2.1", 9))  # an address for documents (RFC 5737); nothing is sent to it
         return str(route.getsockname()[0])
+    return "127.0.0.1"
 
 
 @dataclass
@@ -220,7 +225,7 @@ class _Connecting:
 
     def __init__(self, group: mx.distributed.Group, timeout: float) -> None:
         self._group = group
-        self._timeout = timeout
+        self._timeout = timeout / 2  # so that ranks learn of each other's errors before `patience` ends them
         self._error = ""
 
     def peers(self) -> list[_Peer]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,15 @@ from typing import Any
 import pytest
 from hosts import hosts
 from mlx_lm_support import OURS
-from rank_processes import Command, assert_all_succeeded, openmpi, outputs_of_openmpi, ring_environments, run_together
+from rank_processes import (
+    Command,
+    assert_all_succeeded,
+    openmpi,
+    outputs_of_openmpi,
+    ring_environments,
+    run_together,
+    without_ranks,
+)
 
 pytestmark = pytest.mark.mlx
 
@@ -22,8 +29,7 @@ BITS_PER_SECOND = 2_000_000
 
 @pytest.fixture(scope="module")
 def one_host() -> dict[str, Any]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_")}
-    result = subprocess.run(PROGRAM, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    result = subprocess.run(PROGRAM, env=without_ranks(), capture_output=True, text=True, timeout=300, check=True)
     return json.loads(result.stdout)
 
 
