@@ -177,6 +177,12 @@ class TestReport:
         assert scale.main(["--measured", str(path)]) == 2
         assert "measure again with --json FILE" in capsys.readouterr().err
 
+    def test_the_time_for_planning_may_be_given(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "figures.json"
+        path.write_text(json.dumps(MEASURED))
+        assert scale.main(["--measured", str(path), "--nodes", "4", "--network", "mine,3,0.5,11.5", "--dispatch", "7"]) == 0
+        assert "take 7 µs in a layer" in capsys.readouterr().out
+
     def test_figures_without_one_rank_are_an_error_with_the_remedy(self) -> None:
         with pytest.raises(ValueError, match="1 among --ranks"):
             scale.node_from_measured(MEASURED | {"cases": MEASURED["cases"][2:]}, NODE)
