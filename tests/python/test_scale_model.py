@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_modules import load
+from bench_modules import ROOT, load
 from gqmm import dispatch
 
 scale = load("scale_model")
@@ -151,6 +151,13 @@ class TestReport:
         assert node.weight_bytes_per_second == 0.5e9
         assert node.operations_per_second == pytest.approx(10 * 30e9)
         assert node.dispatch_seconds == pytest.approx(40e-6)
+
+    def test_committed_reports_are_read(self) -> None:
+        reports = list((ROOT / "bench" / "results").glob("scale-*.json"))
+        assert reports
+        for path in reports:
+            node = scale.node_from_measured(json.loads(path.read_text()), NODE)
+            assert 0.1 < node.of_int8_dot < 0.5, "two slices reach half of the peak at most"
 
     def test_the_report_says_what_it_assumes_and_whether_aims_are_met(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
