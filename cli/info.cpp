@@ -55,7 +55,7 @@ Value collect() {
             {"OMP_NUM_THREADS", value_or_null(omp.threads)},
             {"OMP_NUM_THREADS_ignored", omp.ignored.empty() ? Value() : Value(omp.ignored)}}},
           {"cache_kib", {{"l1", kibibytes(tools::level1_cache_bytes())}, {"l2", kibibytes(tools::level2_cache_bytes())}}},
-          {"memory_nodes", value_or_null(tools::memory_nodes())},
+          {"memory_nodes", memory_nodes().size()},
           {"huge_pages",
            {{"transparent", value_or_null(tools::huge_page_setting("enabled"))},
             {"defrag", value_or_null(tools::huge_page_setting("defrag"))},
@@ -89,7 +89,7 @@ std::string table(const Value& info) {
                                                 : fmt::format("ignored: {}", ignored.get<std::string>())));
   const Value& caches = info["cache_kib"];
   line("caches of a core", fmt::format("L1 {} KiB, L2 {} KiB", text_or(caches["l1"], "?"), text_or(caches["l2"], "?")));
-  line("memory nodes", text_or(info["memory_nodes"], "unknown"));
+  line("memory nodes", info["memory_nodes"].dump());
   std::vector<std::string> pools;
   for (const Value& pool : info["huge_pages"]["pools"]) {
     pools.push_back(fmt::format("{} KiB, {} free", pool["kib"].dump(), pool["free"].dump()));

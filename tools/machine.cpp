@@ -126,16 +126,6 @@ std::size_t available_memory() {
   return kibibytes == 0 ? std::size_t{4} << 30 : kibibytes << 10;
 }
 
-std::optional<int> memory_nodes() {
-  int nodes = 0;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator("/sys/devices/system/node", error)) {
-    const std::string name = entry.path().filename();  // "node0"
-    nodes += name.starts_with("node") && name.find_first_not_of("0123456789", 4) == std::string::npos ? 1 : 0;
-  }
-  return nodes > 0 ? std::optional(nodes) : std::nullopt;
-}
-
 std::optional<std::string> huge_page_setting(std::string_view name) {
   const std::string setting = first_line(fs::path("/sys/kernel/mm/transparent_hugepage") / name);
   const auto open = setting.find('[');

@@ -31,10 +31,6 @@ std::size_t physical_memory();
 /// The bytes of memory that can be allocated now without swapping. 4 GiB if the system does not state it.
 std::size_t available_memory();
 
-/// The number of NUMA nodes, which are parts of memory with different distances to a processor. Weights are read fastest from the
-/// node that is nearest to the reading thread.
-std::optional<int> memory_nodes();
-
 /// The value of a setting of transparent huge pages. `name` is "enabled", "defrag" or "shmem_enabled". The value of "always
 /// [madvise] never" is "madvise".
 std::optional<std::string> huge_page_setting(std::string_view name);

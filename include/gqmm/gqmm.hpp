@@ -4,7 +4,8 @@
 //
 // Threads. Functions may be called from any number of threads at the same time. Arguments are only read, so calls may share them;
 // no thread may change an argument, or write its memory, during a call. Two calls must not write to the same `out`. One call at a
-// time has the process's team of threads; other calls compute on their caller's thread meanwhile, with the same bits.
+// time has the process's team of threads; other calls compute on their caller's thread meanwhile, with the same bits. Calls whose
+// stream names a memory node have the team of that node instead.
 //
 // Fork. A forked child may call every function and gets a team of threads of its own, also if other threads of the parent were
 // in a call. If the fork happens inside a call (in the function of an InterruptCheck), the call completes in the parent. In the

@@ -83,7 +83,7 @@ struct GQMM_API QuantizeOptions {
   Mode mode = Mode::affine;            ///< the weight format
   /// nvfp4 only: one float32 value, the largest magnitude of the tensor. Scales are stored relative to it.
   std::optional<array> global_scale = {};
-  Stream stream = {};  ///< only checked: quantize runs on the caller's thread alone
+  Stream stream = {};  ///< its node counts; quantize runs on the caller's thread alone
 };
 
 /// Quantizes the last dimension of w. w is float16, bfloat16 or float32 and has at least two dimensions; K is a multiple of
@@ -104,7 +104,7 @@ struct GQMM_API DequantizeOptions {
   /// Type of the result. Without it, the type is what scales and biases promote to for affine, else bfloat16. With a global_scale
   /// it is always float32, as in MLX.
   std::optional<Dtype> dtype = {};
-  Stream stream = {};  ///< only checked: dequantize runs on the caller's thread alone
+  Stream stream = {};  ///< its node counts; dequantize runs on the caller's thread alone
 };
 
 /// Dequantizes weights to matrices of the shape weights.shape(). The result equals that of mlx.core.dequantize bit for bit.

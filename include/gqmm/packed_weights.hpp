@@ -17,7 +17,7 @@ namespace gqmm {
 
 /// Options of pack.
 struct GQMM_API PackOptions {
-  Stream stream = {};  ///< threads that copy; each copies a share of the memory
+  Stream stream = {};  ///< threads that copy; each writes a share of the memory first, which then lies on its memory node
 };
 
 /// An immutable copy of quantized weights in kernel order, together with their settings. Products have the same bits as with the

@@ -50,4 +50,15 @@ GQMM_API void set_instruction_set(std::string_view name);
 /// available_threads(). Throws std::invalid_argument, without a change, if `threads` is negative or above Stream::max_threads.
 GQMM_API void set_num_threads(int threads);
 
+/// A memory node: a part of the machine's memory, with the processors that are nearest to it. Such a part is often a socket.
+struct GQMM_API MemoryNode {
+  int number;                   ///< as Stream::node and numactl take it
+  std::vector<int> processors;  ///< the numbers of those of its processors that the calling thread may use; at least one
+};
+
+/// The memory nodes that have processors which the calling thread may use (its affinity mask), in the order of their numbers. If
+/// the system does not say which nodes there are, this is one node with the number 0. The system is asked once for the nodes, and
+/// for the mask at every call.
+[[nodiscard]] GQMM_API std::vector<MemoryNode> memory_nodes();
+
 }  // namespace gqmm

@@ -29,6 +29,7 @@ from gqmm._layers import (
     scaled_dot_product_attention,
     softmax,
 )
+from gqmm._memory_nodes import MemoryNode, memory_nodes
 from gqmm._moe import activate, moe_combine, moe_ffn, moe_ffn_vjp
 from gqmm._ops import (
     UnpackedWeights,
@@ -55,6 +56,7 @@ __all__ = [
     "Format",
     "GeGLU",
     "InstructionSet",
+    "MemoryNode",
     "PackedWeights",
     "QuantizedWeights",
     "ReLU2",
@@ -82,6 +84,7 @@ __all__ = [
     "grouped_qmm_vjp",
     "instruction_sets",
     "layer_norm",
+    "memory_nodes",
     "moe_combine",
     "moe_ffn",
     "moe_ffn_vjp",

@@ -60,7 +60,7 @@ class ExpertLayer:
             shared: None, or the experts that every token takes as well, whole on all ranks and without a scale. Each rank
                 computes them for its own tokens.
             precision: as in moe_ffn; the same on all ranks.
-            stream: None, or a Stream to choose the number of threads.
+            stream: None, or a Stream to choose the number of threads or the memory node.
 
         Raises:
             TypeError: an argument is of a wrong kind.

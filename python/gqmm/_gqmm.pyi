@@ -40,11 +40,13 @@ class Device:
 class Stream:
     """
     A stream says where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the caller's thread and has finished when it returns.
+
+    With a node, the threads of a call, and the caller while the call runs, are bound to the processors of that memory node. Memory that they write first lies on the node: that of results and of packed weights. A node has threads of its own, so calls for several nodes run at once if each has a Python thread of its own.
     """
 
-    def __init__(self, threads: int = 0, device: Device = Device()) -> None:
+    def __init__(self, threads: int = 0, device: Device = Device(), node: int | None = None) -> None:
         """
-        threads: the number of threads of a call, with the caller's; 0 stands for get_num_threads(). Raises ValueError if threads is negative or above 4096.
+        threads: the number of threads of a call, with the caller's; 0 stands for get_num_threads(), and with a node for not more than its processors. node: the number of one of memory_nodes(), or None for any. Raises ValueError if threads is negative or above 4096, or if node is negative. A call raises ValueError if its thread may use no processor of the node.
         """
 
     @property
@@ -54,6 +56,10 @@ class Stream:
     @property
     def device(self) -> Device:
         """The stream's device."""
+
+    @property
+    def node(self) -> int | None:
+        """The memory node on which calls run; None for any."""
 
     def __eq__(self, other: object, /) -> bool: ...
 
@@ -228,6 +234,8 @@ def available_threads() -> int:
     not set. A changed mask counts at once, and a changed quota within a second. The variables are read once. Raises
     ValueError if GQMM_NUM_THREADS is not a whole number from 1 to 4096.
     """
+
+def memory_nodes() -> list[tuple[int, tuple[int, ...]]]: ...
 
 def get_num_threads() -> int:
     """

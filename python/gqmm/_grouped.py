@@ -35,7 +35,7 @@ def grouped_qmm(
         rows: what happens to rows behind the last group. "error": there may be none. "zero": their results are zero, and they
             are not read, so that x may be a buffer of fixed capacity.
         precision: as for gather_qmm.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result, as for moe_ffn.
 
     Returns:
@@ -66,7 +66,7 @@ def grouped_mm(
         b: float16, bfloat16 or float32, shape (E, K, N), of any strides.
         offsets: as for grouped_qmm.
         rows: as for grouped_qmm.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result, as for moe_ffn.
 
     Returns:
@@ -101,7 +101,7 @@ def grouped_qmm_vjp(
         offsets: as for grouped_qmm.
         rows: as for grouped_qmm. The gradient of a row behind the last group is zero.
         wrt: as for gather_qmm_vjp.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         A dictionary as gather_qmm_vjp returns it.
@@ -135,7 +135,7 @@ def grouped_mm_vjp(
         offsets: as for grouped_qmm.
         rows: as for grouped_qmm. The gradient of a row behind the last group is zero.
         wrt: what to differentiate by: a tuple of "x" and "b".
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         A dictionary with an array of x's library for each name in wrt: the gradient, shape and type as x or b.

@@ -44,7 +44,7 @@ def scaled_dot_product_attention(
         origin: None, or integers of shape (B,): for each batch element the index along L of the key at position 0. It may be
             negative. Sums run over blocks of keys that are aligned to positions. So with its origin, a sequence has the same bits
             behind padding, or after its first keys have been dropped, as alone. None stands for 0.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
             which overlaps no operand.
 
@@ -88,7 +88,7 @@ def quantized_scaled_dot_product_attention(
         origin: None, or integers of shape (B,): for each batch element the index along L of the key at position 0.
         group_size: the number of elements that share a scale: 32, 64 or 128.
         bits: the bits of a code: 1, 2, 3, 4, 5, 6 or 8.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
             which overlaps no operand.
 
@@ -113,7 +113,7 @@ def rms_norm(x: Array, weight: Array | None, eps: float, *, stream: Stream | Non
         x: float16, bfloat16 or float32, shape (…, D), of any strides.
         weight: likewise, shape (D,), or None for ones.
         eps: a small number that is not negative.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
             which overlaps no operand.
 
@@ -147,7 +147,7 @@ def layer_norm(
         weight: likewise, shape (D,), or None for ones.
         bias: likewise, shape (D,), or None for zeros.
         eps: a small number that is not negative.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
             which overlaps no operand.
 
@@ -179,7 +179,7 @@ def softmax(
         x: float16, bfloat16 or float32, of any strides and at least one dimension.
         axis: a dimension of x, several ones, or None for all. Negative ones count from the last.
         precise: as in mx.softmax. It makes no difference, because sums are in float32 in any case.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result: a NumPy array or a PyTorch tensor of x's shape and type, row-major, which
             overlaps no operand.
 
@@ -220,7 +220,7 @@ def rope(
         scale: the factor of positions.
         offset: the position of the first row: an integer, or integers of shape (B,).
         freqs: None, or float16, bfloat16 or float32, shape (dims / 2,): pair i has the frequency 1 / freqs[i].
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result: a NumPy array or a PyTorch tensor of x's shape and type, row-major, which
             overlaps no operand.
 

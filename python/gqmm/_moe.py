@@ -28,7 +28,7 @@ def activate(
         up: an array of gate's shape and type; nothing broadcasts. Gated activations (SwiGLU, GeGLU, SiTU, SwiGLUStep) need it;
             for the others (SiLU, GELU, ReLU2) it is None.
         activation: an object of one of these classes, such as gqmm.SwiGLU().
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
             which overlaps no operand.
 
@@ -54,7 +54,7 @@ def moe_combine(slots: Array, topk_weights: Array, *, out: Array | None = None, 
         topk_weights: float16, bfloat16 or float32, shape (…, k), with the leading dimensions of slots; nothing broadcasts.
         out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
             which overlaps no operand.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         out, or an array of slots' library, of shape (…, H) and the type of slots.
@@ -113,7 +113,7 @@ def moe_ffn(
             are zero.
         shared: None, or the SharedExperts that every token takes as well. Their result is added last.
         precision: as for gather_qmm; the default is that of x's type.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
         out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
             which overlaps no operand.
 
@@ -200,7 +200,7 @@ def moe_ffn_vjp(
         precision: as for moe_ffn. It makes no difference: gradients are float32's.
         wrt: what to differentiate by: a tuple of "x", "topk_weights", "gate_bias", "up_bias" and "down_bias"; for affine weights
             "gate.scales", "gate.biases" and so on; for dense layers "gate", "up" and "down".
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         A dictionary with an array of x's library for each name in wrt: the gradient, shape and type as its operand; of a

@@ -61,7 +61,7 @@ def gather_qmm(
         precision: "default", "fast" or "float32". The default is as exact as float32 for float32 results, and has 16-bit
             activations for half types. "fast" has 8-bit activations. "float32" is as exact as float32 until the result is
             rounded to its type.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         An array of x's library, of shape (broadcast shape of the indices) + (M, N). In affine mode its type is the one that x,
@@ -118,7 +118,7 @@ def quantized_matmul(
         bits: as for gather_qmm.
         mode: {modes}.
         precision: as for gather_qmm.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         An array of x's library, of shape (…, M, N), or (…, N) for a one-dimensional x. Its type is that of gather_qmm's result.
@@ -162,7 +162,7 @@ def gather_mm(
         rhs_indices: flat positions in the leading dimensions of b, as for gather_qmm.
         sorted_indices: a promise that the flattened rhs_indices ascend. The promise is checked. It is ignored without
             rhs_indices.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         An array of a's library, of shape (broadcast shape of the indices) + (M, N) and of the type that a and b promote to.
@@ -202,7 +202,7 @@ def gather_qmm_vjp(
         sorted_indices: as for gather_qmm.
         missing: as for gather_qmm. A pair without an expert adds nothing to any gradient.
         wrt: what to differentiate by: a tuple of "x", "scales" and "biases". The last two are there in affine mode only.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         A dictionary with an array of x's library for each name in wrt: the gradient, shape and type as x, scales or biases; of a
@@ -234,7 +234,7 @@ def quantized_matmul_vjp(
         x: as for quantized_matmul.
         weights: as for gather_qmm_vjp.
         wrt: as for gather_qmm_vjp.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         A dictionary as gather_qmm_vjp returns it.
@@ -273,7 +273,7 @@ def gather_mm_vjp(
         rhs_indices: as for gather_mm.
         sorted_indices: as for gather_mm.
         wrt: what to differentiate by: a tuple of "a" and "b".
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         A dictionary with an array of a's library for each name in wrt: the gradient, shape and type as a or b.
@@ -305,7 +305,7 @@ def quantize(
         mode: {modes}.
         global_scale: only for {modes_with_global_scale}, one float32 value: the largest magnitude of the tensor. The scales are
             relative to it.
-        stream: None, or a Stream. It makes no difference, because this function runs on one thread.
+        stream: None, or a Stream. Its number of threads makes no difference, because this function runs on one thread.
 
     Returns:
         A tuple of arrays of w's library: the codes, uint32 of shape (…, N, K·bits/32), the scales of shape
@@ -349,7 +349,7 @@ def dequantize(
         dtype: float16, bfloat16 or float32, as the type of any library or as its name. None stands for the type that scales and
             biases promote to in affine mode, and for bfloat16 in the other modes. With a global_scale the result is float32
             whatever dtype says, as in MLX.
-        stream: None, or a Stream. It makes no difference, because this function runs on one thread.
+        stream: None, or a Stream. Its number of threads makes no difference, because this function runs on one thread.
 
     Returns:
         An array of w's library with the weights, of shape (…, N, K), or of the shape of the QuantizedWeights.
@@ -384,7 +384,7 @@ def pack(
         bits: the number of bits of a code, as for gather_qmm.
         mode: {modes}.
         transpose: whether products will be x @ w.T.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         Packed weights, to pass as w. They hold a copy and do not need the arrays any more.

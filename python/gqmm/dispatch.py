@@ -53,7 +53,7 @@ def pack_rows(plan: DispatchPlan, x: Array, *, stream: Stream | None = None) -> 
     Args:
         plan: where the tokens go.
         x: the tokens, any type, shape (…, H) with the leading dimensions of topk_ids.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         An array of x's library and type, of shape (rows, H).
@@ -90,7 +90,7 @@ def pack_results(slots: Array, ids: Array, *, stream: Stream | None = None) -> A
     Args:
         slots: what moe_ffn gives without topk_weights, any type, shape (rows, k, H).
         ids: the ids that came with the rows, or those of local_ids, any integer type, shape (rows, k).
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         An array of the library and type of slots, of shape (results, H).
@@ -126,7 +126,7 @@ def unpack(plan: DispatchPlan, received: Array, *, stream: Stream | None = None)
     Args:
         plan: where the tokens went.
         received: the results, from rank 0 on, any type, shape (results, H). Rank r returned plan.recv_counts[r] of them.
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         An array of the library and type of received, of shape (…, k, H).
@@ -145,7 +145,7 @@ def combine(plan: DispatchPlan, slots: Array, topk_weights: Array, *, stream: St
         plan: where the tokens went.
         slots: the slots of unpack, float16, bfloat16 or float32, shape (…, k, H).
         topk_weights: float16, bfloat16 or float32, shape (…, k).
-        stream: None, or a Stream to choose the number of threads.
+        stream: None, or a Stream to choose the number of threads or the memory node.
 
     Returns:
         An array of the library and type of slots, of shape (…, H).

@@ -132,7 +132,7 @@ Stream parse_stream(const char* op, nb::handle value) {
   Stream stream;
   if (!value.is_none() && !nb::try_cast(value, stream)) {
     throw std::invalid_argument(
-        fmt::format("[{}] unsupported stream {}; pass None or gqmm.Stream(threads=…)", op, repr_of(value)));
+        fmt::format("[{}] unsupported stream {}; pass None or gqmm.Stream(threads=…, node=…)", op, repr_of(value)));
   }
   return stream;
 }

@@ -12,11 +12,13 @@
 
 #include <fmt/format.h>
 #include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
 #include <exception>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -33,7 +35,7 @@ Device make_device(std::string_view type, int index) {
   return {};
 }
 
-Stream make_stream(int threads, Device device) {
+Stream make_stream(int threads, Device device, std::optional<int> node) {
   if (threads < 0) {
     throw std::invalid_argument(
         fmt::format("[Stream] threads = {} is negative; give a positive number, or 0 for all that are available", threads));
@@ -42,13 +44,18 @@ Stream make_stream(int threads, Device device) {
     throw std::invalid_argument(
         fmt::format("[Stream] threads = {} exceeds {}; give 0 for all that are available", threads, Stream::max_threads));
   }
-  return {device, threads};
+  if (node && *node < 0) {
+    throw std::invalid_argument(
+        fmt::format("[Stream] node = {} is negative; give the number of one of gqmm.memory_nodes(), or None for any", *node));
+  }
+  return {.device = device, .threads = threads, .node = node};
 }
 
 std::string describe(const Device& device) { return fmt::format("gqmm.Device('cpu', {})", device.index); }
 
 std::string describe(const Stream& stream) {
-  return fmt::format("gqmm.Stream(threads={}, device={})", stream.threads, describe(stream.device));
+  return fmt::format("gqmm.Stream(threads={}, device={}{})", stream.threads, describe(stream.device),
+                     stream.node ? fmt::format(", node={}", *stream.node) : "");
 }
 
 bool device_equals(const Device& self, nb::handle other) {
@@ -58,7 +65,7 @@ bool device_equals(const Device& self, nb::handle other) {
 
 bool stream_equals(const Stream& self, nb::handle other) {
   Stream stream;
-  return nb::try_cast(other, stream) && self.device == stream.device && self.threads == stream.threads;
+  return nb::try_cast(other, stream) && self == stream;
 }
 
 const nb::sig reduce_signature("def __reduce__(self) -> tuple[typing.Any, ...]");
@@ -93,22 +100,33 @@ void bind_streams(nb::module_& m) {
   nb::class_<Stream> stream(
       m, "Stream", nb::is_final(),
       "A stream says where an operator runs, and with how many threads. A CPU stream has no queue: an operator runs in the "
-      "caller's thread and has finished when it returns.");
+      "caller's thread and has finished when it returns.\n\n"
+      "With a node, the threads of a call, and the caller while the call runs, are bound to the processors of that memory node. "
+      "Memory that they write first lies on the node: that of results and of packed weights. A node has threads of its own, so "
+      "calls for several nodes run at once if each has a Python thread of its own.");
   stream
       .def(
-          "__init__", [](Stream* self, int threads, const Device& device) { new (self) Stream(make_stream(threads, device)); },
-          nb::arg("threads") = 0, nb::arg("device") = Device{},
-          nb::sig("def __init__(self, threads: int = 0, device: Device = Device()) -> None"),
-          "threads: the number of threads of a call, with the caller's; 0 stands for get_num_threads(). Raises ValueError if "
-          "threads is negative or above 4096.")
+          "__init__",
+          [](Stream* self, int threads, const Device& device, std::optional<int> node) {
+            new (self) Stream(make_stream(threads, device, node));
+          },
+          nb::arg("threads") = 0, nb::arg("device") = Device{}, nb::arg("node") = nb::none(),
+          nb::sig("def __init__(self, threads: int = 0, device: Device = Device(), node: int | None = None) -> None"),
+          "threads: the number of threads of a call, with the caller's; 0 stands for get_num_threads(), and with a node for not "
+          "more than its processors. node: the number of one of memory_nodes(), or None for any. Raises ValueError if threads is "
+          "negative or above 4096, or if node is negative. A call raises ValueError if its thread may use no processor of the "
+          "node.")
       .def_ro("threads", &Stream::threads, "The number of threads of a call; 0 stands for get_num_threads().")
       .def_ro("device", &Stream::device, "The stream's device.")
+      .def_ro("node", &Stream::node, "The memory node on which calls run; None for any.")
       .def("__eq__", &stream_equals, nb::arg().none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
-      .def("__hash__", [](const Stream& self) { return nb::hash(nb::make_tuple(self.device.index, self.threads)); })
+      .def("__hash__", [](const Stream& self) { return nb::hash(nb::make_tuple(self.device.index, self.threads, self.node)); })
       .def("__repr__", [](const Stream& self) { return describe(self); })
       .def(
           "__reduce__",
-          [](nb::handle self) { return nb::make_tuple(self.type(), nb::make_tuple(self.attr("threads"), self.attr("device"))); },
+          [](nb::handle self) {
+            return nb::make_tuple(self.type(), nb::make_tuple(self.attr("threads"), self.attr("device"), self.attr("node")));
+          },
           reduce_signature);
   define_copies(stream);
   seal(stream);
@@ -188,6 +206,16 @@ void bind_system(nb::module_& m) {
       "affinity mask, the CPU quota of the control group (rounded up), and GQMM_NUM_THREADS, or OMP_NUM_THREADS if that is\n"
       "not set. A changed mask counts at once, and a changed quota within a second. The variables are read once. Raises\n"
       "ValueError if GQMM_NUM_THREADS is not a whole number from 1 to 4096.");
+  m.def(
+      "memory_nodes",
+      [] {
+        nb::list nodes;
+        for (const MemoryNode& node : memory_nodes()) {
+          nodes.append(nb::make_tuple(node.number, nb::tuple(nb::cast(node.processors))));
+        }
+        return nodes;
+      },
+      nb::sig("def memory_nodes() -> list[tuple[int, tuple[int, ...]]]"));
   m.def("get_num_threads", &get_num_threads,
         "Return the number of threads of a call whose stream gives none. It is what set_num_threads() was given last, or\n"
         "available_threads().");

@@ -4,6 +4,7 @@
 #include "api/check.hpp"
 #include "api/output.hpp"
 #include "arrays/views.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/activation.hpp>
 #include <gqmm/infer.hpp>
@@ -114,6 +115,7 @@ ResultType infer_activate(const array& gate, const std::optional<array>& up, con
 }
 
 array activate(const array& gate, const std::optional<array>& up, const Activation& activation, const ActivateOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   const ResultType type = infer_activate(gate, up, activation, options);
   const NamedOperand operands[] = {{"gate", &gate}, {"up", up ? &*up : nullptr}};
   array result = make_result(activate_op, type.shape, type.dtype, options.out, operands);

@@ -9,6 +9,7 @@
 #include "api/output.hpp"
 #include "api/weight_source.hpp"
 #include "arrays/views.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/attention.hpp>
 #include <gqmm/infer.hpp>
@@ -321,11 +322,13 @@ LoweredAttention lower_quantized_attention(const array& q, const QuantizedWeight
 }  // namespace detail
 
 array scaled_dot_product_attention(const array& q, const array& k, const array& v, float scale, const AttentionOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   return run(lower_attention(q, k, v, scale, options));
 }
 
 array quantized_scaled_dot_product_attention(const array& q, const QuantizedWeights& q_keys, const QuantizedWeights& q_values,
                                              float scale, const QuantizedAttentionOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   return run(lower_quantized_attention(q, q_keys, q_values, scale, options));
 }
 

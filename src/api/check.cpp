@@ -1,11 +1,31 @@
 #include "api/check.hpp"
 
+#include "threads/memory_nodes.hpp"
+#include "threads/node_binding.hpp"
+
+#include <gqmm/system.hpp>
+
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <vector>
 
 namespace gqmm::detail {
+namespace {
+
+void check_node(std::string_view op, int node) {
+  if (threads::NodeBinding::node() == node || threads::usable_processors_of(node)) {
+    return;
+  }
+  std::vector<int> usable;
+  for (const MemoryNode& each : memory_nodes()) {
+    usable.push_back(each.number);
+  }
+  fail(op, "stream.node = {} is no memory node of which this thread may use a processor; give one of {}, or none for any", node,
+       fmt::join(usable, ", "));
+}
+
+}  // namespace
 
 std::int64_t checked_product(std::string_view op, std::string_view what, std::int64_t a, std::int64_t b) {
   std::int64_t product = 0;
@@ -38,6 +58,9 @@ void check_stream(std::string_view op, const Stream& stream) {
   }
   if (stream.threads > Stream::max_threads) {
     fail(op, "stream.threads = {} exceeds {}; use 0 for as many as the machine grants", stream.threads, Stream::max_threads);
+  }
+  if (stream.node) {
+    check_node(op, *stream.node);
   }
 }
 

@@ -2,6 +2,7 @@
 #include "api/check.hpp"
 #include "api/weights.hpp"
 #include "arrays/contiguous.hpp"
+#include "threads/node_binding.hpp"
 #include "weights/dequantize_matrices.hpp"
 
 #include <gqmm/ops.hpp>
@@ -41,6 +42,7 @@ DequantizedTypes types_of(const Format& format, const QuantizedWeights& weights,
 }  // namespace
 
 array dequantize(const QuantizedWeights& weights, const DequantizeOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   check_stream(op, options.stream);
   const QuantizationSettings settings = settings_of(op, weights);
   const Shape shape = dequantized_shape(weights, check_weights(op, weights, settings, {}));

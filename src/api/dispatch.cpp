@@ -8,6 +8,7 @@
 #include "arrays/views.hpp"
 #include "cpu/each_row.hpp"
 #include "plan/routing.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/dispatch.hpp>
 #include <gqmm/moe.hpp>
@@ -258,6 +259,7 @@ DispatchPlan::DispatchPlan(const array& topk_ids, const ExpertOwners& owners, in
 }
 
 array pack_rows(const DispatchPlan& plan, const array& x, const Stream& stream) {
+  const threads::NodeBinding binding(stream);
   check_stream(pack_rows_op, stream);
   if (x.rank() == 0 || x.shape() != token_shape(plan.shape(), x.dim(-1))) {
     fail(pack_rows_op, "x has shape {} but topk_ids has shape {}; x must be (…, H) with the same leading dimensions",
@@ -284,6 +286,7 @@ array local_ids(const array& ids, const ExpertOwners& owners, int rank) {
 }
 
 array pack_results(const array& slots, const array& ids, const Stream& stream) {
+  const threads::NodeBinding binding(stream);
   check_stream(pack_results_op, stream);
   const std::vector<std::int64_t> experts = load_received_ids(pack_results_op, ids);
   check_slots(pack_results_op, slots, ids.shape());
@@ -317,6 +320,7 @@ array return_counts(const array& ids, const array& row_counts) {
 }
 
 array unpack(const DispatchPlan& plan, const array& received, const Stream& stream) {
+  const threads::NodeBinding binding(stream);
   check_stream(unpack_op, stream);
   const std::span<const std::int64_t> slots = values_of(plan.slot_of());
   if (received.rank() != 2 || received.dim(0) != static_cast<std::int64_t>(slots.size())) {

@@ -12,6 +12,7 @@
 #include "api/layer_digest.hpp"
 #include "api/lower.hpp"
 #include "cpu/each_row.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/expert_layer.hpp>
 #include <gqmm/infer.hpp>
@@ -326,6 +327,7 @@ void ExpertLayer::check_call(const array& x, const array& topk_ids, const array&
 
 array ExpertLayer::operator()(const array& x, const array& topk_ids, const array& topk_weights,
                               const std::optional<array>& shared_scale) const {
+  const threads::NodeBinding binding(options_.stream);
   std::optional<DispatchPlan> plan;
   array rows;
   std::vector<CallHeader> headers(static_cast<std::size_t>(engine_->ranks()), {.failed = 1});

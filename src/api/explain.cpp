@@ -2,6 +2,7 @@
 
 #include "api/lower.hpp"
 #include "cpu/backend.hpp"
+#include "threads/node_binding.hpp"
 
 #include <fmt/format.h>
 
@@ -21,10 +22,12 @@ std::string text_of(const Lowered& lowered) {
 }  // namespace
 
 std::string explain(const array& x, const QuantizedWeights& weights, const GatherQmmOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   return text_of(lower_gather_qmm(x, weights, options));
 }
 
 std::string explain(const array& x, const PackedWeights& weights, const GatherQmmOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   return text_of(lower_gather_qmm(x, weights, options));
 }
 

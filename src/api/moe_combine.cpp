@@ -4,6 +4,7 @@
 #include "api/check.hpp"
 #include "api/output.hpp"
 #include "arrays/views.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/infer.hpp>
 #include <gqmm/moe.hpp>
@@ -45,6 +46,7 @@ ResultType infer_moe_combine(const array& slots, const array& topk_weights, cons
 }
 
 array moe_combine(const array& slots, const array& topk_weights, const MoeCombineOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   const ResultType type = infer_moe_combine(slots, topk_weights, options);
   const NamedOperand operands[] = {{"slots", &slots}, {"topk_weights", &topk_weights}};
   array result = make_result(combine_op, type.shape, type.dtype, options.out, operands);

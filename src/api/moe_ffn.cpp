@@ -9,6 +9,7 @@
 #include "arrays/views.hpp"
 #include "plan/problem.hpp"
 #include "plan/routing.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/infer.hpp>
 #include <gqmm/moe.hpp>
@@ -468,6 +469,7 @@ ResultType infer_moe_ffn(const array& x, const array& topk_ids, const std::optio
 
 array moe_ffn(const array& x, const array& topk_ids, const std::optional<array>& topk_weights, const ExpertWeights& gate,
               const std::optional<ExpertWeights>& up, const ExpertWeights& down, const MoeFfnOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   LoweredMoe lowered = lower_moe_ffn(x, topk_ids, topk_weights, gate, up, down, options);
   const MoeProblem& problem = lowered.problem;
   if (problem.k == 0 && !problem.shared) {

@@ -11,6 +11,7 @@
 #include "cpu/float_environment.hpp"
 #include "formats/float_types.hpp"
 #include "plan/routing.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/gradients.hpp>
 #include <gqmm/infer.hpp>
@@ -330,6 +331,7 @@ MoeFfnGradients moe_ffn_vjp(const array& dy, const array& x, const array& topk_i
   const MoeFfnOptions& forward = options.forward;
   const MoeFfnWrt& wrt = options.wrt;
   const Stream& stream = forward.stream;
+  const threads::NodeBinding binding(stream);
   check_dy(op, dy, checking([&] { return infer_moe_ffn(x, topk_ids, topk_weights, gate, up, down, forward); }).shape);
   if (!wrt.x && !wrt.topk_weights && !wants_any(wrt.gate) && !wants_any(wrt.up) && !wants_any(wrt.down)) {
     fail(op, "wrt is empty; ask for at least one gradient");

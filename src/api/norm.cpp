@@ -5,6 +5,7 @@
 #include "api/kept_memory.hpp"
 #include "api/loaded_values.hpp"
 #include "api/output.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/infer.hpp>
 #include <gqmm/norm.hpp>
@@ -51,6 +52,7 @@ std::vector<float> load_optional_vector(const std::optional<array>& vector) {
 /// Runs `norm` of the backend.
 array run(std::string_view op, const ResultType& type, const array& x, const std::optional<array>& weight,
           const std::optional<array>& bias, float eps, const NormOptions& options, void (*norm)(const cpu::NormProblem&)) {
+  const threads::NodeBinding binding(options.stream);
   const NamedOperand operands[] = {{"x", &x}, {"weight", weight ? &*weight : nullptr}, {"bias", bias ? &*bias : nullptr}};
   array result = make_result(op, type.shape, type.dtype, options.out, operands);
   if (result.size() == 0) {

@@ -4,6 +4,7 @@
 #include "api/weights.hpp"
 #include "arrays/contiguous.hpp"
 #include "plan/packed.hpp"
+#include "threads/node_binding.hpp"
 #include "weights/strips.hpp"
 
 #include <gqmm/system.hpp>
@@ -42,6 +43,7 @@ array restore(const array& packed, bool transpose, const Shape& shape) {
 }  // namespace
 
 PackedWeights pack(const QuantizedWeights& weights, const PackOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   check_stream(op, options.stream);
   const QuantizationSettings settings = settings_of(op, weights);
   const WeightExtents extents = check_weights(op, weights, settings, {});

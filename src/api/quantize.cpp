@@ -1,6 +1,7 @@
 // quantize: quantizes the last dimension of a float array in groups.
 #include "api/check.hpp"
 #include "api/weights.hpp"
+#include "threads/node_binding.hpp"
 #include "weights/quantize_matrices.hpp"
 
 #include <gqmm/ops.hpp>
@@ -65,6 +66,7 @@ array copy_of_one_value(const array& value) {
 }  // namespace
 
 QuantizedWeights quantize(const array& w, const QuantizeOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   check_stream(op, options.stream);
   const QuantizationSettings settings = resolve_settings(op, options.mode, options.bits, options.group_size);
   const Format& format = *settings.format;

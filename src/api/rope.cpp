@@ -7,6 +7,7 @@
 #include "api/output.hpp"
 #include "cpu/float_environment.hpp"
 #include "cpu/rotary_angles.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/infer.hpp>
 #include <gqmm/rope.hpp>
@@ -123,6 +124,7 @@ ResultType infer_rope(const array& x, int dims, const RopeOptions& options) {
 }
 
 array rope(const array& x, int dims, const RopeOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   const ResultType type = infer_rope(x, dims, options);
   const NamedOperand operands[] = {
       {"x", &x}, {"offset", std::get_if<array>(&options.offset)}, {"freqs", options.freqs ? &*options.freqs : nullptr}};

@@ -5,6 +5,7 @@
 #include "api/output.hpp"
 #include "arrays/contiguous.hpp"
 #include "arrays/views.hpp"
+#include "threads/node_binding.hpp"
 
 #include <gqmm/infer.hpp>
 #include <gqmm/softmax.hpp>
@@ -99,6 +100,7 @@ ResultType infer_softmax(const array& x, const std::vector<int>& axes, const Sof
 }
 
 array softmax(const array& x, const std::vector<int>& axes, const SoftmaxOptions& options) {
+  const threads::NodeBinding binding(options.stream);
   const ResultType type = infer_softmax(x, axes, options);
   const NamedOperand operands[] = {{"x", &x}};
   array result = make_result(softmax_op, type.shape, type.dtype, options.out, operands);

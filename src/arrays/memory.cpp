@@ -2,11 +2,13 @@
 
 #include "threads/first_use.hpp"
 #include "threads/fork.hpp"
+#include "threads/node_binding.hpp"
 
 #include <algorithm>
 #include <cstdint>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <utility>
 #include <vector>
 #if defined(__linux__)
@@ -63,44 +65,46 @@ std::shared_ptr<void> allocate_small(std::size_t bytes) {
 constinit threads::ForkSafeMutex cache_mutex;
 const threads::ForkSafeMutex::Registration cache_registration(cache_mutex);
 
-/// Keeps blocks that results of earlier calls have freed. cache_mutex guards it.
+/// Keeps blocks that results of earlier calls have freed. A block serves calls on the memory node on which it was written first.
+/// cache_mutex guards the object.
 class BlockCache {
  public:
-  /// Returns a kept block of `bytes` to twice as many bytes, or nullptr.
-  void* take(std::size_t bytes, std::size_t& size) {
+  struct Block {
+    void* data;
+    std::size_t size;
+    std::optional<int> node;  // that of the call for which the block was allocated, if it named one
+  };
+
+  /// Returns a kept block of `bytes` to twice as many bytes for a call on `node`, or nothing.
+  std::optional<Block> take(std::size_t bytes, std::optional<int> node) {
     const std::lock_guard lock(cache_mutex);
-    const auto fits = [&](const Block& block) { return block.size >= bytes && block.size / 2 <= bytes; };
+    const auto fits = [&](const Block& block) { return block.size >= bytes && block.size / 2 <= bytes && block.node == node; };
     const auto found = std::find_if(blocks_.begin(), blocks_.end(), fits);
     if (found == blocks_.end()) {
-      return nullptr;
+      return std::nullopt;
     }
-    void* data = found->data;
-    size = found->size;
-    kept_ -= size;
+    const Block block = *found;
+    kept_ -= block.size;
     blocks_.erase(found);
-    return data;
+    return block;
   }
   /// Keeps a block. The oldest blocks are released to make room for it.
-  void give(void* data, std::size_t size) noexcept {
+  void give(const Block& block) noexcept {
     const std::lock_guard lock(cache_mutex);
-    while (!blocks_.empty() && kept_ + size > kept_at_most) {
+    while (!blocks_.empty() && kept_ + block.size > kept_at_most) {
       kept_ -= blocks_.front().size;
       release(blocks_.front().data, blocks_.front().size);
       blocks_.erase(blocks_.begin());
     }
     try {
-      blocks_.push_back({data, size});
-      kept_ += size;
+      blocks_.push_back(block);
+      kept_ += block.size;
     } catch (const std::bad_alloc&) {
-      release(data, size);
+      release(block.data, block.size);
     }
   }
 
  private:
-  struct Block {
-    void* data;
-    std::size_t size;
-  };
   std::vector<Block> blocks_;
   std::size_t kept_ = 0;
 };
@@ -123,12 +127,12 @@ std::shared_ptr<void> allocate_shared(std::size_t bytes) {
   if (!recycle || bytes > kept_at_most) {
     return {allocate(bytes), [bytes](void* p) { release(p, bytes); }};
   }
-  std::size_t size = bytes;
-  void* data = cache().take(bytes, size);
-  if (data == nullptr) {
-    data = allocate(bytes);
+  const std::optional<int> node = threads::NodeBinding::node();
+  std::optional<BlockCache::Block> block = cache().take(bytes, node);
+  if (!block) {
+    block = {.data = allocate(bytes), .size = bytes, .node = node};
   }
-  return {data, [size](void* p) { cache().give(p, size); }};
+  return {block->data, [kept = *block](void*) { cache().give(kept); }};
 }
 
 }  // namespace gqmm::detail

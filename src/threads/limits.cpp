@@ -2,6 +2,7 @@
 
 #include "threads/cgroup_quota.hpp"
 #include "threads/fork.hpp"
+#include "threads/node_binding.hpp"
 #include "threads/openmp_runtimes.hpp"
 
 #include <gqmm/c.h>
@@ -77,6 +78,9 @@ int environment_limit() {
 int Processors::count() const { return std::max(1, std::min(set.count(), rounded_up(quota))); }
 
 Processors usable_processors() {
+  if (const std::optional<Processors> of_node = NodeBinding::processors()) {
+    return *of_node;
+  }
   const ProcessorSet thread = ProcessorSet::of_thread();
   const Clock::time_point now = Clock::now();
   std::unique_lock lock(lookup_mutex);
@@ -132,7 +136,11 @@ int available_threads() {
 int get_num_threads() {
   const int limit = threads::environment_limit();
   const int chosen = threads::chosen.load(std::memory_order_relaxed);
-  return chosen > 0 ? chosen : std::min(limit, threads::usable_processors().count());
+  if (chosen > 0 && !threads::NodeBinding::node()) {
+    return chosen;
+  }
+  // A number that was chosen for all processors may be more than a single node grants.
+  return std::min(chosen > 0 ? chosen : limit, threads::usable_processors().count());
 }
 
 void set_num_threads(int threads) {

@@ -28,7 +28,8 @@ void check_environment();
 
 /// The part of the machine that the process may use.
 struct Processors {
-  ProcessorSet set;                 ///< those that the calling thread could use before an OpenMP runtime bound it
+  ProcessorSet set;                 ///< those that the calling thread could use before an OpenMP runtime bound it; those of its
+                                    ///< memory node within a NodeBinding
   std::optional<double> quota;      ///< the time that the control groups grant, in processors
   [[nodiscard]] int count() const;  ///< how many processors `set` has, at most the quota rounded up
 };

@@ -17,10 +17,16 @@ ProcessorSet ProcessorSet::of_thread() {
   }
   set = {};
 #endif
-  const unsigned machine = std::clamp(std::thread::hardware_concurrency(), 1U, static_cast<unsigned>(max_processors));
+  const unsigned machine = std::clamp(std::thread::hardware_concurrency(), 1U, unsigned{max_processors});
   for (unsigned processor = 0; processor < machine; ++processor) {
     set.add(static_cast<int>(processor));
   }
+  return set;
+}
+
+ProcessorSet ProcessorSet::all() {
+  ProcessorSet set;
+  set.words_.fill(~std::uint64_t{0});
   return set;
 }
 
@@ -34,9 +40,27 @@ int ProcessorSet::count() const {
 
 void ProcessorSet::add(int processor) {
   const auto position = static_cast<std::size_t>(processor);
-  if (processor >= 0 && position < max_processors) {
+  if (processor >= 0 && processor < max_processors) {
     words_[position / word_bits] |= std::uint64_t{1} << (position % word_bits);
   }
+}
+
+std::vector<int> ProcessorSet::numbers() const {
+  std::vector<int> numbers;
+  for (std::size_t i = 0; i < words_.size(); ++i) {
+    for (std::uint64_t word = words_[i]; word != 0; word &= word - 1) {
+      numbers.push_back(static_cast<int>(i * word_bits) + std::countr_zero(word));
+    }
+  }
+  return numbers;
+}
+
+ProcessorSet operator&(const ProcessorSet& a, const ProcessorSet& b) {
+  ProcessorSet both = a;
+  for (std::size_t i = 0; i < both.words_.size(); ++i) {
+    both.words_[i] &= b.words_[i];
+  }
+  return both;
 }
 
 ProcessorSet& ProcessorSet::operator|=(const ProcessorSet& other) {

@@ -3,6 +3,7 @@
 #include "threads/float_environment.hpp"
 #include "threads/interrupt.hpp"
 #include "threads/limits.hpp"
+#include "threads/node_binding.hpp"
 #include "threads/openmp_runtimes.hpp"
 #include "threads/spin_policy.hpp"
 #include "threads/start_thread.hpp"
@@ -13,6 +14,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -63,10 +65,12 @@ struct SharedCall {
 
 }  // namespace
 
-/// The team of threads of the process. It is never destroyed, because workers may still compute while the process ends.
+/// A team of threads: that of a memory node, or that of the process, which is bound to no node. It is never destroyed, because
+/// workers may still compute while the process ends.
 class Team {
  public:
-  static Team& instance();
+  /// The team of a node, or of the process. It is made at its first use.
+  static Team& of(std::optional<int> node);
 
   /// Counts a caller whose call is worth several threads. leave() ends this.
   void enter() { callers_.fetch_add(1); }
@@ -93,6 +97,7 @@ class Team {
     std::condition_variable wake;
   };
 
+  explicit Team(std::optional<int> node) : node_(node) {}
   bool create_worker();
   void serve(Worker& worker);
   void wait_for_call(Worker& worker, std::uint32_t last);
@@ -109,6 +114,9 @@ class Team {
   void wake_workers();
   void announce_progress(const SharedCall& call);
   void wake_waiting();
+
+  const std::optional<int> node_;
+  Team* next_ = nullptr;  // in the list of teams; it is written before the team is in the list
 
   std::atomic<bool> leased_{false};
   std::atomic<int> callers_{0};
@@ -134,29 +142,37 @@ class Team {
 
 namespace {
 
-constinit std::atomic<Team*> the_team{nullptr};
+// A list of the teams.
+constinit std::atomic<Team*> first_team{nullptr};
 
-/// Runs in a child after a fork. The child has none of its parent's workers, so it makes a team of its own. The parent's team
-/// stays in the child's memory and is not used.
-void forget_team() {
-  the_team.store(nullptr, std::memory_order_relaxed);
+/// Runs in a child after a fork. The child has none of its parent's workers, so it makes teams of its own. The parent's teams
+/// stay in the child's memory and are not used.
+void forget_teams() {
+  first_team.store(nullptr, std::memory_order_relaxed);
   forks.fetch_add(1, std::memory_order_relaxed);
 }
 
-[[maybe_unused]] const int fork_handler = ::pthread_atfork(nullptr, nullptr, &forget_team);
+[[maybe_unused]] const int fork_handler = ::pthread_atfork(nullptr, nullptr, &forget_teams);
 
 }  // namespace
 
-Team& Team::instance() {
-  Team* team = the_team.load(std::memory_order_acquire);
-  if (team == nullptr) {
-    Team* const made = new Team;
-    if (the_team.compare_exchange_strong(team, made, std::memory_order_acq_rel)) {
-      return *made;
+Team& Team::of(std::optional<int> node) {
+  std::unique_ptr<Team> made;
+  Team* first = first_team.load(std::memory_order_acquire);
+  while (true) {
+    for (Team* team = first; team != nullptr; team = team->next_) {
+      if (team->node_ == node) {
+        return *team;
+      }
     }
-    delete made;
+    if (made == nullptr) {
+      made.reset(new Team(node));
+    }
+    made->next_ = first;
+    if (first_team.compare_exchange_strong(first, made.get(), std::memory_order_acq_rel)) {
+      return *made.release();
+    }
   }
-  return *team;
 }
 
 // --- Workers --------------------------------------------------------------------------------------------------------------
@@ -199,7 +215,11 @@ bool Team::create_worker() {
 void Team::serve(Worker& worker) {
 #if defined(__linux__)
   std::array<char, 16> name = {};
-  std::snprintf(name.data(), name.size(), "gqmm-%d", worker.id);
+  if (node_) {
+    std::snprintf(name.data(), name.size(), "gqmm-n%d-%d", *node_, worker.id);
+  } else {
+    std::snprintf(name.data(), name.size(), "gqmm-%d", worker.id);
+  }
   pthread_setname_np(pthread_self(), name.data());
 #endif
   worker.lost_time.restart();
@@ -410,7 +430,7 @@ TeamCall::TeamCall(int wanted, bool worth_several) : forks_(forks.load(std::memo
   }
   const Processors processors = usable_processors();
   const bool may_have_the_team = wanted > 1 && !in_parallel_region();
-  Team& team = Team::instance();
+  Team& team = Team::of(NodeBinding::node());
   team.enter();
   team_ = &team;
   if (may_have_the_team && team.lease()) {

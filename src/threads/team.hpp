@@ -1,4 +1,4 @@
-// The team of threads of the process, and how a call computes on it.
+// The teams of threads of the process, and how a call computes on one.
 //
 //     caller:   lease ── publish the call ── work ── close ── wait for the workers that joined
 //     worker:   ……… spin, then sleep ……… join ── work ── leave ……… spin, then sleep ………
@@ -7,7 +7,8 @@
 // thread that is present takes items. So a call never waits for a worker that is asleep, has no processor or could not be
 // created. It waits only for items that another thread has begun.
 //
-// There is one team. A call that finds the team leased computes alone. A call inside a parallel region of another library
+// There is one team for calls that are bound to no memory node, and one for each node that calls were bound to
+// (node_binding.hpp). A call that finds its team leased computes alone. A call inside a parallel region of another library
 // computes alone too. If there are more callers than processors, workers leave a call between two items, and the caller computes
 // the items that they leave.
 #pragma once
@@ -62,8 +63,9 @@ class Phase {
 /// The threads of one call, from its planning to its end.
 class TeamCall {
  public:
-  /// Leases the team for up to `wanted` threads, the caller's included. `worth_several` says that the work of the call is worth
-  /// several threads. Such a call counts when the processors are divided among callers, even if it wants a single thread.
+  /// Leases the team of the calling thread's memory node, or that of the process, for up to `wanted` threads, the caller's
+  /// included. `worth_several` says that the work of the call is worth several threads. Such a call counts when the processors
+  /// are divided among callers, even if it wants a single thread.
   explicit TeamCall(int wanted, bool worth_several = false);
   ~TeamCall();
   TeamCall(const TeamCall&) = delete;

@@ -203,6 +203,17 @@ TEST_F(GatherQmmErrors, Streams) {
   expect("[gather_qmm] stream.threads = -2 is negative; use 0 for as many as the machine grants");
   options.stream.threads = 4097;
   expect("[gather_qmm] stream.threads = 4097 exceeds 4096; use 0 for as many as the machine grants");
+  std::vector<int> nodes;
+  for (const MemoryNode& node : memory_nodes()) {
+    nodes.push_back(node.number);
+  }
+  for (const int wrong : {-1, nodes.back() + 1, std::numeric_limits<int>::max()}) {
+    options.stream = {.node = wrong};
+    expect(fmt::format(
+        "[gather_qmm] stream.node = {} is no memory node of which this thread may use a processor; give one of {}, or "
+        "none for any",
+        wrong, fmt::join(nodes, ", ")));
+  }
 }
 
 TEST_F(GatherQmmErrors, ResultsBeyond64Bits) {

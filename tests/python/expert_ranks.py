@@ -18,6 +18,7 @@ from gqmm import dispatch
 from oracle import Setting
 
 E, H, I, K = 12, 64, 96, 3  # noqa: E741
+DTYPES = (np.float32, ml_dtypes.bfloat16)
 
 
 def engine_of(name: str, timeout: float) -> Any:
@@ -40,23 +41,35 @@ def of_experts(arrays: Any, experts: Any) -> gqmm.QuantizedWeights:
     return gqmm.QuantizedWeights(*(np.asarray(part)[experts] for part in arrays), group_size=32, bits=4)
 
 
+def owners_of(ranks: int) -> dispatch.ExpertOwners:
+    return dispatch.ExpertOwners.by_load(np.arange(E), ranks, 3)
+
+
+def tokens_of(rank: int) -> list[int]:
+    """The numbers of tokens of the layers that a rank checks."""
+    return [0 if rank == 1 else 1, 5 + rank, 200]
+
+
+def problem(rank: int, tokens: int, dtype: Any) -> tuple[Any, Any, Any]:
+    """The x, ids and router's weights of a rank. Some slots are nobody's."""
+    rng = np.random.default_rng([rank, tokens])
+    x = rng.standard_normal((tokens, H), np.float32).astype(dtype)
+    return x, rng.integers(-1, E, (tokens, K)), rng.standard_normal((tokens, K), np.float32)
+
+
 def check_bits(layer: Any, block: Any, rank: int) -> None:
     whole = [of_experts(part, np.arange(E)) for part in block]
-    for dtype in (np.float32, ml_dtypes.bfloat16):
-        for tokens in (0 if rank == 1 else 1, 5 + rank, 200):
-            rng = np.random.default_rng([rank, tokens])
-            x = rng.standard_normal((tokens, H), np.float32).astype(dtype)
-            router = rng.standard_normal((tokens, K), np.float32)
-            ids = rng.integers(-1, E, (tokens, K))
-            expected = gqmm.moe_ffn(x, ids, router, *whole, missing="zero")
-            assert oracle.same_bits(layer(x, ids, router), expected)
+    for dtype, tokens in ((dtype, tokens) for dtype in DTYPES for tokens in tokens_of(rank)):
+        x, ids, router = problem(rank, tokens, dtype)
+        expected = gqmm.moe_ffn(x, ids, router, *whole, missing="zero")
+        assert oracle.same_bits(layer(x, ids, router), expected)
 
 
 def main(engine_name: str, scenario: str, timeout: str) -> None:
     engine = engine_of(engine_name, float(timeout))
     rng = np.random.default_rng(0)
     block = (weights(rng, I, H), weights(rng, I, H), weights(rng, H, I))
-    owners = dispatch.ExpertOwners.by_load(np.arange(E), engine.ranks, 3)
+    owners = owners_of(engine.ranks)
     if scenario == "other owners" and engine.rank == 1:
         owners = dispatch.ExpertOwners.by_load(np.arange(E)[::-1], engine.ranks, 3)
     held = owners.experts_of(engine.rank)

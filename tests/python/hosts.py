@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -78,6 +79,17 @@ class Hosts:
         """Return the command that runs this command on a host. It has the variables and files of this process."""
         inside = ["unshare", "--uts", "--ipc", "--mount", "sh", "-c", _LOG_IN, "sh", self.names[host], str(self._names_file)]
         return ["ip", "netns", "exec", self._namespaces[host], *inside, *command]
+
+    def remote_shell(self) -> Path:
+        """Return a program that runs a command on a host as ssh does, `remote_shell [OPTION…] HOST COMMAND…`, for mpirun."""
+        program = self._folder / "remote_shell"
+        lines = ["#!/bin/bash", "while [[ $1 == -* ]]; do shift; done", "host=$1; shift", "case $host in"]
+        for host, (name, address) in enumerate(zip(self.names, self.addresses, strict=True)):
+            lines.append(f'{name}|{address}) exec {shlex.join(self.command(host, ["sh", "-c"]))} "$*" ;;')
+        lines += ["esac", 'echo "there is no host $host" >&2', "exit 255"]
+        program.write_text("\n".join(lines) + "\n")
+        program.chmod(0o755)
+        return program
 
     def bytes_sent(self, host: int) -> int:
         """The number of bytes that a host has sent so far, with the headers of Ethernet, IP and TCP."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 SECONDS = 300  # for all ranks; they share the machine's processors
 SECONDS_AFTER_A_FAILURE = 20
@@ -86,6 +89,18 @@ def run_ring(folder: Path, arguments: Sequence[Sequence[str]]) -> list[Ended]:
     environments = ring_environments(folder, [f"127.0.0.1:{port}" for port in free_ports(len(arguments))])
     pairs = zip(arguments, environments, strict=True)
     return run_together(folder, [Command([sys.executable, *mine], environment) for mine, environment in pairs])
+
+
+def openmpi() -> dict[str, str]:
+    """What OpenMPI must have in its environment. A test is skipped where there is no OpenMPI."""
+    if shutil.which("mpirun.openmpi") is None:
+        pytest.skip("there is no mpirun.openmpi; apt-get install openmpi-bin libopenmpi-dev")
+    return {"GQMM_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+def outputs_of_openmpi(folder: Path) -> list[str]:
+    """What each rank of a run with `--output-filename FOLDER` has printed."""
+    return [file.read_text() for file in sorted(folder.glob("*/rank.*/stdout"))]
 
 
 def assert_all_succeeded(results: Sequence[Ended]) -> None:

@@ -301,6 +301,7 @@ def test_gather_mm_names_what_is_wrong(a, b, error, message):
 def test_streams_and_devices_check_their_arguments():
     assert gqmm.Stream() == gqmm.Stream(threads=0, device=gqmm.Device("cpu", 0))
     assert gqmm.Stream(threads=2) != gqmm.Stream(threads=3)
+    assert gqmm.Stream(node=0) != gqmm.Stream(node=1) != gqmm.Stream()
     assert {gqmm.Stream(2), gqmm.Stream(2)} == {gqmm.Stream(2)}
     assert gqmm.Device() == gqmm.Device("cpu")
     for other in (2, None, "cpu"):

@@ -46,6 +46,19 @@ def test_hosts_have_names_addresses_and_shared_memory_of_their_own():
         assert on(network, 0, "ls", "/dev/shm") == ""
 
 
+def test_a_remote_shell_runs_commands_as_ssh_does():
+    with hosts(2) as network:
+        shell = str(network.remote_shell())
+        for command in (
+            ["-x", "-q", network.names[1], "hostname;", "echo", "$((1 + 1))"],
+            [network.addresses[1], "hostname; echo 2"],
+        ):
+            result = subprocess.run([shell, *command], capture_output=True, text=True, timeout=60, check=True)
+            assert result.stdout == f"{network.names[1]}\n2\n"
+        unknown = subprocess.run([shell, "host9", "true"], capture_output=True, text=True, timeout=60, check=False)
+        assert (unknown.returncode, unknown.stderr) == (255, "there is no host host9\n")
+
+
 def test_what_is_sent_is_counted_and_takes_the_time_of_the_limit():
     size = 400_000
     with hosts(2, bits_per_second=4_000_000) as network:
@@ -67,7 +80,9 @@ def test_hosts_end_with_what_runs_on_them_also_after_a_failure():
     with contextlib.suppress(ZeroDivisionError), hosts(2) as network:
         prefix = network.command(0, [])[3].removesuffix(network.names[0])
         assert namespaces().count(prefix) == 3  # and the switch
-        process = subprocess.Popen(network.command(0, ["sleep", "600"]))
+        process = subprocess.Popen(network.command(0, ["sh", "-c", "echo ready && sleep 600"]), stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
         raise ZeroDivisionError
     assert process.wait(timeout=60) == -signal.SIGKILL
     assert prefix not in namespaces()

@@ -18,7 +18,7 @@ from gqmm import _gqmm
 from oracle import Setting
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
-STREAMS = [gqmm.Device(), gqmm.Stream(), gqmm.Stream(threads=3)]
+STREAMS = [gqmm.Device(), gqmm.Stream(), gqmm.Stream(threads=3), gqmm.Stream(threads=3, node=1)]
 CLASSES = [gqmm.Device, gqmm.Stream, gqmm.QuantizedWeights, gqmm.PackedWeights, gqmm.InstructionSet, _gqmm.Result]
 
 

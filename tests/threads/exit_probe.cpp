@@ -25,9 +25,9 @@ std::array<float, static_cast<std::size_t>(N* K)> ones;
 const gqmm::array* x = nullptr;
 const gqmm::array* w = nullptr;
 
-void compute(const gqmm::array& x, const gqmm::array& w) {
+void compute(const gqmm::array& x, const gqmm::array& w, const gqmm::Stream& stream) {
   while (true) {
-    const gqmm::array y = gqmm::gather_mm(x, w, {.stream = {.threads = 3}});
+    const gqmm::array y = gqmm::gather_mm(x, w, {.stream = stream});
     ++calls;
   }
 }
@@ -55,8 +55,10 @@ int main(int argc, char** argv) {
   x = new gqmm::array(gqmm::array::borrow(ones.data(), {rows, K}, gqmm::Dtype::float32));
   w = new gqmm::array(gqmm::array::borrow(ones.data(), {K, N}, gqmm::Dtype::float32));
   const gqmm::array before_the_end = gqmm::gather_mm(*x, *w, {});  // this thread's memory is destroyed before static objects are
-  for (int i = 0; i < 2; ++i) {
-    std::thread([] { compute(*x, *w); }).detach();
+  const gqmm::Stream anywhere = {.threads = 3};
+  const gqmm::Stream on_a_node = {.threads = 3, .node = gqmm::memory_nodes().front().number};
+  for (const gqmm::Stream& stream : {anywhere, anywhere, on_a_node}) {
+    std::thread([stream] { compute(*x, *w, stream); }).detach();
   }
   while (calls < 3) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -1,5 +1,7 @@
 // Tests of a process that forks. Its children compute with a team of their own, whatever the threads of the parent do.
 #include "threads/forked_child.hpp"
+#include "threads/node_binding.hpp"
+#include "threads/node_files.hpp"
 #include "threads/process_threads.hpp"
 #include "threads/team.hpp"
 
@@ -52,6 +54,20 @@ TEST(Fork, AChildComputesWithATeamOfItsOwn) {
             }),
             ok);
   EXPECT_TRUE(product.is_right(3)) << "the parent's team is as before";
+}
+
+TEST(Fork, AChildOfAThreadOnANodeComputesThereWithATeamOfItsOwn) {
+  const ProductOfOnes product;
+  for (const NodeProcessors& each : two_nodes()) {
+    const NodeBinding binding(each.node, each.processors);
+    ASSERT_TRUE(product.is_right(3));
+    EXPECT_EQ(status_of_child([&] {
+                const bool right = product.is_right(3) && process_threads() == 3;
+                return right && ProcessorSet::of_thread() == each.processors ? ok : 1;
+              }),
+              ok);
+    EXPECT_TRUE(product.is_right(3)) << "the parent's team is as before";
+  }
 }
 
 TEST(Fork, AChildOfAChildComputesToo) {

@@ -6,12 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+import numpy as np
 
 from gqmm.mlx._imports import rebind
 from gqmm.mlx._shard_experts import ShardReport, shard_experts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def _common_seed(group: mx.distributed.Group) -> int:
+    """Return a number that is the same on all ranks: that which made the random state of rank 0."""
+    state: Any = mx.random.state  # a list of arrays; its type hint is object
+    states = mx.distributed.all_gather(state[0][None], group=group)
+    high, low = np.array(states)[0].tolist()
+    return (int(high) << 32) + int(low)
 
 
 def shard_loaded_experts(owners: str, report: Callable[[ShardReport], None]) -> mx.distributed.Group:
@@ -47,6 +56,5 @@ def shard_loaded_experts(owners: str, report: Callable[[ShardReport], None]) -> 
 
     rebind(stock, load_model)
     rebind(utils.sharded_load, sharded_load)
-    state = mx.distributed.all_gather(mx.random.state[0][None], group=group)[0]
-    mx.random.seed(int(state.view(mx.uint64).item()))
+    mx.random.seed(_common_seed(group))
     return group

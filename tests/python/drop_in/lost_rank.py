@@ -1,6 +1,6 @@
 """A rank of a model with divided experts, of which rank 1 is lost after a token.
 
-    MLX_HOSTFILE=… MLX_RANK=… python lost_rank.py MODEL HOW
+MLX_HOSTFILE=… MLX_RANK=… python lost_rank.py MODEL HOW
 """
 
 from __future__ import annotations

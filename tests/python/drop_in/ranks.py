@@ -44,9 +44,10 @@ def main(folder: str, owners: str) -> dict[str, Any]:
     cache = make_prompt_cache(model)
     result["chunks"] = [digest(model(prompts[:1, i : i + 32], cache=cache)) for i in range(0, 70, 32)]
     block = model.model.layers[-1].mlp
-    hidden = mx.random.normal((1, 5, model.args.hidden_size), key=mx.random.key(4))
-    gradient = mx.grad(lambda x: (block(x) ** 2).sum())(hidden)
-    result["gradient"] = [f"{value:.3e}" for value in mx.linalg.norm(gradient[0], axis=-1).tolist()]
+    for tokens in (5, 70):  # slots to all ranks, and slots to one rank each
+        hidden = mx.random.normal((1, tokens, model.args.hidden_size), key=mx.random.key(4))
+        gradient = mx.grad(lambda x: (block(x) ** 2).sum())(hidden)
+        result[f"gradient of {tokens}"] = [f"{value:.3e}" for value in mx.linalg.norm(gradient[0], axis=-1).tolist()]
     text = "ROMEO:\nWhat light through yonder window breaks? "
     result["tokens"] = [each.token for each in mlx_lm.stream_generate(model, tokenizer, text, max_tokens=TOKENS)]
     status = drop_in.status()

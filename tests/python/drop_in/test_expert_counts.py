@@ -54,7 +54,9 @@ def test_layers_with_other_numbers_of_experts_have_no_total():
     block.first, block.second = SwitchGLU(64, 64, 4), SwitchGLU(64, 64, 2)
     with (
         drop_in.count_experts(block) as counts,
-        pytest.raises(ValueError, match=r"^\[count_experts\] layers have different numbers of experts: {'first': 4, 'second': 2}"),
+        pytest.raises(
+            ValueError, match=r"^\[count_experts\] layers have different numbers of experts: {'first': 4, 'second': 2}"
+        ),
     ):
         counts.total()
     assert np.array_equal(counts.by_layer()["second"], [0, 0])

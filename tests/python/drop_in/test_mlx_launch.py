@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -15,7 +14,7 @@ import mlx_lm
 import numpy as np
 import pytest
 from mlx_lm_support import OURS, ROOT, assert_close, terms, tolerance_of
-from rank_processes import Command, Ended, assert_all_succeeded, free_ports, run_ring, run_together
+from rank_processes import Command, Ended, assert_all_succeeded, free_ports, openmpi, outputs_of_openmpi, run_ring, run_together
 
 pytestmark = pytest.mark.mlx
 
@@ -96,13 +95,6 @@ def with_status(command: str) -> str:
 
 def on_free_ports(command: str) -> str:
     return command.replace("mlx.launch ", f"mlx.launch --starting-port {free_ports(1)[0]} ")
-
-
-def openmpi() -> dict[str, str]:
-    """The variables with which OpenMPI runs here."""
-    if shutil.which("mpirun.openmpi") is None:
-        pytest.skip("there is no mpirun.openmpi; apt-get install openmpi-bin libopenmpi-dev")
-    return {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 def generated(output: str) -> str:
@@ -198,9 +190,9 @@ def test_ranks_over_openmpi_have_the_bits_of_one(one_rank, tmp_path):
     command = command_of_guide("mpirun.openmpi", "--shard-experts").partition(" python ")[0]
     command += f" --output-filename {tmp_path}/out python {RANKS} {OURS} contiguous"
     in_shell(tmp_path, command, **openmpi())
-    files = sorted(tmp_path.glob("out/*/rank.*/stdout"))
-    assert len(files) == 2
-    for rank, file in enumerate(files):
-        result = json.loads(file.read_text())
+    outputs = outputs_of_openmpi(tmp_path / "out")
+    assert len(outputs) == 2
+    for rank, output in enumerate(outputs):
+        result = json.loads(output)
         assert result.pop("report")[:2] == [rank, 2]
         assert result == one_rank(OURS)
