@@ -86,13 +86,16 @@ NETWORKS = (
 
 @dataclass(frozen=True)
 class Node:
-    """What one node computes. The defaults are assumptions; `--measured` replaces the fractions and the time of a layer."""
+    """What one node computes. The limits are assumptions. `--measured` replaces the fractions of them, and the time of a layer.
+
+    The fractions are those of bench/results/moe-intel-r-xeon-r-processor-family-6-model-207.md, in bfloat16 on one thread.
+    """
 
     cores: int = 64
     dram_read: float = 390e9  # bytes per second that a read probe reaches: 0.85 of 12 channels of DDR5-4800
     int8_dot: float = 400e9  # operations per second and core: a vpdpbusd zmm, which is 128 of them, in each cycle of 3.1 GHz
-    of_dram: float = 0.77  # the part of dram_read that moe_ffn reaches with one token
-    of_int8_dot: float = 0.31  # the part of int8_dot that moe_ffn in bfloat16 reaches with many tokens
+    of_dram: float = 0.68  # the part of dram_read that moe_ffn reaches with one token
+    of_int8_dot: float = 0.28  # the part of int8_dot that it reaches with many tokens
     dispatch_seconds: float = 0.0  # of a layer, for planning and for calls from Python, apart from products and exchanges
 
     @property
@@ -321,7 +324,7 @@ def assumptions(node: Node, source: str) -> Iterator[str]:
     )
     yield (
         f"Planning and calls take {node.dispatch_seconds * 1e6:.0f} µs in a layer besides products and exchanges "
-        f"({source if node.dispatch_seconds else 'not counted'})."
+        f"({'measured or given' if node.dispatch_seconds else 'not counted'})."
     )
     yield "Weights have 4 bits in groups of 64; x and results are bfloat16. All weights of a layer come from memory."
     yield "A product takes as long as reading its weights or computing it, whichever is longer."
@@ -435,12 +438,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="GB/s that a node reads from memory (%(default)g)")  # fmt: skip
     parser.add_argument("--int8-dot", type=above_zero(float), default=Node.int8_dot / 1e9, metavar="GOP/S",
                         help="int8-dot peak of a core, as `gqmm bench` counts it (%(default)g)")  # fmt: skip
+    parser.add_argument("--dispatch", type=above_zero(float), metavar="µs",
+                        help="time for planning and calls in a layer, in place of the measured one (0)")  # fmt: skip
     parser.add_argument("--nodes", type=above_zero(int), nargs="+", default=NODES, help="numbers of nodes")
     parser.add_argument("--network", type=network_from_text, action="append", metavar="NAME,µs,µs,GB/s",
                         help="a network in place of the table's: latency, time per message, bandwidth; repeatable")  # fmt: skip
     options = parser.parse_args(arguments)
     node = Node(cores=options.cores, dram_read=options.dram_read * 1e9, int8_dot=options.int8_dot * 1e9)
-    source = "assumed"
+    source = "as measured for bench/results/moe-intel-r-xeon-r-processor-family-6-model-207.md"
     if options.measured is not None:
         try:
             figures = json.loads(options.measured.read_text())
@@ -449,6 +454,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"[scale_model] --measured {options.measured}: {error}", file=sys.stderr)
             return 2
         source = f"measured on {figures['machine']['cpu']}"
+    if options.dispatch is not None:
+        node = replace(node, dispatch_seconds=options.dispatch * 1e-6)
     for line in report(node, source, options.network or NETWORKS, options.nodes):
         print(line)
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_modules import load
+from bench_modules import ROOT, load
 from gqmm import dispatch
 
 scale = load("scale_model")
@@ -152,6 +152,13 @@ class TestReport:
         assert node.operations_per_second == pytest.approx(10 * 30e9)
         assert node.dispatch_seconds == pytest.approx(40e-6)
 
+    def test_committed_reports_are_read(self) -> None:
+        reports = list((ROOT / "bench" / "results").glob("scale-*.json"))
+        assert reports
+        for path in reports:
+            node = scale.node_from_measured(json.loads(path.read_text()), NODE)
+            assert 0.1 < node.of_int8_dot < 0.5, "two slices reach half of the peak at most"
+
     def test_the_report_says_what_it_assumes_and_whether_aims_are_met(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -176,6 +183,12 @@ class TestReport:
         path.write_text('{"cases": []}')
         assert scale.main(["--measured", str(path)]) == 2
         assert "measure again with --json FILE" in capsys.readouterr().err
+
+    def test_the_time_for_planning_may_be_given(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "figures.json"
+        path.write_text(json.dumps(MEASURED))
+        assert scale.main(["--measured", str(path), "--nodes", "4", "--network", "mine,3,0.5,11.5", "--dispatch", "7"]) == 0
+        assert "take 7 µs in a layer" in capsys.readouterr().out
 
     def test_figures_without_one_rank_are_an_error_with_the_remedy(self) -> None:
         with pytest.raises(ValueError, match="1 among --ranks"):
