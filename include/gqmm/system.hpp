@@ -13,6 +13,11 @@ namespace gqmm {
 /// The version of the library, for example "0.1.0".
 [[nodiscard]] GQMM_API std::string_view version() noexcept;
 
+/// The version of the contract about bits (docs/reference/numerics.md): 1, 2, …. It is raised by one when any result of any
+/// operator may get other bits, and stays the same otherwise. So results of two builds can be compared bit by bit if, and only
+/// if, their versions are equal, whatever version() says. A new operator does not raise it.
+[[nodiscard]] GQMM_API int numerics_contract() noexcept;
+
 /// A family of CPU instructions that the library has kernels for.
 struct GQMM_API InstructionSet {
   std::string name;         ///< as GQMM_ISA takes it: "scalar"; "avx2", "avxvnni", "avx512bw", "avx512vnni",

@@ -17,6 +17,7 @@ from gqmm._gqmm import (
     available_threads,
     get_num_threads,
     instruction_sets,
+    numerics_contract,
     set_num_threads,
     version,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "moe_combine",
     "moe_ffn",
     "moe_ffn_vjp",
+    "numerics_contract",
     "pack",
     "quantize",
     "quantized_matmul",

@@ -253,6 +253,13 @@ def set_num_threads(threads: int) -> None:
 def version() -> str:
     """Return the version of the library."""
 
+def numerics_contract() -> int:
+    """
+    Return the version of the contract about bits: 1, 2, …. It is raised by one when any result of any operator may get other
+    bits, and stays the same otherwise. So results of two builds can be compared bit by bit if, and only if, their versions are
+    equal, whatever version() says. A new operator does not raise it.
+    """
+
 class Result:
     """
     The owner of a result's memory. It lends the bytes (buffer protocol) and the array (DLPack).

@@ -227,6 +227,12 @@ void bind_system(nb::module_& m) {
       "be larger than available_threads(). 0 stands for available_threads(). Raises ValueError if the number is negative or\n"
       "above 4096, and TypeError if it is not an integer.");
   m.def("version", &version, "Return the version of the library.");
+  m.def("numerics_contract", &numerics_contract,
+        "Return the version of the contract about bits: 1, 2, …. It is raised by one when any result of any operator may get "
+        "other\n"
+        "bits, and stays the same otherwise. So results of two builds can be compared bit by bit if, and only if, their versions "
+        "are\n"
+        "equal, whatever version() says. A new operator does not raise it.");
 }
 
 }  // namespace

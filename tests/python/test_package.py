@@ -106,6 +106,13 @@ def test_the_version_is_the_distributions():
     assert gqmm.__version__ == importlib.metadata.version("gqmm")
 
 
+def test_the_contract_about_bits_has_a_version_with_digests():
+    version = gqmm.numerics_contract()
+    assert type(version) is int
+    contracts = pathlib.Path(__file__).parents[1] / "conformance" / "contract"
+    assert version == max(int(file.stem) for file in contracts.iterdir())
+
+
 def test_the_package_holds_its_own_files_alone():
     files = importlib.metadata.files("gqmm")
     outside = [
