@@ -7,11 +7,13 @@ import contextlib
 import os
 import runpy
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import mlx.core as mx
 
 from gqmm.mlx import OPERATORS, install, status
+from gqmm.mlx._operators import selected_operators
+from gqmm.mlx._receipt import Settings, receipt
 from gqmm.mlx._shard_loaded import shard_loaded_experts
 
 if TYPE_CHECKING:
@@ -38,11 +40,27 @@ def _run(program: list[str], is_module: bool) -> None:
             mx.synchronize(stream)
 
 
+def _print_receipt(parser: argparse.ArgumentParser, options: argparse.Namespace) -> NoReturn:
+    """Print the receipt of the model, and end the process."""
+    settings = Settings(options.only, options.without, options.precision, options.pack)
+    try:
+        if options.module or options.script or options.shard_experts:
+            raise ValueError("--receipt runs no program, and on one rank: leave out -m, the script and --shard-experts")
+        selected_operators(options.only, options.without)
+        found = receipt(options.receipt, settings)
+    except ValueError as error:
+        parser.error(str(error))
+    except RuntimeError as error:
+        sys.exit(str(error))
+    print(found)
+    sys.exit(1 if found.other else 0)
+
+
 def main() -> None:
     """Install gqmm's functions, then run the module or script with the arguments that follow its name."""
     parser = argparse.ArgumentParser(
         prog="python -m gqmm.mlx",
-        usage="%(prog)s [options] (-m MODULE | SCRIPT) [ARGUMENT ...]",
+        usage="%(prog)s [options] (-m MODULE | SCRIPT) [ARGUMENT ...]\n       %(prog)s [options] --receipt MODEL",
         description="Runs a module or script on MLX, with gqmm's operators instead of MLX's on the CPU.",
     )
     parser.add_argument("--precision", choices=["default", "fast", "float32"], default="default", help="as in gqmm.gather_qmm")
@@ -58,11 +76,19 @@ def main() -> None:
         "--status", action="store_true", help="at the end, print to stderr what was replaced and how often it ran"
     )
     parser.add_argument(
+        "--receipt",
+        metavar="MODEL",
+        help="run no program: evaluate this checkpoint of mlx-lm in every way that must give the same bits, and print a digest "
+        "of its logits and what it covers; the exit status is 1 if a way gives other bits",
+    )
+    parser.add_argument(
         "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="the module to run, as python -m does"
     )
     parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="the script to run, and its arguments")
     options = parser.parse_args()
     program = options.module or options.script
+    if options.receipt is not None:
+        _print_receipt(parser, options)
     if not program:
         parser.error("name a module with -m, or a script")
     if not options.module and not os.path.exists(program[0]):
