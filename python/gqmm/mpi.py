@@ -34,6 +34,8 @@ __all__ = ["Engine"]
 _BYTES_OF_A_MESSAGE = 2**30  # MPI 3 counts bytes in an int
 _SECONDS_OF_YIELDING = 2e-3
 _SECONDS_OF_A_SLEEP = 1e-4
+_SECONDS_BEFORE_AN_ABORT = 0.5
+"""For the launcher, to pass on what was written to stderr: MPICH's may end before it otherwise."""
 
 
 class Engine:
@@ -58,7 +60,9 @@ class Engine:
         if not isinstance(comm, MPI.Intracomm):
             raise TypeError(f"[mpi.Engine] comm: expected an mpi4py.MPI.Intracomm or None, got {type(comm).__name__}")
         self._timeout = checked_timeout("mpi.Engine", timeout)
-        self._comm = comm.Dup()
+        self._program_comm = comm
+        self._comm, request = comm.Idup()
+        self._wait([request], "all ranks to make their engine: some")
 
     @property
     def rank(self) -> int:
@@ -75,11 +79,12 @@ class Engine:
     ) -> list[npt.NDArray[np.uint8]]:
         """Exchange rows of bytes between all ranks, as gqmm.dispatch.Engine.all_to_all says.
 
-        After `timeout` seconds without an end it writes the numbers of the ranks it waits for to stderr, and calls MPI_Abort.
+        After `timeout` seconds in which no message has come or gone, it writes the numbers of the ranks it waits for to stderr,
+        and calls MPI_Abort.
         """
         received = [np.empty((int(recv_counts.sum()), array.shape[1]), np.uint8) for array in arrays]
         requests: list[MPI.Request] = []
-        peer_of: list[int] = []
+        peers: list[int] = []
         sources, targets = ends_of(recv_counts), ends_of(send_counts)
         for tag, (array, result) in enumerate(zip(arrays, received, strict=True)):
             result[slice(*sources[self.rank])] = array[slice(*targets[self.rank])]
@@ -87,36 +92,39 @@ class Engine:
                 for call, whole, ends in ((self._comm.Irecv, result, sources), (self._comm.Isend, array, targets)):
                     for part in parts_of(whole[slice(*ends[peer])], _BYTES_OF_A_MESSAGE):
                         requests.append(call([part, MPI.BYTE], peer, tag))
-                        peer_of.append(peer)
-        self._wait(requests, peer_of)
+                        peers.append(peer)
+        self._wait(requests, peers)
         return received
 
     def _others(self) -> list[int]:
         """The other ranks, from the next one on, so that not all send to the same rank at once."""
         return [(self.rank + step) % self.ranks for step in range(1, self.ranks)]
 
-    def _wait(self, requests: list[MPI.Request], peer_of: list[int]) -> None:
-        """Wait for the requests; peer_of has the rank of each."""
-        start = time.monotonic()
+    def _wait(self, requests: list[MPI.Request], for_whom: Sequence[int] | str) -> None:
+        """Wait for requests; `for_whom` has the rank of each, or names all."""
+        progress = time.monotonic()
         pending = set(range(len(requests)))
         while pending:
             done = MPI.Request.Testsome(requests)
             pending.difference_update(done or ())
-            waited = time.monotonic() - start
-            if not pending:
-                return
-            if self._timeout is not None and waited > self._timeout:
-                missing = text_of_ranks(sorted({peer_of[each] for each in pending}))
-                self.abort(f"[mpi.Engine] rank {self.rank} waited {self._timeout:g} s for {missing}: ended, or does not answer")
+            waited = time.monotonic() - progress
             if done:
-                continue
-            if waited < _SECONDS_OF_YIELDING:
+                progress = time.monotonic()
+            elif self._timeout is not None and waited > self._timeout:
+                missing = for_whom if isinstance(for_whom, str) else sorted({for_whom[each] for each in pending})
+                self.abort(self._sentence(missing))
+            elif waited < _SECONDS_OF_YIELDING:
                 os.sched_yield()  # ranks may share a processor
             else:
                 time.sleep(_SECONDS_OF_A_SLEEP)
 
+    def _sentence(self, missing: Sequence[int] | str) -> str:
+        whom = missing if isinstance(missing, str) else f"{text_of_ranks(missing)}: {'they' if len(missing) > 1 else 'it'}"
+        return f"[mpi.Engine] rank {self._program_comm.rank} waited {self._timeout:g} s for {whom} ended or stalled"
+
     def abort(self, why: str) -> None:
         """End all ranks. `why` goes to stderr."""
-        sys.stderr.write(f"{why}; MPI ends the program\n")
+        sys.stderr.write(f"{why}; the group is aborted\n")
         sys.stderr.flush()
-        self._comm.Abort(1)
+        time.sleep(_SECONDS_BEFORE_AN_ABORT)
+        self._program_comm.Abort(1)

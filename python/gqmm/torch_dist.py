@@ -109,7 +109,9 @@ class Engine:
 
     def _explained(self, why: RuntimeError) -> str:
         missing = self._missing_ranks()
-        whom = f"{text_of_ranks(missing)}: ended, or does not answer" if missing else "other ranks, which all answer now"
+        whom = f"{text_of_ranks(missing)}: {'they' if len(missing) > 1 else 'it'} ended or stalled"
+        if not missing:
+            whom = "other ranks, which all answer now"
         return f"[torch_dist.Engine] rank {self.rank} could not exchange rows with {whom}; start the program again ({why})"
 
     def _missing_ranks(self) -> list[int]:

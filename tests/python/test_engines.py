@@ -107,7 +107,7 @@ def test_a_rank_that_is_lost_ends_the_others_and_is_named(run, scenario, tmp_pat
     result = run(3, scenario, tmp_path)
     assert result.status != 0
     if scenario == "stops" or run is run_gloo:
-        assert re.search(r"Engine\] rank [02] .* rank 1: ended, or does not answer", result.errors)
+        assert re.search(r"Engine\] rank [02] .* rank 1: it ended or stalled", result.errors)
 
 
 def test_rows_and_results_cross_the_network_between_hosts(tmp_path):
