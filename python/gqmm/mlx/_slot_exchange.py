@@ -12,7 +12,7 @@ import numpy as np
 from gqmm.mlx._load import extension
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
@@ -99,8 +99,7 @@ class SlotExchange:
     def _make_all_slots(self) -> Callable[[mx.array], mx.array]:
         @mx.custom_function
         def all_slots(slots: mx.array) -> mx.array:
-            bits = mx.uint32 if slots.dtype == mx.float32 else mx.uint16
-            return self._all_sum(slots.view(bits)).view(slots.dtype)
+            return self._all_sum(slots.view(_bits_of(slots))).view(slots.dtype)
 
         @all_slots.vjp
         def gradient(_slots: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
@@ -153,14 +152,18 @@ class SlotExchange:
     def _send_home(self, route: _Route, slots: mx.array) -> mx.array:
         """Return all slots of the tokens of this rank, shape (tokens, k, H)."""
         k, H = slots.shape[-2:]
-        parts = self._around_the_ring(route, extension.exchange_begins(slots).reshape(-1, H))
-        received = extension.exchange_ended(mx.concatenate(parts))
+        bits = extension.exchange_begins(slots.view(_bits_of(slots))).reshape(-1, H)
+        # NumPy moves rows many times faster than MLX's take and scatter on a CPU. Gradients do not come this way.
+        flat = np.asarray(bits)
+        at_home = np.empty((route.slots_at_home, H), flat.dtype)
+        for slots_of_a_rank, rows in self._around_the_ring(route, flat):
+            at_home[slots_of_a_rank - route.home.start * k] = rows
+        received: mx.array = extension.exchange_ended(mx.array(at_home)).view(slots.dtype).reshape(-1, k, H)
         mx.eval(received)
-        at_home: mx.array = received[mx.array(route.row_of_slot)].reshape(-1, k, H)
-        return at_home
+        return received
 
-    def _around_the_ring(self, route: _Route, flat: mx.array) -> list[mx.array]:
-        """Return the slots that come to this rank, its own first and then those of the ranks to its left.
+    def _around_the_ring(self, route: _Route, flat: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[Any]]]:
+        """Yield the slots that come to this rank with their rows: its own first, then those of the ranks to its left.
 
         MLX's ring connects neighbours alone. So a rank sends what it has for all others to its right, and each takes its part
         and passes on the rest. A rank that sends must receive at the same time, so each of the two has a stream of its own. Each
@@ -170,20 +173,24 @@ class SlotExchange:
         rank, ranks, H = self.group.rank(), self.group.size(), flat.shape[-1]
         left, right = (rank - 1) % ranks, (rank + 1) % ranks
         own = [route.slots(rank, (rank + step) % ranks) for step in range(ranks)]
-        parts = [flat[mx.array(own[0])]]
-        bundle = flat[mx.array(np.concatenate(own[1:]))]
+        yield own[0], flat[own[0]]
+        bundle = mx.array(flat[np.concatenate(own[1:])])
         for step in range(1, ranks):
             origin = (rank - step) % ranks
-            sizes = [len(route.slots(origin, (origin + far) % ranks)) for far in range(step, ranks)]
-            sent, came = [], mx.zeros((0, H), flat.dtype)
+            parts = [route.slots(origin, (origin + far) % ranks) for far in range(step, ranks)]
+            count = sum(map(len, parts))
+            sent, came = [], mx.zeros((0, H), bundle.dtype)
             if len(bundle):
                 sent.append(mx.distributed.send(bundle, right, group=self.group, stream=self._sending))
-            if sum(sizes):
-                came = mx.distributed.recv((sum(sizes), H), flat.dtype, left, group=self.group, stream=self._receiving)
+            if count:
+                came = mx.distributed.recv((count, H), bundle.dtype, left, group=self.group, stream=self._receiving)
             mx.eval(came, *sent)
-            parts.append(came[: sizes[0]])
-            bundle = came[sizes[0] :]
-        return parts
+            yield parts[0], np.asarray(came)[: len(parts[0])]
+            bundle = came[len(parts[0]) :]
+
+
+def _bits_of(slots: mx.array) -> mx.Dtype:
+    return mx.uint32 if slots.dtype == mx.float32 else mx.uint16
 
 
 class _Route:
@@ -197,18 +204,15 @@ class _Route:
         self.tokens, k = rank_of_slot.shape
         self.tokens_of_a_rank = -(-self.tokens // ranks)
         home_of_slot = np.repeat(np.arange(self.tokens) // self.tokens_of_a_rank, k)
-        self._pair_of_slot = rank_of_slot.reshape(-1) * ranks + home_of_slot
-        order = np.argsort(self._pair_of_slot, kind="stable").astype(np.int32)
-        counts = np.bincount(self._pair_of_slot, minlength=ranks * ranks)
+        pair_of_slot = rank_of_slot.reshape(-1) * ranks + home_of_slot
+        order = np.argsort(pair_of_slot, kind="stable").astype(np.int32)
+        counts = np.bincount(pair_of_slot, minlength=ranks * ranks)
         self._slots = np.split(order, np.cumsum(counts)[:-1])
         self._ranks = ranks
         first = min(rank * self.tokens_of_a_rank, self.tokens)
         self.home = slice(first, min(first + self.tokens_of_a_rank, self.tokens))
         """The tokens of this rank."""
-        at_home = np.concatenate([self.slots((rank - step) % ranks, rank) for step in range(ranks)])
-        self.row_of_slot = np.empty((self.home.stop - first) * k, np.int32)
-        """Where each slot of these tokens stands among those that come, from this rank and from each one to its left."""
-        self.row_of_slot[at_home - first * k] = np.arange(len(at_home))
+        self.slots_at_home = (self.home.stop - first) * k
 
     def slots(self, source: int, home: int) -> npt.NDArray[np.int32]:
         """Return the slots, token · k + slot, that `source` computes for the tokens of `home`, ascending."""
