@@ -68,7 +68,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def run_together(folder: Path, commands: Sequence[Command], seconds: float = SECONDS) -> list[Ended]:
+def run_together(
+    folder: Path, commands: Sequence[Command], seconds: float = SECONDS, after_a_failure: float = SECONDS_AFTER_A_FAILURE
+) -> list[Ended]:
     """Run the commands at once. When the time is over, or soon after one has failed, all are ended."""
     processes: list[subprocess.Popen[bytes]] = []
     files = [[folder / f"rank{rank}.{name}" for name in ("out", "err")] for rank in range(len(commands))]
@@ -80,7 +82,7 @@ def run_together(folder: Path, commands: Sequence[Command], seconds: float = SEC
         end = time.monotonic() + seconds
         while time.monotonic() < end and any(process.poll() is None for process in processes):
             if any(process.poll() for process in processes):
-                end = min(end, time.monotonic() + SECONDS_AFTER_A_FAILURE)
+                end = min(end, time.monotonic() + after_a_failure)
             time.sleep(0.05)
     finally:
         for process in processes:
@@ -90,11 +92,12 @@ def run_together(folder: Path, commands: Sequence[Command], seconds: float = SEC
     ]
 
 
-def run_ring(folder: Path, arguments: Sequence[Sequence[str]]) -> list[Ended]:
+def run_ring(folder: Path, arguments: Sequence[Sequence[str]], after_a_failure: float = SECONDS_AFTER_A_FAILURE) -> list[Ended]:
     """Run Python with each of the lists of arguments, as the ranks of mx.distributed's ring on the loopback."""
     environments = ring_environments(folder, [f"127.0.0.1:{port}" for port in free_ports(len(arguments))])
     pairs = zip(arguments, environments, strict=True)
-    return run_together(folder, [Command([sys.executable, *mine], environment) for mine, environment in pairs])
+    commands = [Command([sys.executable, *mine], environment) for mine, environment in pairs]
+    return run_together(folder, commands, after_a_failure=after_a_failure)
 
 
 def openmpi() -> dict[str, str]:

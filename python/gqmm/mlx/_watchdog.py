@@ -35,8 +35,11 @@ _MESSAGE = struct.Struct("<q?")
 _SECONDS_BETWEEN_MESSAGES = 1.0
 _SECONDS_OF_SILENCE = 5.0
 """After which a rank counts as stalled."""
-_SECONDS_AFTER_THE_END = 1.0
-"""How long an exchange may take after a rank has ended: it may have ended because the program is over."""
+_SECONDS_AFTER_AN_END = 10.0
+"""How long an exchange may take after a rank has ended: it may have ended because the program is over, and what it sent last may
+still be on its way. Usually MLX's own error is there first."""
+_SECONDS_BEFORE_AN_END = 1.0
+"""How long a process with such an error waits to hear which rank has ended."""
 _BYTES_OF_A_TOKEN = 16
 _BYTES_OF_A_RANK = 4
 _BYTES_OF_AN_ADDRESS = 256
@@ -195,7 +198,7 @@ class Watchdog:
         begun, ended, waited = extension.exchanges()
         if begun == ended:
             return
-        if waited > _SECONDS_AFTER_THE_END and any(peer.ended_at is not None for peer in self._peers):
+        if waited > min(self.timeout, _SECONDS_AFTER_AN_END) and any(peer.ended_at is not None for peer in self._peers):
             _end_process(self._rank, f"cannot go on with an exchange: {self._missing(begun)}")
         if waited > self.timeout:
             missing = self._missing(begun)
@@ -214,7 +217,7 @@ class Watchdog:
         """Say which rank has ended first, if an error of MLX, which does not know it, ends this process."""
         if not isinstance(getattr(sys, "last_value", None), RuntimeError):
             return
-        time.sleep(_SECONDS_AFTER_THE_END)  # this process may have heard of the end by MLX's connection first
+        time.sleep(_SECONDS_BEFORE_AN_END)  # this process may have heard of the end by MLX's connection first
         ended = sorted((peer.ended_at, peer.rank) for peer in self._peers if peer.ended_at is not None)
         if ended:
             _say(self._rank, f"has an error, and rank {ended[0][1]} has ended")

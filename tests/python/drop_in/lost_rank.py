@@ -19,7 +19,7 @@ TIMEOUT = 5.5
 WAYS: dict[str, Callable[[], object]] = {
     "stops": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "dies": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "sleeps": lambda: time.sleep(4 * TIMEOUT),
+    "sleeps": lambda: time.sleep(3 * TIMEOUT),
 }
 
 

@@ -25,7 +25,7 @@ SECONDS_OF_ALL_ELSE = 60  # imports, loading, and the time until the ranks that 
 @pytest.mark.parametrize("how", WAYS)
 def test_a_lost_rank_is_named_on_the_others(how, tmp_path):
     start = time.monotonic()
-    first, _, third = run_ring(tmp_path, [[PROGRAM, str(OURS), how]] * 3)
+    first, _, third = run_ring(tmp_path, [[PROGRAM, str(OURS), how]] * 3, after_a_failure=2 * TIMEOUT)
     assert time.monotonic() - start < TIMEOUT + SECONDS_OF_ALL_ELSE
     for rank, result in ((0, first), (2, third)):
         assert result.status != 0
