@@ -18,7 +18,9 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <span>
 #include <sstream>
@@ -70,30 +72,33 @@ class Engine final : public DispatchEngine {
   [[nodiscard]] int rank() const noexcept override { return rank_; }    ///< the number of this rank in the communicator
   [[nodiscard]] int ranks() const noexcept override { return ranks_; }  ///< the size of the communicator
 
+  [[nodiscard]] bool overlaps() const noexcept override { return true; }
+
   /// Exchanges rows, as DispatchEngine says. Empty messages are not sent.
   [[nodiscard]] std::vector<array> all_to_all(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
                                               std::span<const std::int64_t> recv_counts) override {
-    std::vector<array> received;
-    for (const array& sent : arrays) {
-      assert(sent.is_row_major() && "all_to_all: the rows of arrays must lie one after the other");
-      Shape shape = sent.shape();
-      shape.front() = std::accumulate(recv_counts.begin(), recv_counts.end(), std::int64_t{0});
-      received.push_back(array::empty(std::move(shape), sent.dtype()));
-    }
-    // All memory is there before the first request: an exception must not free what MPI writes to. Receives come before sends: a
-    // message that finds its receive needs no memory in between.
-    Requests requests;
+    return start(arrays, send_counts, recv_counts)->wait();
+  }
+
+  /// Starts an exchange. MPI moves long messages in calls of its functions alone: those of `progress`, `wait` and `start`. An
+  /// exchange that is destroyed before its end is waited for.
+  [[nodiscard]] std::unique_ptr<DispatchExchange> start(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
+                                                        std::span<const std::int64_t> recv_counts) override {
+    // All rows have their memory before the first request. Receives come before sends: a message that finds its receive needs no
+    // memory in between. Array i has tag i in every exchange: messages of one tag keep their order, and so do exchanges.
+    auto exchange = std::make_unique<Exchange>(*this, arrays, recv_counts);
     for (std::size_t i = 0; i < arrays.size(); ++i) {
-      receive(requests, Parts(received[i], recv_counts), received[i].mutable_bytes(), static_cast<int>(i));
+      array& received = exchange->received[i];
+      receive(exchange->requests, Parts(received, recv_counts), received.mutable_bytes(), static_cast<int>(i));
     }
     for (std::size_t i = 0; i < arrays.size(); ++i) {
+      array& received = exchange->received[i];
       const Parts parts(arrays[i], send_counts);
-      send(requests, parts, arrays[i].bytes(), static_cast<int>(i));
+      send(exchange->requests, parts, arrays[i].bytes(), static_cast<int>(i));
       std::copy_n(arrays[i].bytes() + parts.begin(rank_), parts.bytes(rank_),
-                  received[i].mutable_bytes() + Parts(received[i], recv_counts).begin(rank_));
+                  received.mutable_bytes() + Parts(received, recv_counts).begin(rank_));
     }
-    wait(requests);
-    return received;
+    return exchange;
   }
 
   /// Prints `why`, and aborts all ranks by MPI_Abort.
@@ -129,11 +134,38 @@ class Engine final : public DispatchEngine {
   struct Requests {
     std::vector<MPI_Request> requests;
     std::vector<Message> messages;
+    std::vector<int> done;             // of the last test: the numbers of requests that had ended
+    std::vector<MPI_Status> statuses;  // of those
 
     MPI_Request& add(const Message& message) {
       messages.push_back(message);
       return requests.emplace_back(MPI_REQUEST_NULL);
     }
+  };
+
+  /// An exchange under way, and the memory that MPI reads and writes.
+  struct Exchange final : DispatchExchange {
+    Exchange(const Engine& starter, std::span<const array> arrays, std::span<const std::int64_t> recv_counts)
+        : engine(starter), sent(arrays.begin(), arrays.end()) {
+      for (const array& rows : sent) {
+        assert(rows.is_row_major() && "start: the rows of arrays must lie one after the other");
+        Shape shape = rows.shape();
+        shape.front() = std::accumulate(recv_counts.begin(), recv_counts.end(), std::int64_t{0});
+        received.push_back(array::empty(std::move(shape), rows.dtype()));
+      }
+    }
+    ~Exchange() override { engine.wait(requests); }
+
+    void progress() override { engine.test(requests); }
+    std::vector<array> wait() override {
+      engine.wait(requests);
+      return std::move(received);
+    }
+
+    const Engine& engine;
+    std::vector<array> sent;
+    std::vector<array> received;
+    Requests requests;
   };
 
   /// How long a rank has waited without progress.
@@ -221,27 +253,34 @@ class Engine final : public DispatchEngine {
     });
   }
 
+  /// Looks once which requests have ended, and returns how many. It returns nothing if none is left.
+  std::optional<int> test(Requests& under_way) const {
+    const std::size_t count = under_way.requests.size();
+    under_way.done.resize(count);
+    under_way.statuses.resize(count);
+    int done_count = 0;
+    const int code = MPI_Testsome(static_cast<int>(count), under_way.requests.data(), &done_count, under_way.done.data(),
+                                  under_way.statuses.data());
+    if (code != MPI_ERR_IN_STATUS) {
+      check(code);
+    }
+    if (done_count == MPI_UNDEFINED) {
+      return std::nullopt;
+    }
+    for (int i = 0; i < done_count; ++i) {
+      const MPI_Status& status = under_way.statuses[static_cast<std::size_t>(i)];
+      const int request = under_way.done[static_cast<std::size_t>(i)];
+      check(code == MPI_ERR_IN_STATUS ? status.MPI_ERROR : MPI_SUCCESS);
+      check_length(under_way.messages[static_cast<std::size_t>(request)], status);
+    }
+    return done_count;
+  }
+
   /// Waits for all requests, under the deadline.
   void wait(Requests& under_way) const {
-    const int count = static_cast<int>(under_way.requests.size());
-    std::vector<int> done(under_way.requests.size());
-    std::vector<MPI_Status> statuses(under_way.requests.size());
     Patience patience;
-    while (true) {
-      int done_count = 0;
-      const int code = MPI_Testsome(count, under_way.requests.data(), &done_count, done.data(), statuses.data());
-      if (code != MPI_ERR_IN_STATUS) {
-        check(code);
-      }
-      if (done_count == MPI_UNDEFINED) {
-        return;  // none is left
-      }
-      for (int i = 0; i < done_count; ++i) {
-        const auto at = static_cast<std::size_t>(i);
-        check(code == MPI_ERR_IN_STATUS ? statuses[at].MPI_ERROR : MPI_SUCCESS);
-        check_length(under_way.messages[static_cast<std::size_t>(done[at])], statuses[at]);
-      }
-      if (done_count > 0) {
+    while (const std::optional<int> done = test(under_way)) {
+      if (*done > 0) {
         patience.restart();
       } else if (patience.wait_a_little() > options_.timeout) {
         end_waiting(under_way);

@@ -2,6 +2,7 @@
 #include "plan/dispatch.hpp"
 
 #include "api/check.hpp"
+#include "api/dispatch_rows.hpp"
 #include "api/indices.hpp"
 #include "arrays/contiguous.hpp"
 #include "arrays/matrix_batch.hpp"
@@ -14,6 +15,7 @@
 #include <gqmm/moe.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -146,23 +148,6 @@ std::vector<std::int64_t> checked_ids(const array& topk_ids, std::int64_t num_ex
   return ids;
 }
 
-/// Copies rows of `from`, in which each last dimension is a row: row i of the result is row rows[i].
-array gather_rows(const array& from, std::span<const std::int64_t> rows, const Stream& stream) {
-  const auto count = static_cast<std::int64_t>(rows.size());
-  array result = array::empty({count, from.dim(-1)}, from.dtype());
-  if (result.size() == 0) {
-    return result;
-  }
-  const array source = to_contiguous_rows(as_matrices(from));
-  const MatrixBatch batch = MatrixBatch::of_rows(source);
-  std::byte* const to = result.mutable_bytes();
-  const std::size_t bytes = result.nbytes() / static_cast<std::size_t>(count);
-  cpu::for_each_row(count, from.dim(-1), stream.threads, [&](std::int64_t row) {
-    std::memcpy(to + static_cast<std::size_t>(row) * bytes, batch.matrix(rows[static_cast<std::size_t>(row)]), bytes);
-  });
-  return result;
-}
-
 std::span<const std::int64_t> values_of(const array& int64s) {
   return {int64s.data<std::int64_t>(), static_cast<std::size_t>(int64s.size())};
 }
@@ -258,6 +243,22 @@ DispatchPlan::DispatchPlan(const array& topk_ids, const ExpertOwners& owners, in
   slot_of_ = make_vector(parts.slots);
 }
 
+array detail::gather_rows(const array& from, std::span<const std::int64_t> rows, const Stream& stream) {
+  const auto count = static_cast<std::int64_t>(rows.size());
+  array result = array::empty({count, from.dim(-1)}, from.dtype());
+  if (result.size() == 0) {
+    return result;
+  }
+  const array source = to_contiguous_rows(as_matrices(from));
+  const MatrixBatch batch = MatrixBatch::of_rows(source);
+  std::byte* const to = result.mutable_bytes();
+  const std::size_t bytes = result.nbytes() / static_cast<std::size_t>(count);
+  cpu::for_each_row(count, from.dim(-1), stream.threads, [&](std::int64_t row) {
+    std::memcpy(to + static_cast<std::size_t>(row) * bytes, batch.matrix(rows[static_cast<std::size_t>(row)]), bytes);
+  });
+  return result;
+}
+
 array pack_rows(const DispatchPlan& plan, const array& x, const Stream& stream) {
   const threads::NodeBinding binding(stream);
   check_stream(pack_rows_op, stream);
@@ -319,37 +320,44 @@ array return_counts(const array& ids, const array& row_counts) {
   return make_vector(counts);
 }
 
-array unpack(const DispatchPlan& plan, const array& received, const Stream& stream) {
-  const threads::NodeBinding binding(stream);
-  check_stream(unpack_op, stream);
-  const std::span<const std::int64_t> slots = values_of(plan.slot_of());
-  if (received.rank() != 2 || received.dim(0) != static_cast<std::int64_t>(slots.size())) {
-    fail(unpack_op, "received has shape {}; it must be ({}, H), the results that recv_counts counts", to_string(received.shape()),
-         slots.size());
-  }
+array detail::unpack_parts(const DispatchPlan& plan, std::span<const array> parts, const Stream& stream) {
   Shape shape = plan.shape();
-  shape.push_back(received.dim(1));
-  array result = array::empty(std::move(shape), received.dtype());
+  shape.push_back(parts.front().dim(1));
+  array result = array::empty(std::move(shape), parts.front().dtype());
   if (result.size() == 0) {
     return result;
   }
-  std::vector<std::int64_t> result_of(static_cast<std::size_t>(result.size() / received.dim(1)), -1);
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    result_of[static_cast<std::size_t>(slots[i])] = static_cast<std::int64_t>(i);
+  std::vector<const std::byte*> result_of(static_cast<std::size_t>(result.size() / result.dim(-1)), nullptr);
+  std::vector<array> sources;  // they own the rows
+  auto slot = values_of(plan.slot_of()).begin();
+  for (const array& part : parts) {
+    const array& source = sources.emplace_back(to_contiguous_rows(part));
+    for (std::int64_t row = 0; row < source.dim(0); ++row) {
+      result_of[static_cast<std::size_t>(*slot++)] = source.bytes() + row * source.stride(0);
+    }
   }
-  const array source = to_contiguous_rows(received);
   std::byte* const to = result.mutable_bytes();
-  const auto bytes = static_cast<std::size_t>(received.dim(1) * received.itemsize());
-  cpu::for_each_row(static_cast<std::int64_t>(result_of.size()), received.dim(1), stream.threads, [&](std::int64_t slot) {
-    const std::int64_t row = result_of[static_cast<std::size_t>(slot)];
-    std::byte* const at = to + static_cast<std::size_t>(slot) * bytes;
-    if (row < 0) {
-      std::memset(at, 0, bytes);
+  const auto bytes = static_cast<std::size_t>(result.dim(-1) * result.itemsize());
+  cpu::for_each_row(static_cast<std::int64_t>(result_of.size()), result.dim(-1), stream.threads, [&](std::int64_t flat) {
+    const auto at = static_cast<std::size_t>(flat);
+    if (result_of[at] == nullptr) {
+      std::memset(to + at * bytes, 0, bytes);
     } else {
-      std::memcpy(at, source.bytes() + row * source.stride(0), bytes);
+      std::memcpy(to + at * bytes, result_of[at], bytes);
     }
   });
   return result;
+}
+
+array unpack(const DispatchPlan& plan, const array& received, const Stream& stream) {
+  const threads::NodeBinding binding(stream);
+  check_stream(unpack_op, stream);
+  const std::int64_t results = plan.slot_of().size();
+  if (received.rank() != 2 || received.dim(0) != results) {
+    fail(unpack_op, "received has shape {}; it must be ({}, H), the results that recv_counts counts", to_string(received.shape()),
+         results);
+  }
+  return unpack_parts(plan, {&received, 1}, stream);
 }
 
 array combine(const DispatchPlan& plan, const array& slots, const array& topk_weights, const Stream& stream) {

@@ -1,17 +1,21 @@
-// ExpertLayer: one layer over ranks, in four exchanges at most.
+// ExpertLayer: one layer over ranks, in exchanges of four kinds.
 //
 //     start   each rank to all      LayerDigest
 //     call    1. each rank to each  CallHeader: how many rows follow, or that this rank's arguments are wrong
 //             2. rows of x with their ids to the ranks that compute their slots
-//             3. slots back to the tokens
+//             3. slots back to the tokens, an exchange for each chunk of a rank's experts
+//
+// Shared experts are computed between the start and the end of exchange 2. The exchange of a chunk ends after all are computed.
 //
 // A rank with a mistake takes part in the exchange of the start or of headers all the same. So no rank waits in vain, and all
 // ranks throw. An exception after that would leave the others waiting, so it ends the group.
 #include "api/check.hpp"
+#include "api/dispatch_rows.hpp"
 #include "api/floats.hpp"
 #include "api/layer_digest.hpp"
 #include "api/lower.hpp"
 #include "cpu/each_row.hpp"
+#include "plan/expert_chunks.hpp"
 #include "threads/node_binding.hpp"
 
 #include <gqmm/expert_layer.hpp>
@@ -35,10 +39,12 @@ using namespace detail;
 namespace {
 
 constexpr std::string_view layer_op = "ExpertLayer";
+constexpr int most_chunks = 64;
 
 /// What a rank tells each other rank before it sends rows. After a mistake, only `failed` has a meaning.
 struct CallHeader {
-  std::int64_t rows = 0;  // how many follow
+  std::int64_t rows = 0;   // how many follow
+  std::int64_t slots = 0;  // of all its tokens
   std::int64_t k = 0;
   std::int64_t dtype = 0;  // of x
   std::int64_t failed = 0;
@@ -235,6 +241,46 @@ SharedExperts as_one_expert(const SharedExperts& shared) {
   return one;
 }
 
+// --- Chunks -----------------------------------------------------------------------------------------------------------
+
+void check_chunks(int chunks) {
+  if (chunks < 0 || chunks > most_chunks) {
+    fail(layer_op, "chunks = {} is outside 0 ... {}; 0 lets the library decide", chunks, most_chunks);
+  }
+}
+
+/// An owner map in which each chunk stands for a rank: number c · ranks + r is chunk c of rank r. A plan of it chooses the same
+/// replicas as one of `owners`, and sorts results by chunk, then by rank.
+ExpertOwners owners_by_chunk(const ExpertOwners& owners, int ranks, int chunks) {
+  const auto for_each_replica = [&](const auto& each) {
+    for (std::int64_t expert = 0; expert < owners.num_experts(); ++expert) {
+      for (const int rank : owners.ranks_of(expert)) {
+        each(static_cast<std::size_t>(expert), rank);
+      }
+    }
+  };
+  std::vector<std::int64_t> held(static_cast<std::size_t>(ranks), 0);
+  for_each_replica([&](std::size_t, int rank) { ++held[static_cast<std::size_t>(rank)]; });
+  std::vector<std::int64_t> position(held.size(), 0);
+  std::vector<std::vector<int>> by_chunk(static_cast<std::size_t>(owners.num_experts()));
+  for_each_replica([&](std::size_t expert, int rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    by_chunk[expert].push_back(chunk_of(position[r]++, held[r], chunks) * ranks + rank);
+  });
+  return ExpertOwners(by_chunk);
+}
+
+/// The results of a chunk's slots, (results, H). moe_ffn is given the rows of the chunk alone, so that it slices no others.
+array results_of(const ChunkSlots& chunk, const array& rows, const ExpertWeights& gate, const std::optional<ExpertWeights>& up,
+                 const ExpertWeights& down, MoeFfnOptions options) {
+  options.shared.reset();
+  options.missing = Missing::zero;
+  const auto count = static_cast<std::int64_t>(chunk.rows.size());
+  const array ids = array::borrow(chunk.experts, {count, chunk.columns});
+  const array x = count == rows.dim(0) ? rows : gather_rows(rows, chunk.rows, options.stream);
+  return pack_results(moe_ffn(x, ids, std::nullopt, gate, up, down, options), ids, options.stream);
+}
+
 // --- The last slot ----------------------------------------------------------------------------------------------------
 
 /// Appends a slot to those of each token: (…, k, H) and (…, 1, H) give (…, k + 1, H). Both are row-major.
@@ -277,22 +323,44 @@ array append_scale(const array& topk_weights, const std::optional<array>& scale,
 
 }  // namespace
 
+DispatchExchange::~DispatchExchange() = default;
 DispatchEngine::~DispatchEngine() = default;
 
+bool DispatchEngine::overlaps() const noexcept { return false; }
+
+std::unique_ptr<DispatchExchange> DispatchEngine::start(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
+                                                        std::span<const std::int64_t> recv_counts) {
+  class Ended final : public DispatchExchange {
+   public:
+    explicit Ended(std::vector<array> received) : received_(std::move(received)) {}
+    void progress() override {}
+    std::vector<array> wait() override { return std::move(received_); }
+
+   private:
+    std::vector<array> received_;
+  };
+  return std::make_unique<Ended>(all_to_all(arrays, send_counts, recv_counts));
+}
+
 ExpertLayer::ExpertLayer(std::shared_ptr<DispatchEngine> engine, ExpertWeights gate, std::optional<ExpertWeights> up,
-                         ExpertWeights down, ExpertOwners owners, MoeFfnOptions options)
+                         ExpertWeights down, ExpertOwners owners, MoeFfnOptions options, int chunks)
     : engine_(std::move(engine)),
       gate_(std::move(gate)),
       up_(std::move(up)),
       down_(std::move(down)),
       owners_(std::move(owners)),
-      options_(std::move(options)) {
+      options_(std::move(options)),
+      chunks_(chunks) {
   if (!engine_) {
     fail(layer_op, "engine is null; pass one, such as gqmm::mpi::Engine");
+  }
+  if (chunks_ == 0 && !engine_->overlaps()) {
+    chunks_ = 1;
   }
   LayerDigest digest;
   std::exception_ptr error;
   try {
+    check_chunks(chunks_);
     check_options(options_);
     const std::int64_t H = inputs_of("gate", gate_);
     // Neither has a token: they check weights and owners.
@@ -307,7 +375,7 @@ ExpertLayer::ExpertLayer(std::shared_ptr<DispatchEngine> engine, ExpertWeights g
     if (options_.shared) {
       options_.shared = as_one_expert(*options_.shared);
     }
-    digest = digest_of(owners_, gate_, up_, down_, options_);
+    digest = digest_of(owners_, gate_, up_, down_, options_, chunks_);
   } catch (...) {
     error = std::current_exception();
   }
@@ -337,8 +405,10 @@ array ExpertLayer::operator()(const array& x, const array& topk_ids, const array
     plan.emplace(topk_ids, owners_, engine_->rank(), engine_->ranks(), owners_.num_experts());
     rows = pack_rows(*plan, x, options_.stream);
     for (std::size_t rank = 0; rank < headers.size(); ++rank) {
-      headers[rank] = {
-          .rows = values_of(plan->send_counts())[rank], .k = topk_ids.dim(-1), .dtype = static_cast<std::int64_t>(x.dtype())};
+      headers[rank] = {.rows = values_of(plan->send_counts())[rank],
+                       .slots = topk_ids.size(),
+                       .k = topk_ids.dim(-1),
+                       .dtype = static_cast<std::int64_t>(x.dtype())};
     }
   } catch (...) {
     error = std::current_exception();
@@ -346,34 +416,63 @@ array ExpertLayer::operator()(const array& x, const array& topk_ids, const array
   headers = exchange_records(*engine_, headers);
   check_headers(headers, error);
 
-  const array returned = or_abort(*engine_, [&] {
+  // Exchanges under way outlive the step, whose exception ends the group: until then other ranks need their memory.
+  std::vector<std::unique_ptr<DispatchExchange>> exchanges;
+  std::optional<array> shared;
+  std::vector<array> returned;
+  or_abort(*engine_, [&] {
     std::vector<std::int64_t> row_counts;
+    DividedCall call = {
+        .ranks = engine_->ranks(), .experts = owners_.num_experts(), .slots = 0, .slot_bytes = x.dim(-1) * x.itemsize()};
     for (const CallHeader& header : headers) {
       row_counts.push_back(header.rows);
+      call.slots += header.slots;
     }
+    const int chunks = chunks_ == 0 ? worthwhile_chunks(call) : chunks_;
+    exchanges.reserve(static_cast<std::size_t>(chunks));
+
     const array sent[] = {plan->send_ids(), rows};
-    const std::vector<array> came = engine_->all_to_all(sent, values_of(plan->send_counts()), row_counts);
-    const array& ids = came[0];
-    const array results = results_of(came[1], ids);
-    const array counts = return_counts(ids, array::borrow(row_counts, {static_cast<std::int64_t>(row_counts.size())}));
-    return engine_->all_to_all({&results, 1}, values_of(counts), values_of(plan->recv_counts())).front();
+    exchanges.push_back(engine_->start(sent, values_of(plan->send_counts()), row_counts));
+    if (options_.shared) {
+      shared = shared_slot(x);
+    }
+    if (chunks > 1) {
+      plan.emplace(topk_ids, owners_by_chunk(owners_, call.ranks, chunks), 0, chunks * call.ranks, call.experts);
+    }
+    const std::vector<array> came = exchanges.front()->wait();
+    exchanges.clear();
+    start_returns(came[0], came[1], row_counts, values_of(plan->recv_counts()), exchanges);
+    for (std::unique_ptr<DispatchExchange>& exchange : exchanges) {
+      returned.push_back(exchange->wait().front());
+      exchange.reset();  // the slots below take its memory
+    }
   });
 
-  const array slots = unpack(*plan, returned, options_.stream);
+  const array slots = unpack_parts(*plan, returned, options_.stream);
   if (!options_.shared) {
     return combine(*plan, slots, topk_weights, options_.stream);
   }
-  return moe_combine(append_slot(slots, shared_slot(x), options_.stream),
-                     append_scale(topk_weights, shared_scale, options_.stream), {.stream = options_.stream});
+  return moe_combine(append_slot(slots, *shared, options_.stream), append_scale(topk_weights, shared_scale, options_.stream),
+                     {.stream = options_.stream});
 }
 
-/// Computes the slots of rows that came, and packs them.
-array ExpertLayer::results_of(const array& rows, const array& ids) const {
-  MoeFfnOptions options = options_;
-  options.shared.reset();
-  options.missing = Missing::zero;
-  const array slots = moe_ffn(rows, local_ids(ids, owners_, engine_->rank()), std::nullopt, gate_, up_, down_, options);
-  return pack_results(slots, ids, options.stream);
+/// Computes the slots of rows that came, chunk by chunk, and starts an exchange of each chunk's results. `recv_counts` has, for
+/// each chunk, the results that return from each rank.
+void ExpertLayer::start_returns(const array& ids, const array& rows, std::span<const std::int64_t> row_counts,
+                                std::span<const std::int64_t> recv_counts,
+                                std::vector<std::unique_ptr<DispatchExchange>>& exchanges) const {
+  const std::size_t ranks = row_counts.size();
+  const array local = local_ids(ids, owners_, engine_->rank());
+  const std::vector<ChunkSlots> chunks = slots_of_chunks(values_of(local), ids.dim(-1), row_counts, count_experts(gate_),
+                                                         static_cast<int>(recv_counts.size() / ranks));
+  for (const ChunkSlots& chunk : chunks) {
+    const array results = results_of(chunk, rows, gate_, up_, down_, options_);
+    exchanges.push_back(engine_->start({&results, 1}, chunk.results, recv_counts.first(ranks)));
+    recv_counts = recv_counts.subspan(ranks);
+    for (const std::unique_ptr<DispatchExchange>& exchange : exchanges) {
+      exchange->progress();
+    }
+  }
 }
 
 /// The shared experts' results, (…, 1, H): the slot of a layer that has no other expert.

@@ -135,7 +135,7 @@ std::uint64_t digest_of_owners(const ExpertOwners& owners) {
 }  // namespace
 
 LayerDigest digest_of(const ExpertOwners& owners, const ExpertWeights& gate, const std::optional<ExpertWeights>& up,
-                      const ExpertWeights& down, const MoeFfnOptions& options) {
+                      const ExpertWeights& down, const MoeFfnOptions& options, int chunks) {
   Fnv weights;
   add_block(weights, gate, up, down, options);
   weights.add(options.shared,
@@ -144,6 +144,7 @@ LayerDigest digest_of(const ExpertOwners& owners, const ExpertWeights& gate, con
   add_activation(others, options.activation);
   others.add(options.gate_up_order);
   others.add(options.precision);
+  others.add(chunks);
   if (options.shared) {
     add_activation(others, options.shared->activation.value_or(options.activation));
   }

@@ -212,9 +212,9 @@ struct DividedLayer {
   std::vector<std::optional<array>> shared_scales;
 
   /// The rank's part of the layer.
-  [[nodiscard]] ExpertLayer part(const std::shared_ptr<DispatchEngine>& engine, bool packed) const {
+  [[nodiscard]] ExpertLayer part(const std::shared_ptr<DispatchEngine>& engine, bool packed, int chunks = 0) const {
     Layer held = part_of(whole, owners.experts_of(engine->rank()), packed);
-    return {engine, std::move(held.gate), std::move(held.up), std::move(held.down), owners, std::move(held.options)};
+    return {engine, std::move(held.gate), std::move(held.up), std::move(held.down), owners, std::move(held.options), chunks};
   }
   /// What the rank computes.
   [[nodiscard]] array divided(const ExpertLayer& layer, int rank) const {

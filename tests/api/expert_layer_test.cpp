@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -14,27 +15,34 @@ namespace {
 /// What the ranks of a group share. A rank that does not come, or that aborts, makes the others' exchanges fail.
 class Group {
  public:
+  /// What a rank sends in an exchange.
   struct Post {
-    std::span<const array> arrays;
+    std::vector<array> arrays;
     std::vector<std::int64_t> ends;  // of the rows for each rank
   };
-  explicit Group(int ranks) : posts_(static_cast<std::size_t>(ranks)) {}
+  explicit Group(int ranks) : ranks_(ranks) {}
 
-  [[nodiscard]] int ranks() const { return static_cast<int>(posts_.size()); }
-  Post& post(int rank) { return posts_[static_cast<std::size_t>(rank)]; }
-  /// Waits until all ranks are here.
-  void meet() {
+  [[nodiscard]] int ranks() const { return ranks_; }
+  void post(int exchange, int rank, Post post) {
+    const std::lock_guard lock(mutex_);
+    Exchange& of = exchanges_[exchange];
+    of.posts.resize(static_cast<std::size_t>(ranks_));
+    of.posts[static_cast<std::size_t>(rank)] = std::move(post);
+    ++of.posted;
+    changed_.notify_all();
+  }
+  /// What all ranks send, once the last has posted it.
+  const std::vector<Post>& wait_for_posts(int exchange) {
     std::unique_lock lock(mutex_);
-    const int round = round_;
-    if (++here_ == ranks()) {
-      here_ = 0;
-      ++round_;
-      changed_.notify_all();
-    }
-    const bool came = changed_.wait_for(lock, std::chrono::minutes(1), [&] { return round_ != round || !aborted_.empty(); });
-    if (!came || !aborted_.empty()) {
-      throw std::runtime_error(came ? aborted_ : "a rank did not come");
-    }
+    wait(lock, [&] { return exchanges_[exchange].posted == ranks_; });
+    return exchanges_[exchange].posts;
+  }
+  /// Waits until all ranks have read the posts: then their memory may change.
+  void finish(int exchange) {
+    std::unique_lock lock(mutex_);
+    ++exchanges_[exchange].finished;
+    changed_.notify_all();
+    wait(lock, [&] { return exchanges_[exchange].finished == ranks_; });
   }
   void abort(std::string_view why) {
     const std::lock_guard lock(mutex_);
@@ -45,24 +53,52 @@ class Group {
   }
 
  private:
-  std::vector<Post> posts_;
+  struct Exchange {
+    std::vector<Post> posts;
+    int posted = 0;
+    int finished = 0;
+  };
+
+  template <class Done>
+  void wait(std::unique_lock<std::mutex>& lock, const Done& done) {
+    const bool came = changed_.wait_for(lock, std::chrono::minutes(1), [&] { return done() || !aborted_.empty(); });
+    if (!came || !aborted_.empty()) {
+      throw std::runtime_error(came ? aborted_ : "a rank did not come");
+    }
+  }
+
+  int ranks_;
+  std::map<int, Exchange> exchanges_;  // by their number
   std::mutex mutex_;
   std::condition_variable changed_;
-  int here_ = 0;
-  int round_ = 0;
   std::string aborted_;
 };
 
+/// An engine that overlaps nothing.
 class ThreadEngine : public DispatchEngine {
  public:
   ThreadEngine(std::shared_ptr<Group> group, int rank) : group_(std::move(group)), rank_(rank) {}
 
   int exchanges_before_failure = -1;
+  std::string calls;  // since the last exchange by all_to_all: s of start, p of progress, w of wait
 
   [[nodiscard]] int rank() const noexcept override { return rank_; }
   [[nodiscard]] int ranks() const noexcept override { return group_->ranks(); }
   std::vector<array> all_to_all(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
                                 std::span<const std::int64_t> recv_counts) override {
+    std::vector<array> received = begin(arrays, send_counts, recv_counts)->wait();
+    calls.clear();
+    return received;
+  }
+  void abort(std::string_view why) override {
+    EXPECT_FALSE(has_lost_exchange_) << "other ranks may still read the memory of an exchange";
+    group_->abort(why);
+  }
+
+ protected:
+  std::unique_ptr<DispatchExchange> begin(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
+                                          std::span<const std::int64_t> recv_counts) {
+    calls += 's';
     if (exchanges_before_failure-- == 0) {
       throw std::bad_alloc();
     }
@@ -72,30 +108,52 @@ class ThreadEngine : public DispatchEngine {
       EXPECT_TRUE(a.is_row_major());
       EXPECT_EQ(a.dim(0), ends.back());
     }
-    group_->post(rank_) = {.arrays = arrays, .ends = std::move(ends)};
-    group_->meet();
-    std::vector<array> received;
-    for (std::size_t i = 0; i < arrays.size(); ++i) {
-      received.push_back(gather(i, recv_counts));
-    }
-    group_->meet();
-    return received;
+    const int number = exchanges_++;
+    group_->post(number, rank_, {.arrays = {arrays.begin(), arrays.end()}, .ends = std::move(ends)});
+    return std::make_unique<Exchange>(*this, number, recv_counts);
   }
-  void abort(std::string_view why) override { group_->abort(why); }
 
  private:
+  /// Rows stay with the sender until the receiver waits for them.
+  class Exchange final : public DispatchExchange {
+   public:
+    Exchange(ThreadEngine& engine, int number, std::span<const std::int64_t> recv_counts)
+        : engine_(engine), number_(number), recv_counts_(recv_counts.begin(), recv_counts.end()) {}
+    ~Exchange() override { engine_.has_lost_exchange_ |= !waited_; }
+    void progress() override { engine_.calls += 'p'; }
+    std::vector<array> wait() override {
+      engine_.calls += 'w';
+      waited_ = true;
+      const std::vector<Group::Post>& posts = engine_.group_->wait_for_posts(number_);
+      std::vector<array> received;
+      for (std::size_t i = 0; i < posts.front().arrays.size(); ++i) {
+        received.push_back(engine_.gather(posts, i, recv_counts_));
+      }
+      engine_.group_->finish(number_);
+      return received;
+    }
+
+   private:
+    ThreadEngine& engine_;
+    int number_;
+    std::vector<std::int64_t> recv_counts_;
+    bool waited_ = false;
+  };
+
   /// The rows of array `i` that all ranks have for this one.
-  [[nodiscard]] array gather(std::size_t i, std::span<const std::int64_t> recv_counts) const {
-    Shape shape = group_->post(rank_).arrays[i].shape();
+  [[nodiscard]] array gather(const std::vector<Group::Post>& posts, std::size_t i,
+                             std::span<const std::int64_t> recv_counts) const {
+    const auto rank = static_cast<std::size_t>(rank_);
+    Shape shape = posts[rank].arrays[i].shape();
     shape.front() = std::accumulate(recv_counts.begin(), recv_counts.end(), std::int64_t{0});
-    array all = array::empty(shape, group_->post(rank_).arrays[i].dtype());
+    array all = array::empty(shape, posts[rank].arrays[i].dtype());
     std::byte* to = all.mutable_bytes();
-    for (int source = 0; source < ranks(); ++source) {
-      const Group::Post& post = group_->post(source);
+    for (std::size_t source = 0; source < posts.size(); ++source) {
+      const Group::Post& post = posts[source];
       const array& from = post.arrays[i];
-      const std::int64_t begin = rank_ == 0 ? 0 : post.ends[static_cast<std::size_t>(rank_ - 1)];
-      const std::int64_t count = post.ends[static_cast<std::size_t>(rank_)] - begin;
-      EXPECT_EQ(count, recv_counts[static_cast<std::size_t>(source)]);
+      const std::int64_t begin = rank_ == 0 ? 0 : post.ends[rank - 1];
+      const std::int64_t count = post.ends[rank] - begin;
+      EXPECT_EQ(count, recv_counts[source]);
       EXPECT_EQ(from.dtype(), all.dtype());
       EXPECT_EQ(Shape(from.shape().begin() + 1, from.shape().end()), Shape(shape.begin() + 1, shape.end()));
       to = std::copy_n(from.bytes() + begin * from.stride(0), count * from.stride(0), to);
@@ -105,10 +163,23 @@ class ThreadEngine : public DispatchEngine {
 
   std::shared_ptr<Group> group_;
   int rank_;
+  int exchanges_ = 0;
+  bool has_lost_exchange_ = false;
+};
+
+/// An engine whose exchanges end when they are waited for.
+class OverlappingEngine final : public ThreadEngine {
+ public:
+  using ThreadEngine::ThreadEngine;
+  [[nodiscard]] bool overlaps() const noexcept override { return true; }
+  std::unique_ptr<DispatchExchange> start(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
+                                          std::span<const std::int64_t> recv_counts) override {
+    return begin(arrays, send_counts, recv_counts);
+  }
 };
 
 /// Runs work(engine) on every rank of a group, and returns what each has thrown, or "".
-template <class Work>
+template <class Engine = ThreadEngine, class Work>
 std::vector<std::string> run(int ranks, const Work& work) {
   const auto group = std::make_shared<Group>(ranks);
   std::vector<std::string> errors(static_cast<std::size_t>(ranks));
@@ -116,7 +187,7 @@ std::vector<std::string> run(int ranks, const Work& work) {
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        work(std::make_shared<ThreadEngine>(group, rank));
+        work(std::make_shared<Engine>(group, rank));
       } catch (const std::exception& error) {
         errors[static_cast<std::size_t>(rank)] = error.what();
       }
@@ -130,21 +201,34 @@ std::vector<std::string> run(int ranks, const Work& work) {
 
 using Errors = std::vector<std::string>;
 
-TEST(ExpertLayer, AnyNumberOfRanksHasTheBitsOfOne) {
-  for (unsigned seed = 0; seed < 200; ++seed) {
+/// Compares random layers on 1 to 8 ranks with one rank. chunks(seed): into how many chunks they are cut.
+template <class Engine, class Chunks>
+void expect_bits_of_one_rank(unsigned seeds, const Chunks& chunks) {
+  for (unsigned seed = 0; seed < seeds; ++seed) {
     const int ranks = 1 + static_cast<int>(seed % 8);
     const DividedLayer divided = random_divided_layer(seed, ranks);
-    const Errors errors = run(ranks, [&](const std::shared_ptr<DispatchEngine>& engine) {
+    const Errors errors = run<Engine>(ranks, [&](const std::shared_ptr<Engine>& engine) {
       const int rank = engine->rank();
-      const ExpertLayer layer = divided.part(engine, (seed + static_cast<unsigned>(rank)) % 3 == 0);
+      const ExpertLayer layer = divided.part(engine, (seed + static_cast<unsigned>(rank)) % 3 == 0, chunks(seed));
       for (int call = 0; call < 2; ++call) {
         EXPECT_EQ(memory_of(divided.divided(layer, rank)), memory_of(divided.expected(rank)))
-            << "seed " << seed << ", rank " << rank << " of " << ranks;
+            << "seed " << seed << ", rank " << rank << " of " << ranks << ", " << chunks(seed) << " chunks";
       }
     });
     ASSERT_EQ(errors, Errors(static_cast<std::size_t>(ranks))) << "seed " << seed;
-    ASSERT_FALSE(HasFailure());
+    ASSERT_FALSE(testing::Test::HasFailure());
   }
+}
+
+TEST(ExpertLayer, AnyNumberOfRanksHasTheBitsOfOne) {
+  expect_bits_of_one_rank<ThreadEngine>(200, [](unsigned) { return 0; });
+}
+
+TEST(ExpertLayer, AnyNumberOfChunksHasTheBitsOfOneRank) {
+  // A rank holds 12 experts at most, so that some of 64 chunks are empty everywhere.
+  const auto chunks = [](unsigned seed) { return std::vector{2, 3, 4, 7, 64}[seed % 5]; };
+  expect_bits_of_one_rank<OverlappingEngine>(200, chunks);
+  expect_bits_of_one_rank<ThreadEngine>(40, chunks);
 }
 
 TEST(ExpertLayer, LeadingDimensionsStridesAndTypesOfIdsAreFree) {
@@ -328,16 +412,73 @@ TEST(ExpertLayer, AScaleWithoutSharedExpertsIsRefused) {
   EXPECT_THROW(ExpertLayer(nullptr, array(), std::nullopt, array(), ranks.divided().owners), std::invalid_argument);
 }
 
+TEST(ExpertLayer, ResultsOfAChunkReturnWhileTheNextIsComputed) {
+  ThreeRanks ranks;
+  const auto calls = [&](int chunks) {
+    std::string of_rank_0;
+    const Errors errors = run<OverlappingEngine>(3, [&](const std::shared_ptr<OverlappingEngine>& engine) {
+      std::ignore = ranks.divided().divided(ranks.divided().part(engine, false, chunks), engine->rank());
+      if (engine->rank() == 0) {
+        of_rank_0 = engine->calls;
+      }
+    });
+    EXPECT_EQ(errors, Errors(3));
+    return of_rank_0;
+  };
+  const std::string rows = "sw";
+  EXPECT_EQ(calls(1), rows + "sp" + "w");
+  EXPECT_EQ(calls(3), rows + "sp" + "spp" + "sppp" + "www");
+  EXPECT_EQ(calls(0), calls(1)) << "rows are few";
+}
+
+TEST(ExpertLayer, LongCallsHaveChunksIfTheEngineOverlaps) {
+  // Messages of results have 1024 tokens · 2 slots · 64 · 4 bytes / 2² = 128 KiB in the mean.
+  RandomRanks random(1);
+  const DividedLayer divided = {.owners = ExpertOwners::contiguous(8, 2),
+                                .whole = {.gate = affine_weights(1, {8}, 64, 64),
+                                          .up = affine_weights(2, {8}, 64, 64),
+                                          .down = affine_weights(3, {8}, 64, 64),
+                                          .options = {}},
+                                .tokens = {random.rank(1000, 2, 64, 8), random.rank(24, 2, 64, 8)},
+                                .shared_scales = {{}, {}}};
+  const auto expect = [&]<class Engine>(const std::shared_ptr<Engine>& engine, const std::string& calls) {
+    const array y = divided.divided(divided.part(engine, false), engine->rank());
+    EXPECT_EQ(memory_of(y), memory_of(divided.expected(engine->rank())));
+    EXPECT_EQ(engine->calls, calls);
+  };
+  EXPECT_EQ(run<OverlappingEngine>(2, [&](const auto& engine) { expect(engine, "swspsppspppsppppwwww"); }), Errors(2));
+  EXPECT_EQ(run<ThreadEngine>(2, [&](const auto& engine) { expect(engine, ""); }), Errors(2));
+}
+
+TEST(ExpertLayer, ChunksThatDifferOrAreOutOfRangeAreErrorsOnAllRanks) {
+  ThreeRanks ranks;
+  const auto errors = [&](int of_rank_1, int of_others) {
+    return run(3, [&](const std::shared_ptr<ThreadEngine>& engine) {
+      std::ignore = ranks.divided().part(engine, false, engine->rank() == 1 ? of_rank_1 : of_others);
+    });
+  };
+  EXPECT_EQ(errors(2, 3),
+            Errors(3, "[ExpertLayer] rank 1 has another set of options than rank 0; make the layer alike on all ranks"));
+  EXPECT_EQ(errors(1, 0), Errors(3)) << "the engine does not overlap, so 0 is 1";
+  EXPECT_EQ(errors(64, 64), Errors(3));
+  for (const int wrong : {-1, 65}) {
+    const Errors of_all = errors(wrong, 2);
+    EXPECT_EQ(of_all[1], "[ExpertLayer] chunks = " + std::to_string(wrong) + " is outside 0 ... 64; 0 lets the library decide");
+    EXPECT_EQ(of_all[0], "[ExpertLayer] rank 1 refused its arguments; its own error says why");
+  }
+}
+
 TEST(ExpertLayer, AnExceptionInTheMiddleOfACallEndsTheGroup) {
   ThreeRanks ranks;
-  // Of the exchanges of a layer and a call: at the start, of headers, of rows, of results.
-  for (int exchange = 0; exchange < 4; ++exchange) {
-    const Errors errors = run(3, [&](const std::shared_ptr<ThreadEngine>& engine) {
+  // Of the exchanges of a layer and a call: at the start, of headers, of rows, of the results of 3 chunks.
+  for (int exchange = 0; exchange < 6; ++exchange) {
+    const auto call = [&](const std::shared_ptr<ThreadEngine>& engine) {
       engine->exchanges_before_failure = engine->rank() == 2 ? exchange : -1;
-      std::ignore = ranks.divided().divided(ranks.divided().part(engine, false), engine->rank());
-    });
+      std::ignore = ranks.divided().divided(ranks.divided().part(engine, false, 3), engine->rank());
+    };
     const std::string others = "[ExpertLayer] in the middle of a call: std::bad_alloc";
-    EXPECT_EQ(errors, (Errors{others, others, "std::bad_alloc"})) << "exchange " << exchange;
+    EXPECT_EQ(run<ThreadEngine>(3, call), (Errors{others, others, "std::bad_alloc"})) << "exchange " << exchange;
+    EXPECT_EQ(run<OverlappingEngine>(3, call), (Errors{others, others, "std::bad_alloc"})) << "exchange " << exchange;
   }
 }
 

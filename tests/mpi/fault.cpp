@@ -1,9 +1,10 @@
 // A group of ranks in which the last one has a fault; the others must not wait for it forever.
 //
-//     mpiexec -n N fault stop | kill | late | lose | other
+//     mpiexec -n N fault stop | kill | late | lose | lose-chunk | stop-chunk | other
 //
 // stop: a signal stops it between two calls. kill: a signal ends it there. late: it never makes its engine. lose: an exception
-// leaves the middle of its call. other: it sends shorter rows.
+// leaves the middle of its call. lose-chunk, stop-chunk: an exception or a signal comes while results of a chunk travel. other:
+// it sends shorter rows.
 #include "api/dispatch_test_support.hpp"
 
 #include <gqmm/mpi.hpp>
@@ -16,24 +17,35 @@ namespace gqmm::test {
 
 namespace {
 
-/// An engine whose third exchange, that of rows, does not have the memory that it needs.
-class LosingEngine : public DispatchEngine {
+/// An engine that does not have the memory for one of its exchanges, or is stopped there.
+class FaultyEngine : public DispatchEngine {
  public:
-  explicit LosingEngine(std::shared_ptr<mpi::Engine> engine) : engine_(std::move(engine)) {}
+  /// `exchange` counts from 1. That of rows is 3, those of chunks follow.
+  FaultyEngine(std::shared_ptr<mpi::Engine> engine, int exchange, bool stops)
+      : engine_(std::move(engine)), left_(exchange), stops_(stops) {}
   [[nodiscard]] int rank() const noexcept override { return engine_->rank(); }
   [[nodiscard]] int ranks() const noexcept override { return engine_->ranks(); }
+  [[nodiscard]] bool overlaps() const noexcept override { return engine_->overlaps(); }
   std::vector<array> all_to_all(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
                                 std::span<const std::int64_t> recv_counts) override {
-    if (++exchanges_ == 3) {
-      throw std::bad_alloc();
+    return start(arrays, send_counts, recv_counts)->wait();
+  }
+  std::unique_ptr<DispatchExchange> start(std::span<const array> arrays, std::span<const std::int64_t> send_counts,
+                                          std::span<const std::int64_t> recv_counts) override {
+    if (--left_ == 0) {
+      if (!stops_) {
+        throw std::bad_alloc();
+      }
+      std::raise(SIGSTOP);
     }
-    return engine_->all_to_all(arrays, send_counts, recv_counts);
+    return engine_->start(arrays, send_counts, recv_counts);
   }
   void abort(std::string_view why) override { engine_->abort(why); }
 
  private:
   std::shared_ptr<mpi::Engine> engine_;
-  int exchanges_ = 0;
+  int left_;
+  bool stops_;
 };
 
 /// The last rank sends a row of 2 numbers to each of the others, which expect 3.
@@ -64,10 +76,11 @@ void run(std::string_view fault) {
     send_shorter_rows(*over_mpi);
   }
   std::shared_ptr<DispatchEngine> engine = over_mpi;
-  if (fault == "lose" && is_last) {
-    engine = std::make_shared<LosingEngine>(over_mpi);
+  const bool in_chunk = fault.ends_with("-chunk");
+  if (is_last && (in_chunk || fault == "lose")) {
+    engine = std::make_shared<FaultyEngine>(over_mpi, in_chunk ? 5 : 3, fault == "stop-chunk");
   }
-  const ExpertLayer layer = divided.part(engine, false);
+  const ExpertLayer layer = divided.part(engine, false, in_chunk ? 3 : 1);
   std::ignore = divided.divided(layer, rank);
   if (is_last && (fault == "stop" || fault == "kill")) {
     std::raise(fault == "stop" ? SIGSTOP : SIGKILL);

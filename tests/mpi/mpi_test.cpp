@@ -3,6 +3,9 @@
 
 #include <gqmm/mpi.hpp>
 
+#include <chrono>
+#include <thread>
+
 namespace gqmm::test {
 
 namespace {
@@ -15,9 +18,57 @@ TEST(Mpi, RanksHaveTheBitsOfOne) {
   const std::shared_ptr<mpi::Engine> engine = make_engine();
   for (unsigned seed = 0; seed < 60; ++seed) {
     const DividedLayer divided = random_divided_layer(seed, engine->ranks());
-    const ExpertLayer layer = divided.part(engine, (seed + static_cast<unsigned>(engine->rank())) % 3 == 0);
-    EXPECT_EQ(memory_of(divided.divided(layer, engine->rank())), memory_of(divided.expected(engine->rank()))) << "seed " << seed;
+    const int chunks = std::vector{0, 1, 2, 3, 8, 64}[seed % 6];
+    const ExpertLayer layer = divided.part(engine, (seed + static_cast<unsigned>(engine->rank())) % 3 == 0, chunks);
+    EXPECT_EQ(memory_of(divided.divided(layer, engine->rank())), memory_of(divided.expected(engine->rank())))
+        << "seed " << seed << ", " << chunks << " chunks";
   }
+}
+
+TEST(Mpi, ExchangesUnderWayKeepApart) {
+  const std::shared_ptr<mpi::Engine> engine = make_engine({.piece_bytes = 100'000});
+  EXPECT_TRUE(engine->overlaps());
+  const auto ranks = static_cast<std::size_t>(engine->ranks());
+  // Exchange i has i % 3 rows for each rank: short ones, which MPI sends at once, and long ones. Its values say whose they are.
+  const auto length = [](int i) { return std::int64_t{i % 2 == 0 ? 4 : 100'000}; };
+  const auto value = [](int i, int from) { return static_cast<float>(100 * i + from); };
+  std::vector<std::unique_ptr<DispatchExchange>> exchanges;
+  for (int i = 0; i < 9; ++i) {
+    const std::vector<std::int64_t> counts(ranks, i % 3);
+    const Shape shape = {std::int64_t{i % 3} * engine->ranks(), length(i)};
+    const array sent = floats(shape, std::vector<float>(static_cast<std::size_t>(shape[0] * shape[1]), value(i, engine->rank())));
+    exchanges.push_back(engine->start({&sent, 1}, counts, counts));
+    exchanges.front()->progress();
+  }
+  exchanges[7].reset();  // the others keep their messages
+  for (const int i : {4, 8, 2, 0, 1, 3, 5, 6}) {
+    const array received = exchanges[static_cast<std::size_t>(i)]->wait().front();
+    std::vector<float> expected;
+    for (int from = 0; from < engine->ranks(); ++from) {
+      expected.insert(expected.end(), static_cast<std::size_t>(i % 3 * length(i)), value(i, from));
+    }
+    EXPECT_EQ(memory_of(received), memory_of(floats(received.shape(), expected))) << "exchange " << i;
+  }
+}
+
+TEST(Mpi, AnExchangeThatIsDestroyedIsWaitedFor) {
+  const std::shared_ptr<mpi::Engine> engine = make_engine();
+  constexpr std::chrono::milliseconds late(100);
+  const auto ranks = static_cast<std::size_t>(engine->ranks());
+  const std::vector<std::int64_t> one_each(ranks, 1);
+  const array sent = array::empty({engine->ranks(), 1}, Dtype::float32);
+  int begun = 0;
+  if (engine->rank() != 0) {
+    MPI_Bcast(&begun, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    std::this_thread::sleep_for(late);
+    std::ignore = engine->all_to_all({&sent, 1}, one_each, one_each);
+    return;
+  }
+  std::unique_ptr<DispatchExchange> exchange = engine->start({&sent, 1}, one_each, one_each);
+  const auto before = std::chrono::steady_clock::now();
+  MPI_Bcast(&begun, 1, MPI_INT, 0, MPI_COMM_WORLD);
+  exchange.reset();
+  EXPECT_GE(std::chrono::steady_clock::now() - before, late);
 }
 
 TEST(Mpi, LongMessagesGoInPieces) {
