@@ -7,10 +7,10 @@ A program that shall not be changed can be run with ``python -m gqmm.mlx -m mlx_
 MLX's lazy graphs and have its transforms (grad, vjp, jvp, vmap, compile). docs/guide/mlx.md says how they differ from MLX's own.
 """
 
-from gqmm.mlx._expert_counts import ExpertCounts, count_experts
 from gqmm.mlx._load import extension
 from gqmm.mlx._model_activations import activate
 from gqmm.mlx._moe import moe_ffn
+from gqmm.mlx._moe_counts import ExpertCounts, count_experts
 from gqmm.mlx._operators import OPERATORS
 from gqmm.mlx._pack_model import PackReport, pack_model
 from gqmm.mlx._patch import Calls, Installation, Status, install, status, uninstall
