@@ -81,7 +81,8 @@ class PythonEngine final : public DispatchEngine {
     const nb::gil_scoped_acquire gil;
     try {
       engine_.attr("abort")(nb::str(why.data(), why.size()));
-    } catch (nb::python_error&) {  // the caller has an error already, which says more
+    } catch (nb::python_error& error) {
+      error.discard_as_unraisable("engine.abort");  // the caller has an error already, which says more
     }
   }
 
