@@ -30,6 +30,7 @@
 #include <gqmm/explain.hpp>            // IWYU pragma: export
 #include <gqmm/export.hpp>             // IWYU pragma: export
 #include <gqmm/file_error.hpp>         // IWYU pragma: export
+#include <gqmm/gated_delta.hpp>        // IWYU pragma: export
 #include <gqmm/gradients.hpp>          // IWYU pragma: export
 #include <gqmm/grouped.hpp>            // IWYU pragma: export
 #include <gqmm/infer.hpp>              // IWYU pragma: export

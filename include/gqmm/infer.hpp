@@ -6,6 +6,7 @@
 #include <gqmm/array.hpp>
 #include <gqmm/attention.hpp>
 #include <gqmm/export.hpp>
+#include <gqmm/gated_delta.hpp>
 #include <gqmm/moe.hpp>
 #include <gqmm/norm.hpp>
 #include <gqmm/ops.hpp>
@@ -73,6 +74,14 @@ GQMM_API void check_topk_ids(const array& topk_ids, const ExpertWeights& gate, c
                                                  const ActivateOptions& options = {});
 
 [[nodiscard]] GQMM_API ResultType infer_rope(const array& x, int dims, const RopeOptions& options);
+
+/// Shapes and types of what gated_delta_update returns.
+struct GQMM_API GatedDeltaTypes {
+  ResultType y;      ///< that of y
+  ResultType state;  ///< that of the state
+};
+[[nodiscard]] GQMM_API GatedDeltaTypes infer_gated_delta_update(const array& q, const array& k, const array& v, const array& g,
+                                                                const array& beta, const GatedDeltaOptions& options = {});
 
 /// The rows that offsets divide, as errors call them.
 struct GQMM_API GroupedRows {

@@ -23,6 +23,7 @@ from gqmm._gqmm import (
 )
 from gqmm._grouped import grouped_mm, grouped_mm_vjp, grouped_qmm, grouped_qmm_vjp
 from gqmm._layers import (
+    gated_delta_update,
     layer_norm,
     quantized_scaled_dot_product_attention,
     rms_norm,
@@ -74,6 +75,7 @@ __all__ = [
     "available_threads",
     "dequantize",
     "formats",
+    "gated_delta_update",
     "gather_mm",
     "gather_mm_vjp",
     "gather_qmm",

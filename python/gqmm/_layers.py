@@ -232,3 +232,51 @@ def rope(
         ValueError: shapes or types contradict each other, or out cannot take the result. Nothing has been written then.
     """
     return _gqmm.rope(x, dims, traditional, base, scale, offset, freqs, out, stream)
+
+
+def gated_delta_update(
+    q: Array,
+    k: Array,
+    v: Array,
+    g: Array,
+    beta: Array,
+    state: Array | None = None,
+    mask: Array | None = None,
+    *,
+    stream: Stream | None = None,
+    out: Array | None = None,
+    state_out: Array | None = None,
+) -> tuple[Any, Any]:
+    """Walk through tokens with the gated delta rule, as gated_delta_ops of mlx-lm and mx.fast.gated_delta_update do.
+
+    For each batch element and head of v, with S of shape (Dv, Dk) as its state, a token does S = S · diag(g), then
+    S = S + beta · (v - S · k) · kᵀ, then y = S · q. All arithmetic is in float32, token by token, and y is rounded once. The
+    results have the same bits whether tokens come at once, in chunks of any size or one by one, in any batch, with any number of
+    threads and on every instruction set. docs/reference/numerics.md states the order of operations and the error bound.
+
+    Args:
+        q: float16, bfloat16 or float32, shape (B, T, Hk, Dk), of any strides. Nothing scales q and k; models normalize them
+            before.
+        k: likewise, of the same shape.
+        v: likewise, shape (B, T, Hv, Dv). A head of q and k serves Hv / Hk consecutive heads of v.
+        g: the factor of decay itself, not its logarithm: likewise, shape (B, T, Hv), or (B, T, Hv, Dk) with a factor for each
+            element of k.
+        beta: the factor of what is written: likewise, shape (B, T, Hv).
+        state: the state before the first token: float32, shape (B, Hv, Dv, Dk), of any strides. None stands for zeros.
+        mask: None, or bool, shape (B, T): the tokens that count. The others are padding. They change no state, their rows of y
+            are zero, and their operands may be anything, also NaN.
+        stream: None, or a Stream to choose the number of threads or the memory node.
+        out: None, or the memory for y: a NumPy array or a PyTorch tensor of y's shape and type, row-major, which overlaps no
+            operand.
+        state_out: None, or likewise the memory for the new state. It may be state itself, if that is row-major.
+
+    Returns:
+        (y, state): out, or an array of q's library and type, of shape (B, T, Hv, Dv); and state_out, or an array of q's library,
+        float32, of shape (B, Hv, Dv, Dk).
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: shapes or types contradict each other, or out or state_out cannot take its result. Nothing has been written
+            then.
+    """
+    return _gqmm.gated_delta_update(q, k, v, g, beta, state, mask, out, state_out, stream)

@@ -7,6 +7,7 @@
 #include "weights.hpp"
 
 #include <gqmm/attention.hpp>
+#include <gqmm/gated_delta.hpp>
 #include <gqmm/norm.hpp>
 #include <gqmm/rope.hpp>
 #include <gqmm/softmax.hpp>
@@ -22,8 +23,8 @@
 namespace gqmm::python {
 namespace {
 
-std::optional<Operand> import_out(const char* op, nb::handle out) {
-  return out.is_none() ? std::nullopt : std::optional(import_writable_array({op, "out"}, out));
+std::optional<Operand> import_out(ArgumentName name, nb::handle out) {
+  return out.is_none() ? std::nullopt : std::optional(import_writable_array(name, out));
 }
 
 /// A mask as Python gave it. It must be destroyed with the GIL held.
@@ -60,7 +61,7 @@ nb::object call_attention(nb::handle q, nb::handle k, nb::handle v, nb::handle s
   const ImportedMask passed(op, mask);
   const std::optional<Operand> sinks_operand = import_optional_array({op, "sinks"}, sinks);
   const std::optional<Operand> origin_operand = import_optional_array({op, "origin"}, origin);
-  const std::optional<Operand> out_operand = import_out(op, out);
+  const std::optional<Operand> out_operand = import_out({op, "out"}, out);
   const float factor = parse_float({op, "scale"}, scale);
   const AttentionOptions options{.mask = passed.mask(),
                                  .sinks = view_of(sinks_operand),
@@ -107,7 +108,7 @@ nb::object call_quantized_attention(nb::handle q, nb::handle q_keys, nb::handle 
   const WeightOperands values = import_heads({op, "q_values"}, q_values, group_size, bits);
   const ImportedMask passed(op, mask);
   const std::optional<Operand> origin_operand = import_optional_array({op, "origin"}, origin);
-  const std::optional<Operand> out_operand = import_out(op, out);
+  const std::optional<Operand> out_operand = import_out({op, "out"}, out);
   const float factor = parse_float({op, "scale"}, scale);
   const QuantizedAttentionOptions options{
       .mask = passed.mask(), .origin = view_of(origin_operand), .stream = parse_stream(op, stream), .out = view_of(out_operand)};
@@ -120,7 +121,7 @@ nb::object call_rms_norm(nb::handle x, nb::handle weight, nb::handle eps, nb::ha
   constexpr const char* op = "rms_norm";
   const Operand x_operand = import_array({op, "x"}, x);
   const std::optional<Operand> weight_operand = import_optional_array({op, "weight"}, weight);
-  const std::optional<Operand> out_operand = import_out(op, out);
+  const std::optional<Operand> out_operand = import_out({op, "out"}, out);
   const float epsilon = parse_float({op, "eps"}, eps);
   const NormOptions options{.stream = parse_stream(op, stream), .out = view_of(out_operand)};
   array result = without_gil([&] { return rms_norm(x_operand.view, view_of(weight_operand), epsilon, options); });
@@ -132,7 +133,7 @@ nb::object call_layer_norm(nb::handle x, nb::handle weight, nb::handle bias, nb:
   const Operand x_operand = import_array({op, "x"}, x);
   const std::optional<Operand> weight_operand = import_optional_array({op, "weight"}, weight);
   const std::optional<Operand> bias_operand = import_optional_array({op, "bias"}, bias);
-  const std::optional<Operand> out_operand = import_out(op, out);
+  const std::optional<Operand> out_operand = import_out({op, "out"}, out);
   const float epsilon = parse_float({op, "eps"}, eps);
   const NormOptions options{.stream = parse_stream(op, stream), .out = view_of(out_operand)};
   array result =
@@ -153,7 +154,7 @@ nb::object call_softmax(nb::handle x, nb::handle axes, nb::handle out, nb::handl
       dimensions.push_back(parse_int({op, "axis"}, axis));
     }
   }
-  const std::optional<Operand> out_operand = import_out(op, out);
+  const std::optional<Operand> out_operand = import_out({op, "out"}, out);
   const SoftmaxOptions options{.stream = parse_stream(op, stream), .out = view_of(out_operand)};
   array result = without_gil([&] { return softmax(x_operand.view, dimensions, options); });
   return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
@@ -164,7 +165,7 @@ nb::object call_rope(nb::handle x, nb::handle dims, nb::handle traditional, nb::
   constexpr const char* op = "rope";
   const Operand x_operand = import_array({op, "x"}, x);
   const std::optional<Operand> freqs_operand = import_optional_array({op, "freqs"}, freqs);
-  const std::optional<Operand> out_operand = import_out(op, out);
+  const std::optional<Operand> out_operand = import_out({op, "out"}, out);
   std::optional<Operand> offset_operand;
   RopeOptions options{.traditional = parse_bool({op, "traditional"}, traditional),
                       .base = base.is_none() ? std::nullopt : std::optional(parse_float({op, "base"}, base)),
@@ -187,6 +188,30 @@ nb::object call_rope(nb::handle x, nb::handle dims, nb::handle traditional, nb::
   return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
 }
 
+nb::tuple call_gated_delta_update(nb::handle q, nb::handle k, nb::handle v, nb::handle g, nb::handle beta, nb::handle state,
+                                  nb::handle mask, nb::handle out, nb::handle state_out, nb::handle stream) {
+  constexpr const char* op = "gated_delta_update";
+  const Operand q_operand = import_array({op, "q"}, q);
+  const Operand k_operand = import_array({op, "k"}, k);
+  const Operand v_operand = import_array({op, "v"}, v);
+  const Operand g_operand = import_array({op, "g"}, g);
+  const Operand beta_operand = import_array({op, "beta"}, beta);
+  const std::optional<Operand> state_operand = import_optional_array({op, "state"}, state);
+  const std::optional<Operand> mask_operand = import_optional_array({op, "mask"}, mask);
+  const std::optional<Operand> out_operand = import_out({op, "out"}, out);
+  const std::optional<Operand> state_out_operand = import_out({op, "state_out"}, state_out);
+  const GatedDeltaOptions options{.state = view_of(state_operand),
+                                  .mask = view_of(mask_operand),
+                                  .stream = parse_stream(op, stream),
+                                  .out = view_of(out_operand),
+                                  .state_out = view_of(state_out_operand)};
+  GatedDeltaResult result = without_gil([&] {
+    return gated_delta_update(q_operand.view, k_operand.view, v_operand.view, g_operand.view, beta_operand.view, options);
+  });
+  return nb::make_tuple(out_operand ? nb::borrow(out) : export_array(q, std::move(result.y)),
+                        state_out_operand ? nb::borrow(state_out) : export_array(q, std::move(result.state)));
+}
+
 }  // namespace
 
 void bind_layers(nb::module_& m) {
@@ -199,6 +224,9 @@ void bind_layers(nb::module_& m) {
   define(m, "rope", &call_rope,
          "def rope(x: object, dims: int, traditional: bool, base: float | None, scale: float, offset: object, freqs: object, "
          "out: object, stream: object, /) -> typing.Any");
+  define(m, "gated_delta_update", &call_gated_delta_update,
+         "def gated_delta_update(q: object, k: object, v: object, g: object, beta: object, state: object, mask: object, "
+         "out: object, state_out: object, stream: object, /) -> tuple[typing.Any, typing.Any]");
   define(m, "scaled_dot_product_attention", &call_attention,
          "def scaled_dot_product_attention(q: object, k: object, v: object, scale: float, mask: object, sinks: object, "
          "origin: object, out: object, stream: object, /) -> typing.Any");

@@ -6,11 +6,13 @@
 #include "api/weight_source.hpp"
 #include "internal_api.hpp"
 #include "plan/attention_problem.hpp"
+#include "plan/gated_delta_problem.hpp"
 #include "plan/gradient_problem.hpp"
 #include "plan/moe_problem.hpp"
 #include "plan/problem.hpp"
 
 #include <gqmm/attention.hpp>
+#include <gqmm/gated_delta.hpp>
 #include <gqmm/gradients.hpp>
 #include <gqmm/grouped.hpp>
 #include <gqmm/infer.hpp>
@@ -90,6 +92,16 @@ struct LoweredAttention : KeptMemory {
 LoweredAttention lower_attention(const array& q, const array& k, const array& v, float scale, const AttentionOptions& options);
 LoweredAttention lower_quantized_attention(const array& q, const QuantizedWeights& q_keys, const QuantizedWeights& q_values,
                                            float scale, const QuantizedAttentionOptions& options);
+
+/// A GatedDeltaProblem together with everything that it points to but its operands' own memory. If there is nothing to compute,
+/// problem.next_state is nullptr.
+struct LoweredGatedDelta : KeptMemory {
+  GatedDeltaProblem problem;
+  GatedDeltaResult result;
+};
+
+LoweredGatedDelta lower_gated_delta(const array& q, const array& k, const array& v, const array& g, const array& beta,
+                                    const GatedDeltaOptions& options);
 
 /// The number of the weights' matrices, which have one leading dimension.
 std::int64_t count_experts(const ExpertWeights& weights);

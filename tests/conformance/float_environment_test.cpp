@@ -126,12 +126,17 @@ TEST(FloatEnvironment, OfACallerChangesNoBitOfOtherLayers) {
   const auto norm_of_differences = [&] { return layer_norm(q, weight, weight, 0x1p-140F); };
   const auto weights = [&] { return softmax(q); };
   const auto rotary = [&] { return rope(q, 24, {.base = 12345.0F, .scale = 0.3F, .offset = std::int64_t{98765}}); };
+  const array heads = half_numbers({1, 6, 2, 24}, 7);
+  const array gates = half_numbers({1, 6, 2}, 8);
+  const auto delta = [&] { return gated_delta_update(heads, heads, heads, gates, gates); };
+  const auto delta_rule = [&] { return delta().y; };
+  const auto state_of_delta_rule = [&] { return delta().state; };
   const RestoreInstructionSet restore;
   for (const std::string& set : supported_instruction_sets()) {
     SCOPED_TRACE(set);
     set_instruction_set(set);
     for (const std::function<array()>& layer : std::initializer_list<std::function<array()>>{
-             attention, quantized_attention, norm, norm_of_differences, weights, rotary}) {
+             attention, quantized_attention, norm, norm_of_differences, weights, rotary, delta_rule, state_of_delta_rule}) {
       const array expected = layer();
       for (const threads::FloatControl setting : {flush_to_zero, round_down, round_towards_zero}) {
         const CallersSetting caller(setting);

@@ -105,6 +105,7 @@ dense = rng.standard_normal((E, H, H), np.float32)
 w, one = (gqmm.QuantizedWeights(*gqmm.quantize(each), group_size=64, bits=4) for each in (dense, dense[0]))
 chosen, offsets = {"rhs_indices": np.arange(T) % E}, np.arange(1, E + 1) * (T // E)
 heads = rng.standard_normal((1, 4, 256, 64), np.float32)
+tokens = rng.standard_normal((1, T, 4, 64), np.float32)
 slots = rng.standard_normal((T, 2, H), dtype=np.float32)
 plan = dispatch.DispatchPlan(ids, dispatch.ExpertOwners.contiguous(E, 1), 0, 1, E)
 
@@ -132,6 +133,7 @@ CALLS = [
     partial(gqmm.grouped_mm_vjp, x, x, dense, offsets),
     partial(gqmm.moe_ffn, x, ids, router, w, w, w),
     partial(gqmm.moe_ffn_vjp, x, x, ids, router, w, w, w),
+    partial(gqmm.gated_delta_update, tokens, tokens, tokens, tokens[..., 0], tokens[..., 0]),
     partial(gqmm.scaled_dot_product_attention, heads, heads, heads, scale=1.0),
     partial(gqmm.quantized_scaled_dot_product_attention, heads, *[gqmm.quantize(heads, bits=8)] * 2, scale=1.0),
 ]

@@ -43,12 +43,31 @@ struct RotateArguments {
   std::int64_t n = 0;
 };
 
+/// Arguments of the gated delta rule for up to 16 columns of v, over some tokens in a row. Rows of q, k and g are padded with
+/// zeros to whole vectors.
+struct DeltaRuleArguments {
+  const std::byte* state = nullptr;  // a row of Dk float32 for each column, at any address
+  std::int64_t state_stride = 0;     // bytes between rows
+  std::byte* next_state = nullptr;   // likewise, after the tokens, with canonical NaNs; it may be `state`
+  std::int64_t next_stride = 0;
+  int columns = 0;
+  std::int64_t Dk = 0;
+  std::int64_t tokens = 0;      // 0: the state is copied
+  const float* q = nullptr;     // [tokens][Dk, padded]
+  const float* k = nullptr;     // likewise
+  const float* g = nullptr;     // likewise
+  const float* beta = nullptr;  // [tokens]
+  float* v = nullptr;           // 16 elements for each token, which y replaces
+  std::int64_t v_stride = 0;    // elements between tokens
+};
+
 struct LayerKernels {
   AttentionKernels attention;
   void (*rms_norm)(const RmsNormArguments&);
   void (*layer_norm)(const LayerNormArguments&);
   void (*softmax_of_row)(const RowSoftmaxArguments&);
   void (*rotate)(const RotateArguments&);
+  void (*delta_rule)(const DeltaRuleArguments&);
 };
 
 }  // namespace gqmm::cpu

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels/attention.hpp"
+#include "cpu/kernels/gated_delta.hpp"
 #include "cpu/kernels/int_list.hpp"
 #include "cpu/kernels/quantized_rows.hpp"
 #include "cpu/kernels/rows.hpp"
@@ -65,7 +66,8 @@ consteval LayerKernels make_layers() {
           .rms_norm = rms_norm<V>,
           .layer_norm = layer_norm<V>,
           .softmax_of_row = softmax_of_row<V>,
-          .rotate = rotate<V>};
+          .rotate = rotate<V>,
+          .delta_rule = delta_rule<V>};
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // under.
 #pragma once
 
+#include "conformance/support/attention_operands.hpp"
 #include "conformance/support/check.hpp"
 #include "conformance/support/layout.hpp"
 #include "conformance/support/random.hpp"
@@ -20,7 +21,6 @@
 
 namespace gqmm::conformance {
 
-inline constexpr Dtype compute_types[] = {Dtype::float32, Dtype::float16, Dtype::bfloat16};
 /// The unit roundoff of float32.
 inline constexpr double u = 0x1p-24;
 

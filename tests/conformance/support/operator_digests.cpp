@@ -1,5 +1,6 @@
 #include "conformance/support/attention_operands.hpp"
 #include "conformance/support/digests.hpp"
+#include "conformance/support/gated_delta_operands.hpp"
 #include "conformance/support/moe_problems.hpp"
 #include "formats/registry.hpp"
 
@@ -346,6 +347,15 @@ DigestProblem softmax_problem(Random& random) {
   return {.operands = hash_of(x), .result = [=] { return hash_of(softmax(x, axes)); }};
 }
 
+DigestProblem gated_delta_problem(Random& random) {
+  const GatedDeltaCall call(random.bits());
+  const GatedDeltaOptions& options = call.options;
+  return {.operands = hash_of(call.q, call.k, call.v, call.g, call.beta, options.state, options.mask), .result = [=] {
+            const GatedDeltaResult result = call.run();
+            return hash_of(result.y, result.state);
+          }};
+}
+
 DigestProblem rope_problem(Random& random) {
   const int dims = static_cast<int>(2 * random.integer(1, 64));
   const array x =
@@ -432,6 +442,7 @@ std::vector<DigestCase> operator_cases() {
       case_of("layer_norm", layer_norm_problem),
       case_of("softmax", softmax_problem),
       case_of("rope", rope_problem),
+      case_of("gated_delta_update", gated_delta_problem),
   };
   for (const NamedActivation& each : activations) {
     cases.push_back(case_of(fmt::format("activate_{}", each.name),
