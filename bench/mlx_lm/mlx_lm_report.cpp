@@ -245,21 +245,11 @@ void write_markdown(std::ostream& out, const MlxLmReport& report) {
       });
 }
 
-void write_json(std::ostream& out, const MlxLmReport& report) {
-  json document = {{"gqmm_bench_mlx_lm", 2},
-                   {"command", report.command},
-                   {"date", report.date},
-                   {"machine", to_json(report.machine)},
-                   {"settings", report.settings}};
-  document.update(report.figures);
-  out << document.dump(1) << '\n';
-}
-
 }  // namespace
 
 void write(std::ostream& out, const MlxLmReport& report, const std::string& format) {
   if (format == "json") {
-    write_json(out, report);
+    write_json(out, report, "gqmm_bench_mlx_lm", 2);
   } else if (format == "markdown") {
     write_markdown(out, report);
   } else {

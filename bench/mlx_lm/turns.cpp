@@ -54,7 +54,7 @@ class ModelBenchmark {
         probes_(plan.threads, {}, plan.pool_bytes, Pages::standard) {}
 
   json run() {
-    json figures = {{"versions", processes_.versions()}, {"limits", limits()}, {"models", json::array()}};
+    json figures = {{"versions", processes_.versions()}, {"limits", limits_of_models(probes_)}, {"models", json::array()}};
     for (; model_ < plan_.shapes.size(); ++model_) {
       figures["models"].push_back(measure(plan_.shapes[model_]));
     }
@@ -63,14 +63,6 @@ class ModelBenchmark {
   }
 
  private:
-  json limits() const {
-    json result;
-    for (const Limit limit : {Limit::int8_dot, Limit::float32_fma, Limit::dram_read}) {
-      result[std::string(name_of(limit))] = probes_.description(limit);
-    }
-    return result;
-  }
-
   /// Shows how many of the model's steps are done: its cases, and one more for the rest.
   void show(double steps, const ModelShape& shape, const std::string& doing) const {
     const double of_model = steps / static_cast<double>(plan_.cases.size() + 1);

@@ -322,4 +322,12 @@ void write(std::ostream& out, const Report& report, const std::string& format) {
   found->second(out, report);
 }
 
+nlohmann::ordered_json limits_of_models(const Probes& probes) {
+  nlohmann::ordered_json result;
+  for (const Limit limit : {Limit::int8_dot, Limit::float32_fma, Limit::dram_read}) {
+    result[std::string(name_of(limit))] = probes.description(limit);
+  }
+  return result;
+}
+
 }  // namespace gqmm::bench

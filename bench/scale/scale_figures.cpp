@@ -72,7 +72,7 @@ class ScaleBenchmark {
   json run() {
     progress_(0, "starting ranks");
     const RankTools tools = find_rank_tools(plan_.python);
-    json figures = {{"versions", tools.versions}, {"limits", limits()}, {"cases", json::array()}};
+    json figures = {{"versions", tools.versions}, {"limits", limits_of_models(probes_)}, {"cases", json::array()}};
     for (const int ranks : plan_.ranks) {
       groups_.push_back(std::make_unique<RankGroup>(plan_.python, tools, ranks, threads_of_rank(plan_.threads, ranks),
                                                     plan_.layer, plan_.pool_bytes));
@@ -85,14 +85,6 @@ class ScaleBenchmark {
   }
 
  private:
-  json limits() const {
-    json result;
-    for (const Limit limit : {Limit::int8_dot, Limit::float32_fma, Limit::dram_read}) {
-      result[std::string(name_of(limit))] = probes_.description(limit);
-    }
-    return result;
-  }
-
   MachineRates rates() {
     return {probes_.measure(Limit::int8_dot), probes_.measure(Limit::float32_fma), probes_.measure(Limit::dram_read)};
   }

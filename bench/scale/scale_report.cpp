@@ -102,21 +102,11 @@ void write_markdown(std::ostream& out, const ScaleReport& report) {
   tools::print_markdown(out, case_table(report.figures.at("cases")));
 }
 
-void write_json(std::ostream& out, const ScaleReport& report) {
-  json document = {{"gqmm_bench_scale", 1},
-                   {"command", report.command},
-                   {"date", report.date},
-                   {"machine", to_json(report.machine)},
-                   {"settings", report.settings}};
-  document.update(report.figures);
-  out << document.dump(1) << '\n';
-}
-
 }  // namespace
 
 void write(std::ostream& out, const ScaleReport& report, const std::string& format) {
   if (format == "json") {
-    write_json(out, report);
+    write_json(out, report, "gqmm_bench_scale", 1);
   } else if (format == "markdown") {
     write_markdown(out, report);
   } else {

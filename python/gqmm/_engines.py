@@ -58,9 +58,11 @@ def checked_timeout(owner: str, timeout: float | None) -> float | None:
     return float(timeout)
 
 
-def text_of_ranks(ranks: Sequence[int]) -> str:
-    """Return "rank 2", or "ranks 1, 3"."""
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+def text_of_missing(ranks: Sequence[int]) -> str:
+    """Return "rank 2: it ended or stalled", or "ranks 1, 3: they ended or stalled"."""
+    several = len(ranks) > 1
+    names = ", ".join(map(str, ranks))
+    return f"ranks {names}: they ended or stalled" if several else f"rank {names}: it ended or stalled"
 
 
 def ends_of(counts: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

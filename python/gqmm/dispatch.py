@@ -1,7 +1,8 @@
 """Layers of experts on several ranks: which rows of x each rank needs, and where its results return to.
 
-Nothing here sends anything, so every engine fits: MPI, torch.distributed, a simulation in one process. Each rank has tokens and
-some of the experts. One layer takes two exchanges::
+ExpertLayer is such a layer over an engine, which carries its messages. The other names are its steps, for programs that send the
+messages themselves: MPI, torch.distributed, a simulation in one process. Each rank has tokens and some of the experts. One layer
+takes two exchanges::
 
     plan = DispatchPlan(topk_ids, owners, rank, ranks, num_experts)
     rows = pack_rows(plan, x)                    # send plan.send_counts[r] of them, and of plan.send_ids, to rank r

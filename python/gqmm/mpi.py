@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gqmm._engines import checked_timeout, ends_of, parts_of, text_of_ranks
+from gqmm._engines import checked_timeout, ends_of, parts_of, text_of_missing
 
 try:
     from mpi4py import MPI
@@ -62,7 +62,7 @@ class Engine:
         self._timeout = checked_timeout("mpi.Engine", timeout)
         self._program_comm = comm
         self._comm, request = comm.Idup()
-        self._wait([request], "all ranks to make their engine: some")
+        self._wait([request], "all ranks to make their engine: some ended or stalled")
 
     @property
     def rank(self) -> int:
@@ -101,7 +101,7 @@ class Engine:
         return [(self.rank + step) % self.ranks for step in range(1, self.ranks)]
 
     def _wait(self, requests: list[MPI.Request], for_whom: Sequence[int] | str) -> None:
-        """Wait for requests; `for_whom` has the rank of each, or names all."""
+        """Wait for requests; `for_whom` has the rank of each, or says who is missing."""
         progress = time.monotonic()
         pending = set(range(len(requests)))
         while pending:
@@ -119,8 +119,8 @@ class Engine:
                 time.sleep(_SECONDS_OF_A_SLEEP)
 
     def _sentence(self, missing: Sequence[int] | str) -> str:
-        whom = missing if isinstance(missing, str) else f"{text_of_ranks(missing)}: {'they' if len(missing) > 1 else 'it'}"
-        return f"[mpi.Engine] rank {self._program_comm.rank} waited {self._timeout:g} s for {whom} ended or stalled"
+        whom = missing if isinstance(missing, str) else text_of_missing(missing)
+        return f"[mpi.Engine] rank {self._program_comm.rank} waited {self._timeout:g} s for {whom}"
 
     def abort(self, why: str) -> None:
         """End all ranks. `why` goes to stderr."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gqmm._engines import checked_timeout, text_of_ranks
+from gqmm._engines import checked_timeout, text_of_missing
 
 try:
     import torch
@@ -109,9 +109,7 @@ class Engine:
 
     def _explained(self, why: RuntimeError) -> str:
         missing = self._missing_ranks()
-        whom = f"{text_of_ranks(missing)}: {'they' if len(missing) > 1 else 'it'} ended or stalled"
-        if not missing:
-            whom = "other ranks, which all answer now"
+        whom = text_of_missing(missing) if missing else "other ranks, which all answer now"
         return f"[torch_dist.Engine] rank {self.rank} could not exchange rows with {whom}; start the program again ({why})"
 
     def _missing_ranks(self) -> list[int]:

@@ -1,4 +1,4 @@
-#include "bench.hpp"
+#include "bench/command_errors.hpp"
 #include "mlx_lm/aims.hpp"
 #include "mlx_lm/mlx_lm_report.hpp"
 #include "mlx_lm/turns.hpp"
@@ -17,22 +17,6 @@ namespace gqmm::bench {
 namespace {
 
 using json = nlohmann::ordered_json;
-
-void run(const std::string& arguments) {
-  int exit_status = 0;
-  CLI::App program;
-  add_command(program, exit_status);
-  program.parse("bench " + arguments);
-}
-
-std::string message_of(const std::string& arguments) {
-  try {
-    run(arguments);
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(MlxLmCommand, ContradictionsAreErrorsWithARemedy) {
   EXPECT_THROW(run("mlx-lm --hidden 100"), std::invalid_argument);

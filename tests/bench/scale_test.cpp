@@ -1,4 +1,4 @@
-#include "bench.hpp"
+#include "bench/command_errors.hpp"
 #include "report/report_parts.hpp"
 #include "scale/scale_figures.hpp"
 #include "scale/scale_report.hpp"
@@ -16,22 +16,6 @@ namespace gqmm::bench {
 namespace {
 
 using json = nlohmann::ordered_json;
-
-void run(const std::string& arguments) {
-  int exit_status = 0;
-  CLI::App program;
-  add_command(program, exit_status);
-  program.parse("bench " + arguments);
-}
-
-std::string message_of(const std::string& arguments) {
-  try {
-    run(arguments);
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(ScaleCommand, ContradictionsAreErrorsWithARemedy) {
   for (const auto& [arguments, part] : {std::pair{"--hidden 100", "--hidden = 100 is not a multiple of 64"},
