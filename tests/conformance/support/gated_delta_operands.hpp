@@ -56,7 +56,8 @@ struct GatedDeltaCall {
   }
 
  private:
-  explicit GatedDeltaCall(Random random) : GatedDeltaCall(random_extents(random), random.one_of(compute_types), random.bits()) {
+  // Arguments in braces are evaluated from left to right; in parentheses, each compiler would draw them in an order of its own.
+  explicit GatedDeltaCall(Random random) : GatedDeltaCall{random_extents(random), random.one_of(compute_types), random.bits()} {
     const Extents e = {v.dim(0), v.dim(1), k.dim(2), v.dim(2), k.dim(3), v.dim(3)};
     if (random.chance(0.4)) {
       g = uniform({e.B, e.T, e.Hv, e.Dk}, random.one_of(compute_types), random);

@@ -41,7 +41,8 @@ Arrangement arrange(std::size_t rank, Layout layout, Random& random) {
     case Layout::wild:
       random.shuffle(std::span(a.order));
       for (std::int64_t& step : a.steps) {
-        step = random.chance(0.1) ? 0 : random.integer(1, 3) * (random.chance(0.5) ? 1 : -1);
+        step = random.chance(0.1) ? 0 : random.integer(1, 3);
+        step *= step != 0 && random.chance(0.5) ? 1 : -1;
       }
       a.padding = random.integer(0, 3);
       a.edge = random.chance(0.5) ? Edge::upper : Edge::lower;

@@ -114,7 +114,8 @@ void make_scales(const Spec& spec, std::size_t groups, Contents& c, Random& rand
     case ScaleEncoding::floating: {
       const double largest = format.integer.max_u;
       for (std::size_t i = 0; i < groups; ++i) {
-        const double scale = std::exp2(random.uniform(-3, 0)) / largest * (random.chance(0.8) ? 1 : -1);
+        const double magnitude = std::exp2(random.uniform(-3, 0)) / largest;
+        const double scale = random.chance(0.8) ? magnitude : -magnitude;
         c.scales.push_back(static_cast<float>(scale));
         c.biases.push_back(static_cast<float>(random.chance(0.9) ? -scale * largest * random.uniform(0.3, 0.7) : 0.0));
       }
