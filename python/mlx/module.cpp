@@ -2,6 +2,7 @@
 // the earlier versions that the module can be built for.
 #include "activation_arguments.hpp"
 #include "attention.hpp"
+#include "convolution_arguments.hpp"
 #include "evaluation_errors.hpp"
 #include "exchange.hpp"
 #include "functions.hpp"
@@ -166,6 +167,7 @@ nb::dict call_counts() {
   add("softmax", counts().softmax);
   add("activations", counts().activations);
   add("rope", counts().rope);
+  add("conv1d", counts().conv1d);
   add("scaled_dot_product_attention", counts().scaled_dot_product_attention);
   add("quantized_scaled_dot_product_attention", counts().quantized_scaled_dot_product_attention);
   return result;
@@ -383,6 +385,7 @@ Returns:
 Raises:
     ValueError: shapes, types or settings contradict each other.)");
   bind_activations(m);
+  bind_convolutions(m);
   bind_moe_ffn(m);
   m.def("moe_combine", &moe_combine, "slots"_a, "topk_weights"_a, nb::kw_only(), "stream"_a = nb::none(),
         nb::sig("def moe_combine(slots: mlx.core.array, topk_weights: mlx.core.array, *, "

@@ -17,6 +17,8 @@ from gqmm.mlx._patch import Calls, Installation, Status, install, status, uninst
 from gqmm.mlx._shard_experts import ShardReport, shard_experts
 
 addmm = extension.addmm
+conv1d = extension.conv1d
+conv_general = extension.conv_general
 gather_mm = extension.gather_mm
 gather_qmm = extension.gather_qmm
 grouped_mm = extension.grouped_mm
@@ -41,6 +43,8 @@ __all__ = [
     "Status",
     "activate",
     "addmm",
+    "conv1d",
+    "conv_general",
     "count_experts",
     "gather_mm",
     "gather_qmm",
