@@ -25,6 +25,7 @@
 #include <gqmm/activation.hpp>         // IWYU pragma: export
 #include <gqmm/array.hpp>              // IWYU pragma: export
 #include <gqmm/attention.hpp>          // IWYU pragma: export
+#include <gqmm/convolution.hpp>        // IWYU pragma: export
 #include <gqmm/dispatch.hpp>           // IWYU pragma: export
 #include <gqmm/expert_layer.hpp>       // IWYU pragma: export
 #include <gqmm/explain.hpp>            // IWYU pragma: export

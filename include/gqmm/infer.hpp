@@ -5,6 +5,7 @@
 #include <gqmm/activation.hpp>
 #include <gqmm/array.hpp>
 #include <gqmm/attention.hpp>
+#include <gqmm/convolution.hpp>
 #include <gqmm/export.hpp>
 #include <gqmm/gated_delta.hpp>
 #include <gqmm/moe.hpp>
@@ -74,6 +75,9 @@ GQMM_API void check_topk_ids(const array& topk_ids, const ExpertWeights& gate, c
                                                  const ActivateOptions& options = {});
 
 [[nodiscard]] GQMM_API ResultType infer_rope(const array& x, int dims, const RopeOptions& options);
+
+[[nodiscard]] GQMM_API ResultType infer_depthwise_conv1d(const array& x, const array& weight,
+                                                         const DepthwiseConv1dOptions& options = {});
 
 /// Shapes and types of what gated_delta_update returns.
 struct GQMM_API GatedDeltaTypes {

@@ -23,6 +23,7 @@ from gqmm._gqmm import (
 )
 from gqmm._grouped import grouped_mm, grouped_mm_vjp, grouped_qmm, grouped_qmm_vjp
 from gqmm._layers import (
+    depthwise_conv1d,
     gated_delta_update,
     layer_norm,
     quantized_scaled_dot_product_attention,
@@ -73,6 +74,7 @@ __all__ = [
     "activate",
     "active_instruction_set",
     "available_threads",
+    "depthwise_conv1d",
     "dequantize",
     "formats",
     "gated_delta_update",

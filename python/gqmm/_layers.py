@@ -234,6 +234,53 @@ def rope(
     return _gqmm.rope(x, dims, traditional, base, scale, offset, freqs, out, stream)
 
 
+def depthwise_conv1d(
+    x: Array,
+    weight: Array,
+    *,
+    stride: int = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int = 1,
+    stream: Stream | None = None,
+    out: Array | None = None,
+) -> Any:
+    """Convolve each channel along the rows, as mx.conv1d does where groups is the number of channels.
+
+    With zeros for rows in front of x and behind it, and k over the taps, y[b, t, c] is the sum of
+    x[b, t · stride + k · dilation - padding, c] · weight[c, k, 0]. Recurrent layers keep the last K - 1 rows, and convolve them
+    with the new rows behind them, without padding. All arithmetic is in float32, and the result is rounded once. A row has the
+    same bits in a prompt, in chunks, in any batch, with any number of threads and on every instruction set.
+    docs/reference/numerics.md states the order of operations and the error bound.
+
+    Args:
+        x: float16, bfloat16 or float32, shape (B, L, C), of any strides.
+        weight: likewise, shape (C, K, 1): K taps for each channel.
+        stride: how many rows of x lie between the first taps of two rows of the result.
+        padding: how many rows of zeros stand at each end of x; or a pair, in front of x and behind it. (K - 1, 0) makes the
+            convolution causal.
+        dilation: how many rows of x lie between two taps.
+        stream: None, or a Stream to choose the number of threads or the memory node.
+        out: None, or the memory for the result: a NumPy array or a PyTorch tensor of the result's shape and type, row-major,
+            which overlaps no operand.
+
+    Returns:
+        out, or an array of x's library and the type to which x and weight promote. It has a row for each place of the taps, and
+        shape (B, T, C).
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: shapes or types contradict each other, there are fewer rows than the taps reach over, or out cannot take the
+            result. Nothing has been written then.
+    """
+    if isinstance(padding, Iterable):
+        sides = tuple(padding)
+        if len(sides) != 2:
+            raise ValueError(f"[depthwise_conv1d] padding = {padding!r}; pass a number of rows, or a pair (front, behind)")
+    else:
+        sides = (padding, padding)
+    return _gqmm.depthwise_conv1d(x, weight, stride, *sides, dilation, out, stream)
+
+
 def gated_delta_update(
     q: Array,
     k: Array,

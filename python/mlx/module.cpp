@@ -2,6 +2,7 @@
 // the earlier versions that the module can be built for.
 #include "activation_arguments.hpp"
 #include "attention.hpp"
+#include "convolution_arguments.hpp"
 #include "evaluation_errors.hpp"
 #include "exchange.hpp"
 #include "functions.hpp"
@@ -167,6 +168,7 @@ nb::dict call_counts() {
   add("softmax", counts().softmax);
   add("activations", counts().activations);
   add("rope", counts().rope);
+  add("conv1d", counts().conv1d);
   add("gated_delta_update", counts().gated_delta_update);
   add("scaled_dot_product_attention", counts().scaled_dot_product_attention);
   add("quantized_scaled_dot_product_attention", counts().quantized_scaled_dot_product_attention);
@@ -385,6 +387,7 @@ Returns:
 Raises:
     ValueError: shapes, types or settings contradict each other.)");
   bind_activations(m);
+  bind_convolutions(m);
   bind_gated_delta(m);
   bind_moe_ffn(m);
   m.def("moe_combine", &moe_combine, "slots"_a, "topk_weights"_a, nb::kw_only(), "stream"_a = nb::none(),

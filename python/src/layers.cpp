@@ -7,6 +7,7 @@
 #include "weights.hpp"
 
 #include <gqmm/attention.hpp>
+#include <gqmm/convolution.hpp>
 #include <gqmm/gated_delta.hpp>
 #include <gqmm/norm.hpp>
 #include <gqmm/rope.hpp>
@@ -188,6 +189,22 @@ nb::object call_rope(nb::handle x, nb::handle dims, nb::handle traditional, nb::
   return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
 }
 
+nb::object call_depthwise_conv1d(nb::handle x, nb::handle weight, nb::handle stride, nb::handle padding_before,
+                                 nb::handle padding_after, nb::handle dilation, nb::handle out, nb::handle stream) {
+  constexpr const char* op = "depthwise_conv1d";
+  const Operand x_operand = import_array({op, "x"}, x);
+  const Operand weight_operand = import_array({op, "weight"}, weight);
+  const std::optional<Operand> out_operand = import_out({op, "out"}, out);
+  const DepthwiseConv1dOptions options{.stride = parse_int({op, "stride"}, stride),
+                                       .padding_before = parse_int({op, "padding"}, padding_before),
+                                       .padding_after = parse_int({op, "padding"}, padding_after),
+                                       .dilation = parse_int({op, "dilation"}, dilation),
+                                       .stream = parse_stream(op, stream),
+                                       .out = view_of(out_operand)};
+  array result = without_gil([&] { return depthwise_conv1d(x_operand.view, weight_operand.view, options); });
+  return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
+}
+
 nb::tuple call_gated_delta_update(nb::handle q, nb::handle k, nb::handle v, nb::handle g, nb::handle beta, nb::handle state,
                                   nb::handle mask, nb::handle out, nb::handle state_out, nb::handle stream) {
   constexpr const char* op = "gated_delta_update";
@@ -223,6 +240,9 @@ void bind_layers(nb::module_& m) {
          "def softmax(x: object, axes: tuple[int, ...] | None, out: object, stream: object, /) -> typing.Any");
   define(m, "rope", &call_rope,
          "def rope(x: object, dims: int, traditional: bool, base: float | None, scale: float, offset: object, freqs: object, "
+         "out: object, stream: object, /) -> typing.Any");
+  define(m, "depthwise_conv1d", &call_depthwise_conv1d,
+         "def depthwise_conv1d(x: object, weight: object, stride: int, padding_before: int, padding_after: int, dilation: int, "
          "out: object, stream: object, /) -> typing.Any");
   define(m, "gated_delta_update", &call_gated_delta_update,
          "def gated_delta_update(q: object, k: object, v: object, g: object, beta: object, state: object, mask: object, "

@@ -6,12 +6,14 @@
 #include "api/weight_source.hpp"
 #include "internal_api.hpp"
 #include "plan/attention_problem.hpp"
+#include "plan/convolution_problem.hpp"
 #include "plan/gated_delta_problem.hpp"
 #include "plan/gradient_problem.hpp"
 #include "plan/moe_problem.hpp"
 #include "plan/problem.hpp"
 
 #include <gqmm/attention.hpp>
+#include <gqmm/convolution.hpp>
 #include <gqmm/gated_delta.hpp>
 #include <gqmm/gradients.hpp>
 #include <gqmm/grouped.hpp>
@@ -92,6 +94,15 @@ struct LoweredAttention : KeptMemory {
 LoweredAttention lower_attention(const array& q, const array& k, const array& v, float scale, const AttentionOptions& options);
 LoweredAttention lower_quantized_attention(const array& q, const QuantizedWeights& q_keys, const QuantizedWeights& q_values,
                                            float scale, const QuantizedAttentionOptions& options);
+
+/// A ConvolutionProblem together with everything that it points to but its operands' own memory. If there is nothing to compute,
+/// problem.y is nullptr.
+struct LoweredConvolution : KeptMemory {
+  ConvolutionProblem problem;
+  array result;
+};
+
+LoweredConvolution lower_depthwise_conv1d(const array& x, const array& weight, const DepthwiseConv1dOptions& options);
 
 /// A GatedDeltaProblem together with everything that it points to but its operands' own memory. If there is nothing to compute,
 /// problem.next_state is nullptr.

@@ -1,5 +1,7 @@
 #include "arrays/views.hpp"
 
+#include "assertion.hpp"
+
 #include <utility>
 
 namespace gqmm::detail {
@@ -9,6 +11,15 @@ array with_dimension(const array& a, int axis) {
   Strides strides = a.strides();
   shape.insert(shape.begin() + axis, 1);
   strides.insert(strides.begin() + axis, a.itemsize());
+  return array::borrow(a.bytes(), std::move(shape), a.dtype(), std::move(strides), a.owner());
+}
+
+array without_dimension(const array& a, int axis) {
+  GQMM_ASSERT(a.dim(axis) == 1);
+  Shape shape = a.shape();
+  Strides strides = a.strides();
+  shape.erase(shape.begin() + axis);
+  strides.erase(strides.begin() + axis);
   return array::borrow(a.bytes(), std::move(shape), a.dtype(), std::move(strides), a.owner());
 }
 

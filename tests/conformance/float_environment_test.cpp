@@ -131,12 +131,16 @@ TEST(FloatEnvironment, OfACallerChangesNoBitOfOtherLayers) {
   const auto delta = [&] { return gated_delta_update(heads, heads, heads, gates, gates); };
   const auto delta_rule = [&] { return delta().y; };
   const auto state_of_delta_rule = [&] { return delta().state; };
+  const array rows = half_numbers({1, 9, 24}, 9);
+  const array taps = half_numbers({24, 4, 1}, 10);
+  const auto convolution = [&] { return depthwise_conv1d(rows, taps); };
   const RestoreInstructionSet restore;
   for (const std::string& set : supported_instruction_sets()) {
     SCOPED_TRACE(set);
     set_instruction_set(set);
-    for (const std::function<array()>& layer : std::initializer_list<std::function<array()>>{
-             attention, quantized_attention, norm, norm_of_differences, weights, rotary, delta_rule, state_of_delta_rule}) {
+    for (const std::function<array()>& layer :
+         std::initializer_list<std::function<array()>>{attention, quantized_attention, norm, norm_of_differences, weights, rotary,
+                                                       delta_rule, state_of_delta_rule, convolution}) {
       const array expected = layer();
       for (const threads::FloatControl setting : {flush_to_zero, round_down, round_towards_zero}) {
         const CallersSetting caller(setting);

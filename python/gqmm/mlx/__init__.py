@@ -17,6 +17,8 @@ from gqmm.mlx._patch import Calls, Installation, Status, install, status, uninst
 from gqmm.mlx._shard_experts import ShardReport, shard_experts
 
 addmm = extension.addmm
+conv1d = extension.conv1d
+conv_general = extension.conv_general
 gated_delta_update = extension.gated_delta_update
 gather_mm = extension.gather_mm
 gather_qmm = extension.gather_qmm
@@ -42,6 +44,8 @@ __all__ = [
     "Status",
     "activate",
     "addmm",
+    "conv1d",
+    "conv_general",
     "count_experts",
     "gated_delta_update",
     "gather_mm",

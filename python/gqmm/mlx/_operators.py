@@ -117,6 +117,7 @@ _OPERATORS: dict[str, Operator] = {
     "softmax": _Function(mx, "softmax"),
     "activations": activations_of_models,
     "rope": _Function(mx.fast, "rope"),
+    "conv1d": _Together(_Function(mx, "conv1d"), _Function(mx, "conv_general")),
     "gated_delta_update": _Together(*_gated_delta_of_mlx, gated_delta_of_models),
     "scaled_dot_product_attention": _Together(_Function(mx.fast, "scaled_dot_product_attention"), attention_of_models),
     "quantized_scaled_dot_product_attention": quantized_attention_of_models,

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "assertion.hpp"
+#include "cpu/kernels/each_vector.hpp"
 #include "cpu/kernels/layer_table.hpp"
 #include "cpu/simd/vocabulary.hpp"
 
@@ -55,18 +56,6 @@ typename V::f32 total(const PartialSums& partial) {
     }
   }
   return chain[0];
-}
-
-/// Calls function(i, count) for each vector of a row, where count is how many of its elements the row has.
-template <class Function>
-__attribute__((always_inline)) inline void for_each_vector(std::int64_t n, const Function& function) {
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    function(i, lanes);
-  }
-  if (i < n) {
-    function(i, static_cast<int>(n - i));
-  }
 }
 
 /// The first `count` lanes, and zeros.

@@ -61,6 +61,22 @@ struct DeltaRuleArguments {
   std::int64_t v_stride = 0;    // elements between tokens
 };
 
+/// Arguments of the depthwise convolution for some channels of up to 4 rows of y. Tap k of row r reads the row
+/// x[r * x_stride + k] of x.
+struct ConvolutionArguments {
+  const std::byte* const* x = nullptr;  // each at the first channel
+  Dtype dtype = Dtype::float32;
+  std::int64_t x_stride = 1;       // 1: neighbouring rows of y share rows of x
+  const float* weight = nullptr;   // [strip of 16 channels][tap][16]
+  std::int64_t weight_stride = 0;  // floats between strips
+  std::int64_t taps = 0;
+  std::int64_t channels = 0;
+  int rows = 0;
+  std::byte* y = nullptr;     // float32 with canonical NaNs at any address, at the first channel of the first row
+  std::int64_t y_stride = 0;  // bytes between rows
+};
+inline constexpr int most_convolved_rows = 4;
+
 struct LayerKernels {
   AttentionKernels attention;
   void (*rms_norm)(const RmsNormArguments&);
@@ -68,6 +84,7 @@ struct LayerKernels {
   void (*softmax_of_row)(const RowSoftmaxArguments&);
   void (*rotate)(const RotateArguments&);
   void (*delta_rule)(const DeltaRuleArguments&);
+  void (*depthwise_conv)(const ConvolutionArguments&);
 };
 
 }  // namespace gqmm::cpu

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels/attention.hpp"
+#include "cpu/kernels/convolution.hpp"
 #include "cpu/kernels/gated_delta.hpp"
 #include "cpu/kernels/int_list.hpp"
 #include "cpu/kernels/quantized_rows.hpp"
@@ -67,7 +68,8 @@ consteval LayerKernels make_layers() {
           .layer_norm = layer_norm<V>,
           .softmax_of_row = softmax_of_row<V>,
           .rotate = rotate<V>,
-          .delta_rule = delta_rule<V>};
+          .delta_rule = delta_rule<V>,
+          .depthwise_conv = depthwise_conv<V>};
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "assertion.hpp"
+#include "cpu/kernels/each_vector.hpp"
 #include "cpu/kernels/elementary_functions.hpp"
 #include "cpu/kernels/layer_table.hpp"
 #include "cpu/kernels/load_float.hpp"
@@ -28,22 +29,13 @@ float sum_of_lanes(typename V::f32 lanes_of_sum) {
 
 template <class V, Dtype dtype>
 void rms_norm_of_type(const RmsNormArguments& a) {
-  const auto for_each_vector = [&](const auto& function) __attribute__((always_inline)) {
-    std::int64_t i = 0;
-    for (; i + lanes <= a.n; i += lanes) {
-      function(i, lanes);
-    }
-    if (i < a.n) {
-      function(i, static_cast<int>(a.n - i));
-    }
-  };
   auto squares = V::broadcast(0.0F);
-  for_each_vector([&](std::int64_t i, int count) {
+  for_each_vector(a.n, [&](std::int64_t i, int count) {
     const auto x = load_compute_float<V, dtype>(a.x, i, count);
     squares = V::fma(x, x, squares);
   });
   const auto factor = V::broadcast(1.0F / std::sqrt(sum_of_lanes<V>(squares) / static_cast<float>(a.n) + a.eps));
-  for_each_vector([&](std::int64_t i, int count) {
+  for_each_vector(a.n, [&](std::int64_t i, int count) {
     auto y = V::mul(load_compute_float<V, dtype>(a.x, i, count), factor);
     if (a.weight != nullptr) {
       y = V::mul(y, V::as_f32(V::load_words(reinterpret_cast<const std::byte*>(a.weight + i), count)));

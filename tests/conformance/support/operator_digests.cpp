@@ -1,4 +1,5 @@
 #include "conformance/support/attention_operands.hpp"
+#include "conformance/support/convolution_operands.hpp"
 #include "conformance/support/digests.hpp"
 #include "conformance/support/gated_delta_operands.hpp"
 #include "conformance/support/moe_problems.hpp"
@@ -347,6 +348,11 @@ DigestProblem softmax_problem(Random& random) {
   return {.operands = hash_of(x), .result = [=] { return hash_of(softmax(x, axes)); }};
 }
 
+DigestProblem convolution_problem(Random& random) {
+  const ConvolutionCall call(random.bits());
+  return {.operands = hash_of(call.x, call.weight), .result = [=] { return hash_of(call.run()); }};
+}
+
 DigestProblem gated_delta_problem(Random& random) {
   const GatedDeltaCall call(random.bits());
   const GatedDeltaOptions& options = call.options;
@@ -443,6 +449,7 @@ std::vector<DigestCase> operator_cases() {
       case_of("softmax", softmax_problem),
       case_of("rope", rope_problem),
       case_of("gated_delta_update", gated_delta_problem),
+      case_of("depthwise_conv1d", convolution_problem),
   };
   for (const NamedActivation& each : activations) {
     cases.push_back(case_of(fmt::format("activate_{}", each.name),
