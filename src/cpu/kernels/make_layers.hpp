@@ -6,6 +6,7 @@
 #include "cpu/kernels/int_list.hpp"
 #include "cpu/kernels/quantized_rows.hpp"
 #include "cpu/kernels/rows.hpp"
+#include "cpu/kernels/ssm.hpp"
 #include "formats/registry.hpp"
 
 #include <algorithm>
@@ -67,7 +68,9 @@ consteval LayerKernels make_layers() {
           .layer_norm = layer_norm<V>,
           .softmax_of_row = softmax_of_row<V>,
           .rotate = rotate<V>,
-          .delta_rule = delta_rule<V>};
+          .delta_rule = delta_rule<V>,
+          .ssm_step = ssm_step<V>,
+          .time_steps = time_steps<V>};
 }
 
 }  // namespace
