@@ -19,7 +19,7 @@ class Measured:
         self.models: dict[str, Any] = {}
         for dtype in sorted(dtypes, key=lambda name: name != "float32"):  # float32 first: half types would round its scales
             like = next(iter(self.models.values()), None)
-            self.models[dtype] = RandomModel(Shape(**shape), dtype, like)
+            self.models[dtype] = RandomModel(Shape.of(shape), dtype, like)
         self.jobs: dict[str, Any] = {}
         self.token_seconds: dict[str, float] = {}  # of stock MLX
         self.warm: set[str] = set()

@@ -176,12 +176,14 @@ void add_shape_options(CLI::App& command, Arguments& arguments) {
   const auto numbers = [&](const char* name, std::optional<Numbers>& value, const char* text) {
     command.add_option(name, value, text)->delimiter(',')->check(tools::above_zero<std::int64_t>())->group(shape);
   };
-  command.add_option("--model", arguments.models, "models whose layers are measured: qwen3-30b-a3b, gpt-oss-20b, qwen3-4b")
+  command
+      .add_option("--model", arguments.models,
+                  "models whose layers are measured: qwen3-30b-a3b, gpt-oss-20b, qwen3-4b, qwen3-next-80b-a3b")
       ->delimiter(',')
       ->group(shape);
   command
       .add_option("--layers", arguments.layers,
-                  "layers of the model (1, or 2 of gpt-oss-20b); several make other cases the default")
+                  "layers of the model (1, 2 of gpt-oss-20b, 4 of qwen3-next-80b-a3b); several make other cases the default")
       ->check(tools::above_zero<std::int64_t>())
       ->group(shape)
       ->capture_default_str();
@@ -254,6 +256,7 @@ Examples:
   gqmm bench mlx-lm                                       a layer, float32 and bfloat16, some minutes
   gqmm bench mlx-lm --dtype float32 --seconds 5           less than one
   gqmm bench mlx-lm --layers 8 --peers .venv/bin/python   eight layers of three models beside llama.cpp, an hour
+  gqmm bench mlx-lm --model qwen3-next-80b-a3b --prompts 512,2048 --decode 512 --seconds 600
   gqmm bench mlx-lm --layers 8 --model qwen3-4b --prompts 512 --decode 512 --requests 8)");
   command->callback([arguments] { run(*arguments); });
 }

@@ -11,12 +11,28 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
-from mlx_lm.models import gpt_oss, qwen3, qwen3_moe
+from mlx_lm.models import gpt_oss, qwen3, qwen3_moe, qwen3_next
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
 # The rope of gpt-oss, as its checkpoint has it.
 YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 4096}
 ROOT_MEAN_SQUARE_OF_FLOAT4 = 2.93  # of E2M1's 16 codes, each as frequent
+
+
+@dataclass(frozen=True)
+class LinearLayers:
+    """The layers with a state. Every `attention_every`th layer has attention all the same. A model without them has zeros."""
+
+    attention_every: int = 0
+    key_heads: int = 0
+    value_heads: int = 0
+    key_dim: int = 0
+    value_dim: int = 0
+    kernel: int = 0
+
+    def holds(self, layer: int) -> bool:
+        """Whether the layer is one of them."""
+        return self.attention_every > 0 and (layer + 1) % self.attention_every != 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,12 @@ class Shape:
     head_dim: int
     window: int
     vocabulary: int
+    linear: LinearLayers
+
+    @staticmethod
+    def of(request: dict[str, Any]) -> Shape:
+        """Return the shape that a request has."""
+        return Shape(**request | {"linear": LinearLayers(**request["linear"])})
 
 
 def _qwen3_moe(shape: Shape) -> Any:
@@ -99,7 +121,45 @@ def _gpt_oss(shape: Shape) -> Any:
     )
 
 
-FAMILIES: dict[str, Callable[[Shape], Any]] = {"qwen3_moe": _qwen3_moe, "qwen3": _qwen3, "gpt_oss": _gpt_oss}
+def _qwen3_next(shape: Shape) -> Any:
+    linear = shape.linear
+    return qwen3_next.Model(
+        qwen3_next.ModelArgs(
+            model_type=shape.family,
+            num_hidden_layers=shape.layers,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.width,  # the width of dense layers, which this model does not have
+            moe_intermediate_size=shape.width,
+            shared_expert_intermediate_size=shape.width,
+            num_experts=shape.experts,
+            num_experts_per_tok=shape.top,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            full_attention_interval=linear.attention_every,
+            linear_num_key_heads=linear.key_heads,
+            linear_num_value_heads=linear.value_heads,
+            linear_key_head_dim=linear.key_dim,
+            linear_value_head_dim=linear.value_dim,
+            linear_conv_kernel_dim=linear.kernel,
+            vocab_size=shape.vocabulary,
+            decoder_sparse_step=1,
+            mlp_only_layers=[],
+            partial_rotary_factor=0.25,
+            rms_norm_eps=1e-6,
+            rope_theta=1e7,
+            max_position_embeddings=262144,
+            norm_topk_prob=True,
+        )
+    )
+
+
+FAMILIES: dict[str, Callable[[Shape], Any]] = {
+    "qwen3_moe": _qwen3_moe,
+    "qwen3": _qwen3,
+    "gpt_oss": _gpt_oss,
+    "qwen3_next": _qwen3_next,
+}
 
 
 def _quantize(model: Any) -> None:

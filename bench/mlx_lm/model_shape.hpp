@@ -10,9 +10,22 @@
 
 namespace gqmm::bench {
 
+/// The layers that have a state in the place of keys and values. Every `attention_every`th layer has attention all the same. A
+/// model without such layers has zeros.
+struct LinearLayers {
+  std::int64_t attention_every = 0;
+  std::int64_t key_heads = 0;
+  std::int64_t value_heads = 0;
+  std::int64_t key_dim = 0;  ///< of a head; a head of values has value_dim rows of so many elements as its state
+  std::int64_t value_dim = 0;
+  std::int64_t kernel = 0;  ///< tokens that the convolution before it sees
+
+  bool operator==(const LinearLayers&) const = default;
+};
+
 struct ModelShape {
   std::string name;
-  std::string family;  ///< the module of mlx_lm.models: qwen3_moe, gpt_oss or qwen3
+  std::string family;  ///< the module of mlx_lm.models: qwen3_moe, gpt_oss, qwen3 or qwen3_next
   std::int64_t layers = 1;
   std::int64_t hidden = 0;
   std::int64_t experts = 0;  ///< 0 for a dense model
@@ -23,12 +36,13 @@ struct ModelShape {
   std::int64_t head_dim = 0;
   std::int64_t window = 0;  ///< of every second layer's attention; 0 for a model without windows
   std::int64_t vocabulary = 0;
+  LinearLayers linear = {};
 
   bool operator==(const ModelShape&) const = default;
 };
 
-/// The models whose layers are measured: Qwen3-30B-A3B, gpt-oss-20b and Qwen3-4B. They have as few layers as the model
-/// can have (two with windows, else one) and a vocabulary of 256.
+/// The models whose layers are measured: Qwen3-30B-A3B, gpt-oss-20b, Qwen3-4B and Qwen3-Next-80B-A3B. They have as few layers as
+/// the model can have (two with windows, attention_every with linear layers, else one) and a vocabulary of 256.
 std::span<const ModelShape> known_models();
 /// Returns the known model of this name. Throws std::invalid_argument for another name.
 ModelShape model_from_name(std::string_view name);

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
 from .model import RandomModel, Shape
 
@@ -42,38 +44,56 @@ def experts_hit(shape: Shape, tokens: int) -> float:
     return shape.experts * (1 - (1 - shape.top / shape.experts) ** tokens)
 
 
-def work_of(model: RandomModel, case: Case) -> dict[str, float]:
-    """Count a call's operations, of products and of attention, and the bytes that it reads: weights and cache.
+def products_of(module: Any, top: int) -> int:
+    """Count the multiply-adds of a token in the products of a module. It uses `top` of the experts."""
+    total = 0
+    for _, layer in module.named_modules():
+        if isinstance(layer, (nn.QuantizedLinear, QuantizedSwitchLinear)):
+            rows, columns = layer.scales.shape[-2], layer.scales.shape[-1] * layer.group_size
+            total += rows * columns * (top if isinstance(layer, QuantizedSwitchLinear) else 1)
+    return total
 
-    A multiply-add counts as two operations. mlx-lm evaluates only the caches of a prompt, so of the last layer all tokens but one
-    need the keys and values alone.
+
+def work_of(model: RandomModel, case: Case) -> dict[str, float]:
+    """Count a call's operations, of products and of attention, and the bytes that it reads: weights, cache and states.
+
+    A multiply-add counts as two operations. An element of a state needs four for a token. mlx-lm evaluates only the caches of a
+    prompt, so of the last layer all tokens but one need the keys and values alone.
     """
-    shape, layer = model.shape, model.model.layers[0]
+    shape, layers = model.shape, model.model.layers
+    linear = shape.linear
     T = case.tokens_of_call
-    first, full = (0, 1) if case.job == "prompt" else (case.tokens, T)  # `full`: the tokens that need the last layer
+    full = 1 if case.job == "prompt" else T  # the tokens that need the last layer
     keys_and_values = 2 * shape.hidden * shape.kv_heads * shape.head_dim
-    of_layer = keys_and_values + 2 * shape.hidden * shape.heads * shape.head_dim
-    of_layer += 3 * shape.hidden * shape.width * max(shape.top, 1) + shape.hidden * shape.experts
-    products = 2.0 * ((shape.layers - 1) * T * of_layer + full * of_layer + (T - full) * keys_and_values)
+    of_layers = [products_of(layer, shape.top) for layer in layers]
+    products = 2.0 * (T * sum(of_layers[:-1]) + full * of_layers[-1] + (T - full) * keys_and_values)
     products += 2.0 * full * shape.hidden * shape.vocabulary
-    pairs = 0
+
+    state = linear.value_heads * linear.value_dim * linear.key_dim
+    channels = 2 * linear.key_heads * linear.key_dim + linear.value_heads * linear.value_dim
+    row = 2 * shape.kv_heads * shape.head_dim * model.dtype.size
+    attention, cached = 0.0, 0.0
     for i, window in enumerate(windows(shape)):
+        if linear.holds(i):
+            attention += 8.0 * T * state
+            cached += 4 * state + (linear.kernel - 1) * channels * model.dtype.size
+            continue
         if case.job == "decode":
-            pairs += T * visible_pairs(first, 1, window)
+            pairs = T * visible_pairs(case.tokens, 1, window)
         else:
             last = i + 1 == shape.layers
-            pairs += visible_pairs(T - 1 if last else 0, 1 if last else T, window)
-    experts = model.experts
-    of_experts = 0 if experts is None else nbytes(experts)
-    read = shape.layers * (nbytes(layer) - of_experts) + nbytes(model.model.lm_head)
-    if experts is not None:
+            pairs = visible_pairs(T - 1 if last else 0, 1 if last else T, window)
+        attention += 4.0 * shape.heads * shape.head_dim * pairs
+        cached += row * min(case.tokens, window or case.tokens)
+
+    of_experts = 0 if model.experts is None else nbytes(model.experts)
+    read = sum(nbytes(layer) - of_experts for layer in layers) + nbytes(model.model.lm_head)
+    if of_experts > 0:
         read += (shape.layers - 1) * of_experts * experts_hit(shape, T) / shape.experts
         read += of_experts * experts_hit(shape, full) / shape.experts
-    row = 2 * shape.kv_heads * shape.head_dim * model.dtype.size
-    cached = sum(min(case.tokens, window or case.tokens) for window in windows(shape)) if case.job == "decode" else 0
     return {
         "products": products,
-        "attention": 4.0 * shape.heads * shape.head_dim * pairs,
+        "attention": attention,
         "weight_bytes": float(read),
-        "cache_bytes": float(case.requests * row * cached),
+        "cache_bytes": float(case.requests * cached) if case.job == "decode" else 0.0,
     }

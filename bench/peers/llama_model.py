@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from .gguf_file import write_gguf
-from .llama_files import settings_of, tensors_of
+from .llama_files import ARCHITECTURES, settings_of, tensors_of
 from .peer import missing
 
 TURN_SECONDS = 0.3  # as in bench/mlx_lm/jobs.py
@@ -25,6 +25,8 @@ class WholeModel:
             raise ImportError("llama-cpp-python is not installed; `./dev peers` installs it")
         import llama_cpp
 
+        if shape["family"] not in ARCHITECTURES:
+            raise ValueError(f"no file is made of the tensors that llama.cpp has for {shape['name']}")
         self.api, self.shape, self.threads = llama_cpp, shape, threads
         self.random = random.Random(1)
         self.version = str(llama_cpp.__version__)

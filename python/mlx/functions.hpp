@@ -65,6 +65,7 @@ struct FunctionCounts {
   CallCounts softmax;
   CallCounts activations;
   CallCounts rope;
+  CallCounts gated_delta_update;
   CallCounts scaled_dot_product_attention;
   CallCounts quantized_scaled_dot_product_attention;
 };

@@ -5,6 +5,7 @@
 #include "evaluation_errors.hpp"
 #include "exchange.hpp"
 #include "functions.hpp"
+#include "gated_delta_arguments.hpp"
 #include "grouped.hpp"
 #include "layers.hpp"
 #include "lent_arrays.hpp"
@@ -166,6 +167,7 @@ nb::dict call_counts() {
   add("softmax", counts().softmax);
   add("activations", counts().activations);
   add("rope", counts().rope);
+  add("gated_delta_update", counts().gated_delta_update);
   add("scaled_dot_product_attention", counts().scaled_dot_product_attention);
   add("quantized_scaled_dot_product_attention", counts().quantized_scaled_dot_product_attention);
   return result;
@@ -383,6 +385,7 @@ Returns:
 Raises:
     ValueError: shapes, types or settings contradict each other.)");
   bind_activations(m);
+  bind_gated_delta(m);
   bind_moe_ffn(m);
   m.def("moe_combine", &moe_combine, "slots"_a, "topk_weights"_a, nb::kw_only(), "stream"_a = nb::none(),
         nb::sig("def moe_combine(slots: mlx.core.array, topk_weights: mlx.core.array, *, "

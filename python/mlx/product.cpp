@@ -70,7 +70,9 @@ void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs,
     encoder.set_input_array(input);
   }
   for (mx::array& out : outs) {
-    out.set_data(mx::allocator::malloc(out.nbytes()));
+    if (out.data_shared_ptr() == nullptr) {
+      out.set_data(mx::allocator::malloc(out.nbytes()));
+    }
     encoder.set_output_array(out);
   }
   encoder.dispatch(remembering_errors([compute = std::move(compute), results = weak_copies(outs)]() mutable {

@@ -32,8 +32,8 @@ struct ProductArrays {
 
 /// Copies arrays for a task. The copies do not keep the memory alive.
 std::vector<mx::array> weak_copies(const std::vector<mx::array>& arrays);
-/// Allocates `out` and makes a stream compute it after `inputs` have been evaluated. After an error all bits of `out` are set,
-/// which is NaN in floating-point types.
+/// Allocates `out`, if it has no memory yet, and makes a stream compute it after `inputs` have been evaluated. After an error all
+/// bits of `out` are set, which is NaN in floating-point types.
 void evaluate_on_stream(mx::Stream stream, const std::vector<mx::array>& inputs, mx::array& out,
                         std::function<void(mx::array& out)> compute);
 /// The same for several outputs.

@@ -17,6 +17,7 @@ from gqmm.mlx._patch import Calls, Installation, Status, install, status, uninst
 from gqmm.mlx._shard_experts import ShardReport, shard_experts
 
 addmm = extension.addmm
+gated_delta_update = extension.gated_delta_update
 gather_mm = extension.gather_mm
 gather_qmm = extension.gather_qmm
 grouped_mm = extension.grouped_mm
@@ -42,6 +43,7 @@ __all__ = [
     "activate",
     "addmm",
     "count_experts",
+    "gated_delta_update",
     "gather_mm",
     "gather_qmm",
     "grouped_mm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.util
 import sys
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,9 +77,30 @@ class ReplacedAfterImport:
 
 
 def rebind(old: Any, new: Any) -> None:
-    """Replace an object in the variables of all modules of mlx-lm and mlx.nn, whoever imported it from where."""
+    """Replace an object in all modules of mlx-lm and mlx.nn, whoever imported it from where.
+
+    Modules have it in variables, in tables (`{"silu": nn.silu}`) and in default arguments (`def __init__(self, act=nn.silu)`).
+    """
     for name, module in list(sys.modules.items()):
         if f"{name}.".startswith(("mlx_lm.", "mlx.nn.")):
-            for variable, value in list(vars(module).items()):
-                if value is old:
-                    setattr(module, variable, new)
+            _rebind_in(module, old, new)
+
+
+def _rebind_in(owner: ModuleType | type, old: Any, new: Any) -> None:
+    """Replace an object in the variables of a module or of a class, and one step below them."""
+    for variable, value in list(vars(owner).items()):
+        if value is old:
+            setattr(owner, variable, new)
+        elif isinstance(value, dict) and not variable.startswith("__"):
+            value.update({key: new for key, each in value.items() if each is old})
+        elif isinstance(value, FunctionType):
+            _rebind_defaults(value, old, new)
+        elif isinstance(value, type) and value.__module__ == owner.__name__:
+            _rebind_in(value, old, new)
+
+
+def _rebind_defaults(function: FunctionType, old: Any, new: Any) -> None:
+    if any(each is old for each in function.__defaults__ or ()):
+        function.__defaults__ = tuple(new if each is old else each for each in function.__defaults__ or ())
+    if any(each is old for each in (function.__kwdefaults__ or {}).values()):
+        function.__kwdefaults__ = {key: new if each is old else each for key, each in (function.__kwdefaults__ or {}).items()}

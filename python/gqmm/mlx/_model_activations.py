@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import cache, wraps
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from gqmm import _activations as activations
-from gqmm.mlx._imports import AfterImport, ReplacedAfterImport, rebind
 from gqmm.mlx._load import extension
+from gqmm.mlx._replaced_functions import FunctionsReplacedAfterImport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,36 +89,22 @@ _FUNCTIONS: dict[str, dict[str, Callable[..., mx.array | None]]] = {
 _CLASSES: dict[str, dict[str, str]] = {"mlx.nn.layers.activations": {"SiLU": "silu", "ReLU2": "relu2"}}
 
 
-class ActivationsOfModels(ReplacedAfterImport):
+class ActivationsOfModels(FunctionsReplacedAfterImport):
     """Replaces the activations of MLX and mlx-lm by gqmm's, whether they are imported already or will be."""
 
     def __init__(self) -> None:
-        self._replaced: list[tuple[Any, Any]] = []  # stock functions and gqmm's
+        super().__init__(_FUNCTIONS)
         self._calls: dict[Any, Any] = {}  # the methods of classes
-        self._imports = AfterImport(tuple(_FUNCTIONS), self._replace)
 
     def uninstall(self) -> None:
         """Restore the stock functions."""
-        if not self.installed:
-            return
-        self._imports.stop()
-        for stock, ours in self._replaced:
-            rebind(ours, stock)
+        super().uninstall()
         for layer_class, call in self._calls.items():
             layer_class.__call__ = call
         self._calls.clear()
 
     def _replace(self, module: ModuleType) -> None:
-        for name, ours in _FUNCTIONS[module.__name__].items():
-            found = getattr(module, name, None)
-            # Another version of mlx-lm may lack it, and a module that runs twice may have gqmm's already.
-            if found is None or any(found is function for _, function in self._replaced):
-                continue
-            pair = next((pair for pair in self._replaced if pair[0] is found), None)
-            if pair is None:
-                pair = (found, self._function(found, ours))
-                self._replaced.append(pair)
-            rebind(*pair)
+        super()._replace(module)
         for class_name, name in _CLASSES.get(module.__name__, {}).items():
             layer_class = getattr(module, class_name)
             if layer_class in self._calls:
@@ -126,15 +112,6 @@ class ActivationsOfModels(ReplacedAfterImport):
             function = getattr(module, name)
             self._calls[layer_class] = layer_class.__call__
             layer_class.__call__ = lambda _, x, function=function: function(x)
-
-    def _function(self, stock: Any, ours: Callable[..., mx.array | None]) -> Any:
-        @wraps(stock)
-        def function(*args: Any, **kwargs: Any) -> Any:
-            # A program may have kept this function.
-            y = ours(*args, **kwargs) if self.installed else None
-            return stock(*args, **kwargs) if y is None else y
-
-        return function
 
 
 # The one object. The extension keeps it, because this module may be imported again.

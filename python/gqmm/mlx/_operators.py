@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from gqmm.mlx._attention import attention_of_models, quantized_attention_of_models
 from gqmm.mlx._einsum import einsum
+from gqmm.mlx._gated_delta import gated_delta_of_models, gated_delta_update
 from gqmm.mlx._load import extension
 from gqmm.mlx._model_activations import activations_of_models
 from gqmm.mlx._moe import take_over
@@ -93,6 +94,12 @@ class _Together:
             part.uninstall()
 
 
+# Earlier versions of MLX lack this function.
+_gated_delta_of_mlx = (
+    (_Function(mx.fast, "gated_delta_update", extension.__dict__.setdefault("gated_delta_of_mlx", gated_delta_update)),)
+    if hasattr(mx.fast, "gated_delta_update")
+    else ()
+)
 _einsum: Any = extension.__dict__.setdefault("einsum", einsum)  # this module may be imported again
 _OPERATORS: dict[str, Operator] = {
     "gather_qmm": _Function(mx, "gather_qmm"),
@@ -110,6 +117,7 @@ _OPERATORS: dict[str, Operator] = {
     "softmax": _Function(mx, "softmax"),
     "activations": activations_of_models,
     "rope": _Function(mx.fast, "rope"),
+    "gated_delta_update": _Together(*_gated_delta_of_mlx, gated_delta_of_models),
     "scaled_dot_product_attention": _Together(_Function(mx.fast, "scaled_dot_product_attention"), attention_of_models),
     "quantized_scaled_dot_product_attention": quantized_attention_of_models,
 }

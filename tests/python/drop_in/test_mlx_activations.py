@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx_lm.models import activations as of_mlx_lm
-from mlx_lm.models import gemma4_text, kimi_k3, nemotron, step3p5
+from mlx_lm.models import gemma4_text, kimi_k3, llama4_text, nemotron, step3p5
 from mlx_lm_support import evaluated, stock
 
 pytestmark = pytest.mark.mlx
@@ -141,6 +142,18 @@ with gqmm.mlx.install():
 """
     for when in ("before", "after"):
         subprocess.run([sys.executable, "-c", program, when], check=True)
+
+
+def test_tables_and_default_arguments_of_models_are_replaced_and_restored():
+    tables = importlib.import_module("mlx_lm.models.nemotron-nas")._ACT2FN
+    defaults = llama4_text.MLP.__init__
+    stock_gelu, stock_silu = nn.gelu_approx, nn.silu
+    with drop_in.install():
+        assert tables["silu"] is defaults.__defaults__[0] is nn.silu is not stock_silu
+        assert tables["gelu_new"] is tables["gelu_fast"] is nn.gelu_approx is not stock_gelu
+        assert tables["relu"] is nn.relu
+    assert tables["silu"] is defaults.__defaults__[0] is nn.silu is stock_silu
+    assert tables["gelu_new"] is tables["gelu_fast"] is nn.gelu_approx is stock_gelu
 
 
 def test_a_name_that_a_program_kept_is_stocks_after_uninstall():

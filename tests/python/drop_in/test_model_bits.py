@@ -21,6 +21,7 @@ pytest.importorskip("gqmm.mlx")
 import gqmm
 import mlx.core as mx
 from mlx_lm.models.cache import (
+    ArraysCache,
     BatchKVCache,
     BatchRotatingKVCache,
     RotatingKVCache,
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.mlx
 
 def chunks_of(source):
     """mlx-lm multiplies the matrices of MLA in another order for a single token. So its bits are those of larger chunks alone."""
-    return (7, 64) if source == "deepseek_v3" else (1, 7, 64)
+    return (7, 64) if source in ("deepseek_v3", "kimi_linear") else (1, 7, 64)
 
 
 def assert_same_bits_in_chunks(source, model):
@@ -71,6 +72,13 @@ def test_with_a_prompt_cache_from_a_file(source, tmp_path):
     np.testing.assert_array_equal(rest, at_once[:, cut:])
 
 
+def padded(cache, padding):
+    """The cache of a batch, for a layer that has this cache for one request."""
+    if isinstance(cache, ArraysCache):
+        return ArraysCache(len(cache.cache), padding)
+    return BatchRotatingKVCache(cache.max_size, padding) if isinstance(cache, RotatingKVCache) else BatchKVCache(padding)
+
+
 # gpt2 adds embeddings of positions that count from the begin of the array, so padding moves them.
 @pytest.mark.parametrize("source", [source for source in MODELS if source != "gpt2"])
 def test_of_a_request_in_a_batch(source):
@@ -91,10 +99,7 @@ def test_of_a_request_in_a_batch(source):
         return np.concatenate([evaluated(model(piece, cache=cache)) for piece in pieces], axis=1)
 
     with ours(*operators_of(source)):
-        caches = [
-            BatchRotatingKVCache(cache.max_size, padding) if isinstance(cache, RotatingKVCache) else BatchKVCache(padding)
-            for cache in make_prompt_cache(model)
-        ]
+        caches = [padded(cache, padding) for cache in make_prompt_cache(model)]
         together = logits(tokens, caches)
         for i, left in enumerate(padding):
             alone = logits(tokens[i : i + 1, left:], make_prompt_cache(model))
