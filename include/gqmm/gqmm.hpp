@@ -44,6 +44,7 @@
 #include <gqmm/rope.hpp>               // IWYU pragma: export
 #include <gqmm/shape.hpp>              // IWYU pragma: export
 #include <gqmm/softmax.hpp>            // IWYU pragma: export
+#include <gqmm/ssm.hpp>                // IWYU pragma: export
 #include <gqmm/stream.hpp>             // IWYU pragma: export
 #include <gqmm/system.hpp>             // IWYU pragma: export
 #include <gqmm/types.hpp>              // IWYU pragma: export

@@ -15,6 +15,7 @@
 #include <gqmm/quantized_weights.hpp>
 #include <gqmm/rope.hpp>
 #include <gqmm/softmax.hpp>
+#include <gqmm/ssm.hpp>
 #include <gqmm/types.hpp>
 
 #include <cstdint>
@@ -86,6 +87,15 @@ struct GQMM_API GatedDeltaTypes {
 };
 [[nodiscard]] GQMM_API GatedDeltaTypes infer_gated_delta_update(const array& q, const array& k, const array& v, const array& g,
                                                                 const array& beta, const GatedDeltaOptions& options = {});
+
+/// Shapes and types of what ssm_update returns.
+struct GQMM_API SsmTypes {
+  ResultType y;      ///< that of y
+  ResultType state;  ///< that of the state
+};
+[[nodiscard]] GQMM_API SsmTypes infer_ssm_update(const array& hidden_states, const array& A_log, const array& B, const array& C,
+                                                 const array& D, const array& dt, const array& dt_bias,
+                                                 const SsmOptions& options = {});
 
 /// The rows that offsets divide, as errors call them.
 struct GQMM_API GroupedRows {

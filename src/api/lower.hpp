@@ -11,6 +11,7 @@
 #include "plan/gradient_problem.hpp"
 #include "plan/moe_problem.hpp"
 #include "plan/problem.hpp"
+#include "plan/ssm_problem.hpp"
 
 #include <gqmm/attention.hpp>
 #include <gqmm/convolution.hpp>
@@ -20,6 +21,7 @@
 #include <gqmm/infer.hpp>
 #include <gqmm/moe.hpp>
 #include <gqmm/ops.hpp>
+#include <gqmm/ssm.hpp>
 
 #include <vector>
 
@@ -113,6 +115,15 @@ struct LoweredGatedDelta : KeptMemory {
 
 LoweredGatedDelta lower_gated_delta(const array& q, const array& k, const array& v, const array& g, const array& beta,
                                     const GatedDeltaOptions& options);
+
+/// The same for an SsmProblem.
+struct LoweredSsm : KeptMemory {
+  SsmProblem problem;
+  SsmResult result;
+};
+
+LoweredSsm lower_ssm(const array& hidden_states, const array& A_log, const array& B, const array& C, const array& D,
+                     const array& dt, const array& dt_bias, const SsmOptions& options);
 
 /// The number of the weights' matrices, which have one leading dimension.
 std::int64_t count_experts(const ExpertWeights& weights);

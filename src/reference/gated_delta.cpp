@@ -1,20 +1,13 @@
 #include "reference/gated_delta.hpp"
 
-#include "formats/float_types.hpp"
-
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <utility>
 
 namespace gqmm::detail {
 namespace {
 
-constexpr double u = 0x1p-24;           // half an ulp of float32, relative
-constexpr double underflow = 0x1p-149;  // what an operation below the normal range may lose
-
-double element(const MatrixBatch& matrices, std::int64_t matrix, std::int64_t row, std::int64_t col) {
-  return load_float(matrices.row(matrix, row) + col * matrices.col_stride(), matrices.dtype());
-}
+constexpr double u = half_ulp;
 
 double norm(const std::vector<double>& a) {
   double squares = 0;
@@ -47,14 +40,15 @@ struct Token {
   double beta = 0;
 };
 
-Token load_token(const GatedDeltaProblem& p, std::int64_t token, std::int64_t head, std::int64_t column) {
+Token load_token(const GatedDeltaProblem& p, std::int64_t token, const ColumnOfHead& column) {
+  const std::int64_t head = column.head;
   Token result;
   for (std::int64_t i = 0; i < p.Dk; ++i) {
     result.q.push_back(element(p.q, token, p.k_head(head), i));
     result.k.push_back(element(p.k, token, p.k_head(head), i));
     result.g.push_back(element(p.g, token, head, p.g.cols() == 1 ? 0 : i));
   }
-  result.v = element(p.v, token, head, column);
+  result.v = element(p.v, token, head, column.column);
   result.beta = element(p.beta, token, head, 0);
   return result;
 }
@@ -62,10 +56,10 @@ Token load_token(const GatedDeltaProblem& p, std::int64_t token, std::int64_t he
 /// A row of the state, and the norm of its error.
 class Row {
  public:
-  explicit Row(std::vector<double> start) : s_(std::move(start)), gamma_(gamma_of(s_.size())) {}
+  explicit Row(std::vector<double> start) : s_(std::move(start)), gamma_(gamma_of_sum(s_.size())) {}
 
   /// Walks over a token. Returns y in float32, with its bound.
-  GatedDeltaElement step(const Token& t) {
+  RecurrenceElement step(const Token& t) {
     const double floor = underflow * std::sqrt(static_cast<double>(s_.size()));
     double largest_decay = 0;
     for (std::size_t i = 0; i < s_.size(); ++i) {
@@ -90,20 +84,15 @@ class Row {
     return {.value = y.value, .bound = norm(t.q) * error_ + error_of_sum(y, error_, norm(t.q))};
   }
 
-  [[nodiscard]] std::vector<GatedDeltaElement> elements() const {
-    std::vector<GatedDeltaElement> all;
+  [[nodiscard]] std::vector<RecurrenceElement> elements() const {
+    std::vector<RecurrenceElement> all;
     for (const double value : s_) {
-      all.push_back({.value = value, .bound = std::isfinite(value) ? error_ : std::numeric_limits<double>::infinity()});
+      all.push_back(without_bound_if_not_finite({.value = value, .bound = error_}));
     }
     return all;
   }
 
  private:
-  /// The roundings of a sum over Dk: 16 chains of fma, and four additions.
-  static double gamma_of(std::size_t Dk) {
-    const double roundings = std::ceil(static_cast<double>(Dk) / 16) + 4;
-    return roundings * u / (1 - roundings * u);
-  }
   /// What the roundings of a sum over the row add, if the row has an error of this norm already.
   [[nodiscard]] double error_of_sum(const Sum& sum, double error_of_row, double length_of_factor) const {
     return gamma_ * (sum.magnitude + error_of_row * length_of_factor) + underflow * static_cast<double>(s_.size());
@@ -114,30 +103,12 @@ class Row {
   double error_ = 0;
 };
 
-GatedDeltaElement rounded(GatedDeltaElement y, Dtype dtype) {
-  const double rounding = dtype == Dtype::bfloat16 ? 0x1p-8 : dtype == Dtype::float16 ? 0x1p-11 : 0;
-  const double smallest = dtype == Dtype::bfloat16 ? 0x1p-134 : dtype == Dtype::float16 ? 0x1p-25 : 0;
-  y.bound += rounding * (std::fabs(y.value) + y.bound) + smallest;
-  return {.value = y.value, .bound = std::isfinite(y.value) ? y.bound : std::numeric_limits<double>::infinity()};
-}
-
 }  // namespace
 
-GatedDeltaColumn reference_gated_delta(const GatedDeltaProblem& problem, std::int64_t batch, std::int64_t head,
-                                       std::int64_t column) {
-  std::vector<double> start(static_cast<std::size_t>(problem.Dk), 0.0);
-  for (std::int64_t i = 0; !problem.state.empty() && i < problem.Dk; ++i) {
-    start[static_cast<std::size_t>(i)] = element(problem.state, batch * problem.v_heads + head, column, i);
-  }
-  Row row(std::move(start));
-  GatedDeltaColumn result;
-  for (std::int64_t t = 0; t < problem.tokens; ++t) {
-    GatedDeltaElement y;
-    if (problem.counts(batch, t)) {
-      y = rounded(row.step(load_token(problem, batch * problem.tokens + t, head, column)), problem.y_dtype);
-    }
-    result.y.push_back(y);
-  }
+RecurrenceColumn reference_of(const GatedDeltaProblem& problem, const ColumnOfHead& column) {
+  Row row(first_row(problem, column));
+  RecurrenceColumn result;
+  result.y = walk(problem, column, [&](std::int64_t token) { return row.step(load_token(problem, token, column)); });
   result.state = row.elements();
   return result;
 }

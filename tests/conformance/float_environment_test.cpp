@@ -134,13 +134,17 @@ TEST(FloatEnvironment, OfACallerChangesNoBitOfOtherLayers) {
   const array rows = half_numbers({1, 9, 24}, 9);
   const array taps = half_numbers({24, 4, 1}, 10);
   const auto convolution = [&] { return depthwise_conv1d(rows, taps); };
+  const array rates = half_numbers({2}, 9);
+  const auto ssm = [&] { return ssm_update(heads, rates, heads, heads, rates, gates, rates); };
+  const auto state_space = [&] { return ssm().y; };
+  const auto state_of_state_space = [&] { return ssm().state; };
   const RestoreInstructionSet restore;
   for (const std::string& set : supported_instruction_sets()) {
     SCOPED_TRACE(set);
     set_instruction_set(set);
-    for (const std::function<array()>& layer :
-         std::initializer_list<std::function<array()>>{attention, quantized_attention, norm, norm_of_differences, weights, rotary,
-                                                       delta_rule, state_of_delta_rule, convolution}) {
+    for (const std::function<array()>& layer : std::initializer_list<std::function<array()>>{
+             attention, quantized_attention, norm, norm_of_differences, weights, rotary, delta_rule, state_of_delta_rule,
+             state_space, state_of_state_space, convolution}) {
       const array expected = layer();
       for (const threads::FloatControl setting : {flush_to_zero, round_down, round_towards_zero}) {
         const CallersSetting caller(setting);

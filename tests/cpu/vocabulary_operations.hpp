@@ -181,6 +181,8 @@ inline constexpr Operation operations[] = {
     of_floats<V>(
         "exp2_nonpositive", Promise::same_float, 1, [](auto a, auto, auto) { return exp2_nonpositive<V>(a); },
         Domain::not_positive),
+    of_floats<V>("exp", Promise::same_float, 1, [](auto a, auto, auto) { return exp<V>(a); }),
+    of_floats<V>("softplus", Promise::same_float, 1, [](auto a, auto, auto) { return softplus<V>(a); }),
     of_floats<V>("sigmoid", Promise::same_float, 1, [](auto a, auto, auto) { return sigmoid<V>(a); }),
     of_floats<V>("tanh", Promise::same_float, 1, [](auto a, auto, auto) { return tanh<V>(a); }),
     of_floats<V>("normal_cdf", Promise::same_float, 1, [](auto a, auto, auto) { return normal_cdf<V>(a); }),

@@ -43,9 +43,9 @@ struct RotateArguments {
   std::int64_t n = 0;
 };
 
-/// Arguments of the gated delta rule for up to 16 columns of v, over some tokens in a row. Rows of q, k and g are padded with
-/// zeros to whole vectors.
-struct DeltaRuleArguments {
+/// Arguments of a recurrence over some tokens in a row, for up to 16 columns of v. Rows of q, k and g are padded with zeros to
+/// whole vectors.
+struct RecurrenceArguments {
   const std::byte* state = nullptr;  // a row of Dk float32 for each column, at any address
   std::int64_t state_stride = 0;     // bytes between rows
   std::byte* next_state = nullptr;   // likewise, after the tokens, with canonical NaNs; it may be `state`
@@ -55,10 +55,21 @@ struct DeltaRuleArguments {
   std::int64_t tokens = 0;      // 0: the state is copied
   const float* q = nullptr;     // [tokens][Dk, padded]
   const float* k = nullptr;     // likewise
-  const float* g = nullptr;     // likewise
+  const float* g = nullptr;     // delta_rule: likewise; ssm_step: [tokens]
   const float* beta = nullptr;  // [tokens]
   float* v = nullptr;           // 16 elements for each token, which y replaces
   std::int64_t v_stride = 0;    // elements between tokens
+  float skip = 0;               // ssm_step: the factor of v in y
+};
+
+/// Arguments of the time steps of 16 tokens of a head.
+struct TimeStepArguments {
+  float* time_step = nullptr;  // [16]: dt, which the time steps replace
+  float* decay = nullptr;      // [16]: what a state decays by
+  float A_log = 0;
+  float dt_bias = 0;
+  float smallest = 0;
+  float largest = 0;
 };
 
 /// Arguments of the depthwise convolution for some channels of up to 4 rows of y. Tap k of row r reads the row
@@ -83,7 +94,9 @@ struct LayerKernels {
   void (*layer_norm)(const LayerNormArguments&);
   void (*softmax_of_row)(const RowSoftmaxArguments&);
   void (*rotate)(const RotateArguments&);
-  void (*delta_rule)(const DeltaRuleArguments&);
+  void (*delta_rule)(const RecurrenceArguments&);
+  void (*ssm_step)(const RecurrenceArguments&);
+  void (*time_steps)(const TimeStepArguments&);
   void (*depthwise_conv)(const ConvolutionArguments&);
 };
 

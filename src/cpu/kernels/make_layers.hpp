@@ -7,6 +7,7 @@
 #include "cpu/kernels/int_list.hpp"
 #include "cpu/kernels/quantized_rows.hpp"
 #include "cpu/kernels/rows.hpp"
+#include "cpu/kernels/ssm.hpp"
 #include "formats/registry.hpp"
 
 #include <algorithm>
@@ -69,6 +70,8 @@ consteval LayerKernels make_layers() {
           .softmax_of_row = softmax_of_row<V>,
           .rotate = rotate<V>,
           .delta_rule = delta_rule<V>,
+          .ssm_step = ssm_step<V>,
+          .time_steps = time_steps<V>,
           .depthwise_conv = depthwise_conv<V>};
 }
 

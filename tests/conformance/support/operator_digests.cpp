@@ -3,6 +3,7 @@
 #include "conformance/support/digests.hpp"
 #include "conformance/support/gated_delta_operands.hpp"
 #include "conformance/support/moe_problems.hpp"
+#include "conformance/support/ssm_operands.hpp"
 #include "formats/registry.hpp"
 
 #include <fmt/format.h>
@@ -362,6 +363,17 @@ DigestProblem gated_delta_problem(Random& random) {
           }};
 }
 
+DigestProblem ssm_problem(Random& random) {
+  const SsmCall call(random.bits());
+  const SsmOptions& options = call.options;
+  return {.operands = hash_of(call.v, call.A_log, call.B, call.C, call.D, call.dt, call.dt_bias, options.state, options.mask,
+                              options.lengths),
+          .result = [=] {
+            const SsmResult result = call.run();
+            return hash_of(result.y, result.state);
+          }};
+}
+
 DigestProblem rope_problem(Random& random) {
   const int dims = static_cast<int>(2 * random.integer(1, 64));
   const array x =
@@ -450,6 +462,7 @@ std::vector<DigestCase> operator_cases() {
       case_of("rope", rope_problem),
       case_of("gated_delta_update", gated_delta_problem),
       case_of("depthwise_conv1d", convolution_problem),
+      case_of("ssm_update", ssm_problem),
   };
   for (const NamedActivation& each : activations) {
     cases.push_back(case_of(fmt::format("activate_{}", each.name),
