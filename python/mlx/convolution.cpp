@@ -33,7 +33,7 @@ struct DepthwiseSettings {
   [[nodiscard]] DepthwiseConv1dOptions options() const {
     return {.stride = stride, .padding_before = padding_before, .padding_after = padding_after, .dilation = dilation};
   }
-  [[nodiscard]] ConvolutionArguments arguments(int channels, mx::Stream stream) const {
+  [[nodiscard]] ConvGeneralArguments arguments(int channels, mx::Stream stream) const {
     return {.stride = {stride},
             .padding_before = {padding_before},
             .padding_after = {padding_after},
@@ -43,7 +43,7 @@ struct DepthwiseSettings {
   }
 };
 
-mx::array stock_convolution(const mx::array& x, const mx::array& weight, const ConvolutionArguments& a) {
+mx::array stock_convolution(const mx::array& x, const mx::array& weight, const ConvGeneralArguments& a) {
   return mx::conv_general(x, weight, a.stride, a.padding_before, a.padding_after, a.kernel_dilation, a.input_dilation, a.groups,
                           a.flip, a.stream);
 }
@@ -91,7 +91,7 @@ class DepthwiseConv1d final : public Composed {
 };
 
 /// What gqmm computes for these arguments, or nothing if MLX's function must judge them.
-std::optional<DepthwiseSettings> settings_of(const mx::array& x, const mx::array& weight, const ConvolutionArguments& a,
+std::optional<DepthwiseSettings> settings_of(const mx::array& x, const mx::array& weight, const ConvGeneralArguments& a,
                                              mx::Stream stream) {
   const auto is_short = [](const std::vector<int>& list) { return list.size() <= 1; };
   const auto first = [](const std::vector<int>& list, int otherwise) { return list.empty() ? otherwise : list.front(); };
@@ -117,7 +117,7 @@ std::optional<ResultType> result_of(const mx::array& x, const mx::array& weight,
 
 }  // namespace
 
-mx::array conv_general(const mx::array& x, const mx::array& weight, const ConvolutionArguments& arguments) {
+mx::array conv_general(const mx::array& x, const mx::array& weight, const ConvGeneralArguments& arguments) {
   const mx::Stream s = mx::to_stream(arguments.stream);
   const std::optional<DepthwiseSettings> settings = settings_of(x, weight, arguments, s);
   const std::optional<ResultType> result = settings ? result_of(x, weight, *settings) : std::nullopt;

@@ -12,7 +12,7 @@ namespace gqmm::mlx {
 
 /// The arguments of a convolution besides its arrays, as mx::conv_general has them. A list has a number for each dimension
 /// between the first and the last, or one for all, or none for the default.
-struct ConvolutionArguments {
+struct ConvGeneralArguments {
   std::vector<int> stride = {};
   std::vector<int> padding_before = {};
   std::vector<int> padding_after = {};
@@ -25,6 +25,6 @@ struct ConvolutionArguments {
 
 /// Makes mx.conv_general as gqmm::depthwise_conv1d computes it, where each channel of (batch, rows, channels) has taps of its own
 /// and one output. It calls MLX's function for all others.
-mx::array conv_general(const mx::array& x, const mx::array& weight, const ConvolutionArguments& arguments);
+mx::array conv_general(const mx::array& x, const mx::array& weight, const ConvGeneralArguments& arguments);
 
 }  // namespace gqmm::mlx

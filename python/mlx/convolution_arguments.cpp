@@ -50,7 +50,7 @@ mx::array call_conv_general(const mx::array& input, const mx::array& weight, con
                             const Numbers& kernel_dilation, const Numbers& input_dilation, int groups, bool flip,
                             mx::StreamOrDevice stream) {
   check_groups("conv_general", groups);
-  ConvolutionArguments arguments = {.stride = list_of(stride),
+  ConvGeneralArguments arguments = {.stride = list_of(stride),
                                     .kernel_dilation = list_of(kernel_dilation),
                                     .input_dilation = list_of(input_dilation),
                                     .groups = groups,

@@ -52,16 +52,19 @@ void check_options(const DepthwiseConv1dOptions& options) {
 
 /// The number of rows of a sequence of the result.
 std::int64_t result_rows(const array& x, const array& weight, const DepthwiseConv1dOptions& options) {
-  const std::int64_t padding = options.padding_before + options.padding_after;
   const std::int64_t from_first_to_last = checked_product(conv_op, "(taps - 1) * dilation", weight.dim(1) - 1, options.dilation);
+  const std::int64_t padding = options.padding_before + options.padding_after;
   std::int64_t rows = 0;
-  if (__builtin_add_overflow(x.dim(1), padding, &rows)) {
-    fail(conv_op, "x has shape {}, and {} rows of padding make more rows than 64 bits can count; pass less padding",
+  if (__builtin_add_overflow(x.dim(1), padding, &rows)) {  // x may have any number of rows without elements
+    fail(conv_op, "x has shape {} and {} rows of padding, together more rows than 64 bits can count; pass less padding",
          to_string(x.shape()), padding);
   }
   if (rows <= from_first_to_last) {
-    fail(conv_op, "x has {} rows with its padding, but {} taps with dilation {} reach over {}; pass more rows or more padding",
-         rows, weight.dim(1), options.dilation, from_first_to_last + 1);
+    fail(conv_op,
+         "x has {} rows with its padding, but the first and the last of {} taps with dilation {} are {} rows apart; pass more "
+         "rows "
+         "or more padding",
+         rows, weight.dim(1), options.dilation, from_first_to_last);
   }
   return (rows - from_first_to_last - 1) / options.stride + 1;
 }

@@ -38,7 +38,7 @@ struct ConvolutionScratch {
 };
 
 /// Some channels of some rows of y, which count through all sequences.
-struct Block {
+struct ConvolutionBlock {
   std::int64_t first_channel;
   std::int64_t channels;
   std::int64_t first_row;
@@ -67,7 +67,7 @@ class Convolution {
   [[nodiscard]] std::int64_t items() const { return channel_blocks_ * divide_up(rows_, rows_of_item_); }
 
   void run_item(std::int64_t item) const {
-    const Block block = block_of(item);
+    const ConvolutionBlock block = block_of(item);
     const ThreadCached<ConvolutionScratch> scratch;
     const float* const weight = load_weight(block, *scratch);
     auto* const x = scratch->x.take<const std::byte*>(most_convolved_rows, p_.taps());
@@ -96,11 +96,11 @@ class Convolution {
   }
 
  private:
-  [[nodiscard]] std::byte* y_of(const Block& block, std::int64_t row) const {
+  [[nodiscard]] std::byte* y_of(const ConvolutionBlock& block, std::int64_t row) const {
     return p_.y + (row * p_.channels() + block.first_channel) * static_cast<std::int64_t>(size_of(p_.y_dtype));
   }
 
-  [[nodiscard]] Block block_of(std::int64_t item) const {
+  [[nodiscard]] ConvolutionBlock block_of(std::int64_t item) const {
     const std::int64_t first_channel = item % channel_blocks_ * channels_of_item_;
     const std::int64_t first_row = item / channel_blocks_ * rows_of_item_;
     return {.first_channel = first_channel,
@@ -110,7 +110,7 @@ class Convolution {
   }
 
   /// The weights of a block's channels, a vector of 16 channels for each tap.
-  const float* load_weight(const Block& block, ConvolutionScratch& scratch) const {
+  const float* load_weight(const ConvolutionBlock& block, ConvolutionScratch& scratch) const {
     const std::int64_t strips = divide_up(block.channels, lanes);
     auto* const rows = scratch.weight.take<float>(strips * lanes, padded_taps_);
     load_floats(kernels_, p_.weight, block.first_channel * p_.taps(), block.channels * p_.taps(), rows);
@@ -135,7 +135,7 @@ class Convolution {
   }
 
   /// Writes where the rows of x are that `count` rows of y read, from row `row` on.
-  void find_rows(const Block& block, std::int64_t row, std::int64_t count, const std::byte** x) const {
+  void find_rows(const ConvolutionBlock& block, std::int64_t row, std::int64_t count, const std::byte** x) const {
     const std::int64_t sequence = row / p_.rows;
     const std::byte* const first = p_.x.matrix(sequence) + block.first_channel * p_.x.col_stride();
     for (std::int64_t r = 0; r < count; ++r) {

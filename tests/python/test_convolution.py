@@ -102,7 +102,7 @@ def test_errors(rng):
         gqmm.depthwise_conv1d(x, weight, stride=0)
     with pytest.raises(ValueError, match=r"padding = \(1, 2, 3\); pass a number of rows, or a pair \(front, behind\)"):
         gqmm.depthwise_conv1d(x, weight, padding=(1, 2, 3))
-    with pytest.raises(ValueError, match="x has 3 rows with its padding, but 4 taps with dilation 1 reach over 4"):
+    with pytest.raises(ValueError, match="the first and the last of 4 taps with dilation 1 are 3 rows apart"):
         gqmm.depthwise_conv1d(x[:, :3], weight)
     with pytest.raises(ValueError, match="out overlaps the memory of x; pass memory of its own"):
         gqmm.depthwise_conv1d(x, weight, padding=(3, 0), out=x)

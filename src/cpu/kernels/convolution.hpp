@@ -38,8 +38,8 @@ void convolve_row(const ConvolutionArguments& a, int row) {
   });
 }
 
-/// Computes some rows that share rows of x. AVX-512 holds 4 sums, 4 taps and an x in 9 of 32 registers, AVX2 in 18 of
-/// 16 of half the size: its taps come from L1.
+/// Computes some rows that share rows of x. 4 sums, 4 taps and an x take 9 of AVX-512's 32 registers. AVX2 would need 18 of its
+/// 16, so some of its taps come from L1 each time.
 template <class V, Dtype dtype, int rows, int taps>
 void convolve_rows(const ConvolutionArguments& a) {
   const std::byte* x[rows + taps - 1];

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+pytest.importorskip("mlx_lm")
 pytest.importorskip("gqmm.mlx")
 
 import gqmm
@@ -11,6 +12,9 @@ import gqmm.mlx as drop_in
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from families import FAMILIES, VOCABULARY, Family
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm_support import assert_close, both, build, evaluated, terms, tolerance_of
 
 pytestmark = pytest.mark.mlx
 
@@ -188,3 +192,24 @@ def test_what_gqmm_does_not_serve_is_stocks():
     for function in (drop_in.conv1d, drop_in.conv_general):
         with pytest.raises(ValueError, match="groups = 0 is not positive; pass 1, or the number of channels"):
             function(x, weight, groups=0)
+
+
+# One model calls mx.conv1d through nn.Conv1d, the other mx.conv_general.
+RECURRENT_GEMMA = Family(
+    "recurrent_gemma",
+    {"conv1d_width": 4, "logits_soft_cap": 30.0, "attention_window_size": 32, "block_types": ["recurrent", "attention"]},
+    expert_layers=0,
+)
+
+
+@pytest.mark.parametrize("family", [FAMILIES["qwen3_next"], RECURRENT_GEMMA], ids=lambda family: family.module)
+def test_models(family):
+    model = build(family)
+    tokens = mx.random.randint(0, VOCABULARY, (2, 12))
+
+    def logits():
+        cache = make_prompt_cache(model)
+        return np.concatenate([evaluated(model(piece, cache=cache)) for piece in (tokens[:, :10], tokens[:, 10:])], axis=1)
+
+    stock, ours = both(logits, "conv1d")
+    assert_close(ours, stock, tolerance_of(stock, terms(model)))
