@@ -52,6 +52,19 @@ TEST(MlxLmCommand, WindowsNeedAnEvenNumberOfLayers) {
   EXPECT_NE(message.find("use 4"), std::string::npos) << message;
 }
 
+TEST(MlxLmCommand, LinearLayersComeInWholePeriods) {
+  const std::string message = message_of("mlx-lm --model qwen3-next-80b-a3b --layers 6");
+  EXPECT_NE(message.find("--layers = 6 is not a multiple of 4"), std::string::npos) << message;
+  EXPECT_NE(message.find("use 8"), std::string::npos) << message;
+}
+
+TEST(MlxLmFigures, ShapesWithLinearLayersSaySo) {
+  const std::string linear = description_of(to_json(model_from_name("qwen3-next-80b-a3b")));
+  EXPECT_NE(linear.find("in every 4th layer, else 16 heads of keys and 32 of values with states of 128 x 128"), std::string::npos)
+      << linear;
+  EXPECT_EQ(description_of(to_json(model_from_name("qwen3-4b"))).find("states"), std::string::npos);
+}
+
 /// Turns of a side. The machine does 100 int8 and 10 fma operations and reads 50 bytes per second.
 Turn turn(int round, double seconds, double int8_after = 100, double dram_after = 50) {
   return {seconds, 0.0625, {100, 10, 50}, {int8_after, 10, dram_after}, round};
