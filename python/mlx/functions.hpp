@@ -66,6 +66,7 @@ struct FunctionCounts {
   CallCounts activations;
   CallCounts rope;
   CallCounts gated_delta_update;
+  CallCounts ssm_update;
   CallCounts scaled_dot_product_attention;
   CallCounts quantized_scaled_dot_product_attention;
 };

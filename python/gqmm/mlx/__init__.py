@@ -31,6 +31,7 @@ rms_norm = extension.rms_norm
 rope = extension.rope
 scaled_dot_product_attention = extension.scaled_dot_product_attention
 softmax = extension.softmax
+ssm_update = extension.ssm_update
 
 __all__ = [
     "OPERATORS",
@@ -61,6 +62,7 @@ __all__ = [
     "scaled_dot_product_attention",
     "shard_experts",
     "softmax",
+    "ssm_update",
     "status",
     "uninstall",
 ]
