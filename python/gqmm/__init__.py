@@ -31,6 +31,7 @@ from gqmm._layers import (
     rope,
     scaled_dot_product_attention,
     softmax,
+    ssm_update,
 )
 from gqmm._memory_nodes import MemoryNode, memory_nodes
 from gqmm._moe import activate, moe_combine, moe_ffn, moe_ffn_vjp
@@ -104,5 +105,6 @@ __all__ = [
     "scaled_dot_product_attention",
     "set_num_threads",
     "softmax",
+    "ssm_update",
     "unpack",
 ]

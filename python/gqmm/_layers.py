@@ -327,3 +327,63 @@ def gated_delta_update(
             then.
     """
     return _gqmm.gated_delta_update(q, k, v, g, beta, state, mask, out, state_out, stream)
+
+
+def ssm_update(
+    hidden_states: Array,
+    A_log: Array,
+    B: Array,
+    C: Array,
+    D: Array,
+    dt: Array,
+    dt_bias: Array,
+    state: Array | None = None,
+    time_step_limit: tuple[float, float] = (0.001, 100.0),
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    *,
+    stream: Stream | None = None,
+    out: Array | None = None,
+    state_out: Array | None = None,
+) -> tuple[Any, Any]:
+    """Walk through tokens with the recurrence of a state space model (Mamba-2), as ssm_update of mlx-lm does.
+
+    For each batch element and head, with S of shape (Dh, N) as its state and x as its row of hidden_states, a token takes the
+    time step s = clip(softplus(dt + dt_bias), time_step_limit). Then it does S = S · exp(-exp(A_log) · s) + (s · x) · Bᵀ, then
+    y = S · C + D · x. All arithmetic is in float32, token by token, and y is rounded once. The results have the same bits whether
+    tokens come at once, in chunks of any size or one by one, in any batch, with any number of threads and on every instruction
+    set. docs/reference/numerics.md states the order of operations and the error bound.
+
+    Args:
+        hidden_states: float16, bfloat16 or float32, shape (B, T, H, Dh), of any strides.
+        A_log: likewise, shape (H,): the logarithm of the negative of A.
+        B: likewise, shape (B, T, G, N). A group of B and C serves H / G consecutive heads.
+        C: likewise, of the same shape.
+        D: likewise, shape (H,): the factor of x in y.
+        dt: likewise, shape (B, T, H): the time steps before their softplus.
+        dt_bias: likewise, shape (H,).
+        state: the state before the first token: float32, shape (B, H, Dh, N), of any strides. None stands for zeros.
+        time_step_limit: the numbers between which time steps are clipped. The second may be infinite.
+        mask: None, or bool, shape (B, T): the tokens that count. The others are padding. They change no state, their rows of y
+            are zero, and their operands may be anything, also NaN.
+        lengths: None, or the number of tokens of each sequence: integers, shape (B,). Those behind are padding as well.
+        stream: None, or a Stream to choose the number of threads or the memory node.
+        out: None, or the memory for y: a NumPy array or a PyTorch tensor of y's shape and type, row-major, which overlaps no
+            operand.
+        state_out: None, or likewise the memory for the new state. It may be state itself, if that is row-major.
+
+    Returns:
+        (y, state): out, or an array of the library of hidden_states, of shape (B, T, H, Dh), of the type of hidden_states, or
+        float32 if D has another type; and state_out, or an array of the same library, float32, of shape (B, H, Dh, N).
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: shapes or types contradict each other, or out or state_out cannot take its result. Nothing has been written
+            then.
+    """
+    if not isinstance(time_step_limit, tuple | list) or len(time_step_limit) != 2:
+        raise TypeError(f"[ssm_update] time_step_limit = {time_step_limit!r} must be a tuple of two numbers")
+    smallest, largest = time_step_limit
+    return _gqmm.ssm_update(
+        hidden_states, A_log, B, C, D, dt, dt_bias, state, smallest, largest, mask, lengths, out, state_out, stream
+    )

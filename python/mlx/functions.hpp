@@ -67,6 +67,7 @@ struct FunctionCounts {
   CallCounts rope;
   CallCounts conv1d;
   CallCounts gated_delta_update;
+  CallCounts ssm_update;
   CallCounts scaled_dot_product_attention;
   CallCounts quantized_scaled_dot_product_attention;
 };

@@ -1,10 +1,9 @@
 #include "gated_delta.hpp"
 
 #include "arrays.hpp"
-#include "composed.hpp"
 #include "functions.hpp"
 #include "indexing.hpp"
-#include "product.hpp"
+#include "recurrence.hpp"
 
 #include <gqmm/gated_delta.hpp>
 #include <gqmm/infer.hpp>
@@ -12,9 +11,10 @@
 #include <mlx/ops.h>
 #include <mlx/primitives.h>
 
-#include <algorithm>
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
@@ -66,12 +66,6 @@ Arrays of_tokens(const mx::array& a, mx::Stream s) {
   return tokens;
 }
 
-/// An array with dimensions (B, T, …) where the mask is true, and `other` elsewhere.
-mx::array where_counted(const mx::array& mask, const mx::array& a, float other, mx::Stream s) {
-  const mx::array of_tokens = mx::reshape(mask, concatenate(mask.shape(), mx::Shape(a.ndim() - 2, 1)), s);
-  return mx::where(of_tokens, a, mx::array(other, a.dtype()), s);
-}
-
 /// The rule in MLX's functions, token by token, as gated_delta_ops of mlx-lm has it.
 Arrays in_functions(GatedDeltaArguments a, mx::Stream s) {
   const int heads = a.v.shape(2);
@@ -105,26 +99,10 @@ Arrays in_functions(GatedDeltaArguments a, mx::Stream s) {
   return {mx::astype(mx::stack(y, 1, s), type, s), state};
 }
 
-/// Gives the memory of the state to the new one, if nothing else needs it. A token then reads and writes one state and not two.
-/// Each output of a primitive holds the inputs, which count as users of the state's memory. MLX lets go of all of them after the
-/// evaluation, if no transform traces the outputs. Here those of the other outputs go before.
-void reuse_memory(const Arrays& inputs, const mx::array& state, Arrays& outputs, mx::array& next) {
-  if (std::any_of(outputs.begin(), outputs.end(), [](const mx::array& output) { return output.is_tracer(); })) {
-    return;
-  }
-  for (mx::array& output : outputs) {
-    if (&output.inputs() != &inputs) {
-      output.inputs().clear();
-    }
-  }
-  if (state.is_donatable() && state.flags().row_contiguous && state.data_size() == state.size()) {
-    next.copy_shared_buffer(state);
-  }
-}
-
-class GatedDelta final : public Composed {
+class GatedDelta final : public Recurrence {
  public:
-  GatedDelta(mx::Stream stream, const GatedDeltaSettings& settings) : Composed(stream), settings_(settings) {}
+  GatedDelta(mx::Stream stream, const GatedDeltaSettings& settings)
+      : Recurrence(stream, settings.has_state ? std::optional<std::size_t>(5) : std::nullopt), settings_(settings) {}
 
   [[nodiscard]] const char* name() const override { return "GqmmGatedDelta"; }
   [[nodiscard]] bool is_equivalent(const Primitive& other) const override {
@@ -133,19 +111,6 @@ class GatedDelta final : public Composed {
   std::vector<mx::Shape> output_shapes(const Arrays& inputs) override {
     const mx::array& v = inputs[2];
     return {v.shape(), {v.shape(0), v.shape(2), v.shape(3), inputs[1].shape(3)}};
-  }
-  void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-    if (settings_.has_state) {
-      reuse_memory(inputs, inputs[5], outputs, outputs[1]);
-    }
-    evaluate_on_stream(
-        stream(), inputs, outputs, [weak = weak_copies(inputs), settings = settings_, s = stream()](Arrays& results) {
-          const GatedDeltaArguments a = settings.arguments(weak, s);
-          GatedDeltaOptions options = options_of(a, [](const mx::array& array) { return view_of(array); });
-          options.out = writable_view_of(results[0]);
-          options.state_out = writable_view_of(results[1]);
-          gqmm::gated_delta_update(view_of(a.q), view_of(a.k), view_of(a.v), view_of(a.g), view_of(a.beta), options);
-        });
   }
   /// One call computes the elements of both batches.
   std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
@@ -159,6 +124,15 @@ class GatedDelta final : public Composed {
   }
 
  protected:
+  [[nodiscard]] std::function<void(Arrays&)> task_of(Arrays inputs) override {
+    return [inputs = std::move(inputs), settings = settings_, s = stream()](Arrays& results) {
+      const GatedDeltaArguments a = settings.arguments(inputs, s);
+      GatedDeltaOptions options = options_of(a, [](const mx::array& array) { return view_of(array); });
+      options.out = writable_view_of(results[0]);
+      options.state_out = writable_view_of(results[1]);
+      gqmm::gated_delta_update(view_of(a.q), view_of(a.k), view_of(a.v), view_of(a.g), view_of(a.beta), options);
+    };
+  }
   Arrays composed(const Arrays& inputs) override { return in_functions(settings_.arguments(inputs, stream()), stream()); }
 
  private:
@@ -171,8 +145,6 @@ GatedDeltaTypes types_of(const GatedDeltaArguments& a) {
                                   options_of(a, [](const mx::array& array) { return outline_of(array); }));
 }
 
-bool is_on_cpu(mx::Stream stream) { return stream.device == mx::Device::cpu; }
-
 }  // namespace
 
 std::pair<mx::array, mx::array> gated_delta_update(const GatedDeltaArguments& arguments) {
@@ -184,18 +156,10 @@ std::pair<mx::array, mx::array> gated_delta_update(const GatedDeltaArguments& ar
     return {results[0], results[1]};
   }
   ++counts().gated_delta_update.ours;
-  Arrays inputs = {arguments.q, arguments.k, arguments.v, arguments.g, arguments.beta};
-  for (const std::optional<mx::array>& given : {arguments.state, arguments.mask}) {
-    if (given) {
-      inputs.push_back(*given);
-    }
-  }
   const GatedDeltaSettings settings = {.has_state = arguments.state.has_value(), .has_mask = arguments.mask.has_value()};
-  const auto shape = [](const ResultType& type) { return mx::Shape(type.shape.begin(), type.shape.end()); };
-  const Arrays results =
-      mx::array::make_arrays({shape(types.y), shape(types.state)}, {mlx_dtype(types.y.dtype), mlx_dtype(types.state.dtype)},
-                             std::make_shared<GatedDelta>(s, settings), inputs);
-  return {results[0], results[1]};
+  const Arrays operands = {arguments.q, arguments.k, arguments.v, arguments.g, arguments.beta};
+  return make_results(types.y, types.state, std::make_shared<GatedDelta>(s, settings),
+                      with_given(operands, {arguments.state, arguments.mask}));
 }
 
 bool serves_gated_delta(const GatedDeltaArguments& arguments) {

@@ -13,6 +13,7 @@
 #include "moe_arguments.hpp"
 #include "packed_parameters.hpp"
 #include "quantized_attention.hpp"
+#include "ssm_arguments.hpp"
 #include "task_time.hpp"
 #include "weight_arguments.hpp"
 
@@ -170,6 +171,7 @@ nb::dict call_counts() {
   add("rope", counts().rope);
   add("conv1d", counts().conv1d);
   add("gated_delta_update", counts().gated_delta_update);
+  add("ssm_update", counts().ssm_update);
   add("scaled_dot_product_attention", counts().scaled_dot_product_attention);
   add("quantized_scaled_dot_product_attention", counts().quantized_scaled_dot_product_attention);
   return result;
@@ -389,6 +391,7 @@ Raises:
   bind_activations(m);
   bind_convolutions(m);
   bind_gated_delta(m);
+  bind_ssm(m);
   bind_moe_ffn(m);
   m.def("moe_combine", &moe_combine, "slots"_a, "topk_weights"_a, nb::kw_only(), "stream"_a = nb::none(),
         nb::sig("def moe_combine(slots: mlx.core.array, topk_weights: mlx.core.array, *, "

@@ -12,6 +12,7 @@
 #include <gqmm/norm.hpp>
 #include <gqmm/rope.hpp>
 #include <gqmm/softmax.hpp>
+#include <gqmm/ssm.hpp>
 
 #include <fmt/format.h>
 
@@ -205,6 +206,46 @@ nb::object call_depthwise_conv1d(nb::handle x, nb::handle weight, nb::handle str
   return out_operand ? nb::borrow(out) : export_array(x, std::move(result));
 }
 
+/// What recurrences over tokens take beside their operands, as Python gave it. It must be destroyed with the GIL held.
+class RecurrenceArguments {
+ public:
+  RecurrenceArguments(const char* op, nb::handle state, nb::handle mask, nb::handle out, nb::handle state_out, nb::handle stream)
+      : state_(import_optional_array({op, "state"}, state)),
+        mask_(import_optional_array({op, "mask"}, mask)),
+        out_(import_out({op, "out"}, out)),
+        state_out_(import_out({op, "state_out"}, state_out)),
+        out_object_(out),
+        state_out_object_(state_out),
+        stream_(parse_stream(op, stream)) {}
+
+  template <class Options>
+  [[nodiscard]] Options options() const {
+    Options options;
+    options.state = view_of(state_);
+    options.mask = view_of(mask_);
+    options.stream = stream_;
+    options.out = view_of(out_);
+    options.state_out = view_of(state_out_);
+    return options;
+  }
+
+  /// y and the state: the objects that were given for them, or arrays of the library of `like`.
+  template <class Result>
+  [[nodiscard]] nb::tuple results(nb::handle like, Result result) const {
+    return nb::make_tuple(out_ ? nb::borrow(out_object_) : export_array(like, std::move(result.y)),
+                          state_out_ ? nb::borrow(state_out_object_) : export_array(like, std::move(result.state)));
+  }
+
+ private:
+  std::optional<Operand> state_;
+  std::optional<Operand> mask_;
+  std::optional<Operand> out_;
+  std::optional<Operand> state_out_;
+  nb::handle out_object_;
+  nb::handle state_out_object_;
+  Stream stream_;
+};
+
 nb::tuple call_gated_delta_update(nb::handle q, nb::handle k, nb::handle v, nb::handle g, nb::handle beta, nb::handle state,
                                   nb::handle mask, nb::handle out, nb::handle state_out, nb::handle stream) {
   constexpr const char* op = "gated_delta_update";
@@ -213,20 +254,35 @@ nb::tuple call_gated_delta_update(nb::handle q, nb::handle k, nb::handle v, nb::
   const Operand v_operand = import_array({op, "v"}, v);
   const Operand g_operand = import_array({op, "g"}, g);
   const Operand beta_operand = import_array({op, "beta"}, beta);
-  const std::optional<Operand> state_operand = import_optional_array({op, "state"}, state);
-  const std::optional<Operand> mask_operand = import_optional_array({op, "mask"}, mask);
-  const std::optional<Operand> out_operand = import_out({op, "out"}, out);
-  const std::optional<Operand> state_out_operand = import_out({op, "state_out"}, state_out);
-  const GatedDeltaOptions options{.state = view_of(state_operand),
-                                  .mask = view_of(mask_operand),
-                                  .stream = parse_stream(op, stream),
-                                  .out = view_of(out_operand),
-                                  .state_out = view_of(state_out_operand)};
-  GatedDeltaResult result = without_gil([&] {
-    return gated_delta_update(q_operand.view, k_operand.view, v_operand.view, g_operand.view, beta_operand.view, options);
-  });
-  return nb::make_tuple(out_operand ? nb::borrow(out) : export_array(q, std::move(result.y)),
-                        state_out_operand ? nb::borrow(state_out) : export_array(q, std::move(result.state)));
+  const RecurrenceArguments arguments(op, state, mask, out, state_out, stream);
+  const auto options = arguments.options<GatedDeltaOptions>();
+  return arguments.results(q, without_gil([&] {
+                             return gated_delta_update(q_operand.view, k_operand.view, v_operand.view, g_operand.view,
+                                                       beta_operand.view, options);
+                           }));
+}
+
+nb::tuple call_ssm_update(nb::handle hidden_states, nb::handle A_log, nb::handle B, nb::handle C, nb::handle D, nb::handle dt,
+                          nb::handle dt_bias, nb::handle state, nb::handle smallest, nb::handle largest, nb::handle mask,
+                          nb::handle lengths, nb::handle out, nb::handle state_out, nb::handle stream) {
+  constexpr const char* op = "ssm_update";
+  const Operand x_operand = import_array({op, "hidden_states"}, hidden_states);
+  const Operand A_log_operand = import_array({op, "A_log"}, A_log);
+  const Operand B_operand = import_array({op, "B"}, B);
+  const Operand C_operand = import_array({op, "C"}, C);
+  const Operand D_operand = import_array({op, "D"}, D);
+  const Operand dt_operand = import_array({op, "dt"}, dt);
+  const Operand dt_bias_operand = import_array({op, "dt_bias"}, dt_bias);
+  const std::optional<Operand> lengths_operand = import_optional_array({op, "lengths"}, lengths);
+  const RecurrenceArguments arguments(op, state, mask, out, state_out, stream);
+  auto options = arguments.options<SsmOptions>();
+  options.time_step_limit = {.smallest = parse_float({op, "time_step_limit[0]"}, smallest),
+                             .largest = parse_float({op, "time_step_limit[1]"}, largest)};
+  options.lengths = view_of(lengths_operand);
+  return arguments.results(hidden_states, without_gil([&] {
+                             return ssm_update(x_operand.view, A_log_operand.view, B_operand.view, C_operand.view, D_operand.view,
+                                               dt_operand.view, dt_bias_operand.view, options);
+                           }));
 }
 
 }  // namespace
@@ -247,6 +303,10 @@ void bind_layers(nb::module_& m) {
   define(m, "gated_delta_update", &call_gated_delta_update,
          "def gated_delta_update(q: object, k: object, v: object, g: object, beta: object, state: object, mask: object, "
          "out: object, state_out: object, stream: object, /) -> tuple[typing.Any, typing.Any]");
+  define(m, "ssm_update", &call_ssm_update,
+         "def ssm_update(hidden_states: object, A_log: object, B: object, C: object, D: object, dt: object, dt_bias: object, "
+         "state: object, smallest: float, largest: float, mask: object, lengths: object, out: object, state_out: object, "
+         "stream: object, /) -> tuple[typing.Any, typing.Any]");
   define(m, "scaled_dot_product_attention", &call_attention,
          "def scaled_dot_product_attention(q: object, k: object, v: object, scale: float, mask: object, sinks: object, "
          "origin: object, out: object, stream: object, /) -> typing.Any");

@@ -135,6 +135,7 @@ CALLS = [
     partial(gqmm.moe_ffn_vjp, x, x, ids, router, w, w, w),
     partial(gqmm.depthwise_conv1d, dense, dense[0, :, :4, None]),
     partial(gqmm.gated_delta_update, tokens, tokens, tokens, tokens[..., 0], tokens[..., 0]),
+    partial(gqmm.ssm_update, tokens, tokens[0, 0, :, 0], tokens, tokens, tokens[0, 0, :, 0], tokens[..., 0], tokens[0, 0, :, 0]),
     partial(gqmm.scaled_dot_product_attention, heads, heads, heads, scale=1.0),
     partial(gqmm.quantized_scaled_dot_product_attention, heads, *[gqmm.quantize(heads, bits=8)] * 2, scale=1.0),
 ]

@@ -29,6 +29,8 @@ SIGNATURES = {
     "rope": "(x, dims, *, traditional=False, base=10000.0, scale=1.0, offset=0, freqs=None, stream=None, out=None)",
     "depthwise_conv1d": "(x, weight, *, stride=1, padding=0, dilation=1, stream=None, out=None)",
     "gated_delta_update": "(q, k, v, g, beta, state=None, mask=None, *, stream=None, out=None, state_out=None)",
+    "ssm_update": "(hidden_states, A_log, B, C, D, dt, dt_bias, state=None, time_step_limit=(0.001, 100.0), mask=None, "
+    "lengths=None, *, stream=None, out=None, state_out=None)",
     "moe_ffn": "(x, topk_ids, topk_weights, gate, up, down, *, activation=SwiGLU(alpha=1.0, limit=None, bias=0.0), "
     "gate_up_order='gate_up', gate_bias=None, up_bias=None, down_bias=None, router_weight_on_input=False, missing='error', "
     "local_experts=None, shared=None, precision='default', stream=None, out=None)",

@@ -33,6 +33,7 @@ rms_norm = extension.rms_norm
 rope = extension.rope
 scaled_dot_product_attention = extension.scaled_dot_product_attention
 softmax = extension.softmax
+ssm_update = extension.ssm_update
 
 __all__ = [
     "OPERATORS",
@@ -65,6 +66,7 @@ __all__ = [
     "scaled_dot_product_attention",
     "shard_experts",
     "softmax",
+    "ssm_update",
     "status",
     "uninstall",
 ]

@@ -12,6 +12,7 @@ from gqmm.mlx._gated_delta import gated_delta_of_models, gated_delta_update
 from gqmm.mlx._load import extension
 from gqmm.mlx._model_activations import activations_of_models
 from gqmm.mlx._moe import take_over
+from gqmm.mlx._ssm import ssm_of_models
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -119,6 +120,7 @@ _OPERATORS: dict[str, Operator] = {
     "rope": _Function(mx.fast, "rope"),
     "conv1d": _Together(_Function(mx, "conv1d"), _Function(mx, "conv_general")),
     "gated_delta_update": _Together(*_gated_delta_of_mlx, gated_delta_of_models),
+    "ssm_update": ssm_of_models,
     "scaled_dot_product_attention": _Together(_Function(mx.fast, "scaled_dot_product_attention"), attention_of_models),
     "quantized_scaled_dot_product_attention": quantized_attention_of_models,
 }

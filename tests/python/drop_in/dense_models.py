@@ -30,4 +30,24 @@ DENSE: dict[str, tuple[Family, tuple[str, ...]]] = {
         Family("nemotron", {"hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5}, AFFINE4, expert_layers=0),
         ("quantized_matmul", "activations", "rope"),
     ),
+    "falcon_h1": (
+        Family(
+            "falcon_h1",
+            {"mamba_d_ssm": 128, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_d_conv": 4}
+            | {"mamba_n_groups": 2, "mamba_proj_bias": False, "mamba_conv_bias": True, "projectors_bias": False},
+            AFFINE4,
+            expert_layers=0,
+        ),
+        ("quantized_matmul", "ssm_update", "rms_norm", "rope"),
+    ),
+    "mamba2": (
+        Family(
+            "mamba2",
+            {"num_heads": 4, "head_dim": 64, "state_size": 16, "conv_kernel": 4, "n_groups": 2, "time_step_rank": "auto"}
+            | {"use_bias": False, "use_conv_bias": True, "layer_norm_epsilon": 1e-5, "time_step_limit": (0.0, float("inf"))},
+            AFFINE4,
+            expert_layers=0,
+        ),
+        ("quantized_matmul", "ssm_update", "activations", "rms_norm"),
+    ),
 }

@@ -17,9 +17,9 @@ from families import FAMILIES
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm_support import build, checkpoints, evaluated
 
-# A family for each kind of attention, with the operators that it must run: grouped heads, MLA, sliding windows with sinks, and
-# the gated delta rule, with a factor for each head and for each element. DeepSeek's router is a dense product. The dense models
-# have other norms and activations.
+# A family for each kind of attention, with the operators that it must run: grouped heads, MLA, sliding windows with sinks, the
+# gated delta rule, with a factor for each head and for each element, and state spaces. DeepSeek's router is a dense product. The
+# dense models have other norms and activations.
 _ATTENTION = {
     "qwen3_moe": ("gather_qmm", "rms_norm", "rope", "softmax", "scaled_dot_product_attention"),
     "deepseek_v3": ("gather_qmm", "matmul", "scaled_dot_product_attention"),
@@ -27,6 +27,8 @@ _ATTENTION = {
     "qwen3_next": ("gated_delta_update", "scaled_dot_product_attention"),
     "qwen3_5": ("gated_delta_update", "scaled_dot_product_attention"),
     "kimi_linear": ("gated_delta_update", "matmul"),
+    "nemotron_h": ("ssm_update", "scaled_dot_product_attention"),
+    "granitemoehybrid": ("ssm_update", "scaled_dot_product_attention"),
 }
 RANDOM = {**{name: (FAMILIES[name], operators) for name, operators in _ATTENTION.items()}, **DENSE}
 MODELS = [*RANDOM, *checkpoints()]  # names of random models, and pytest parameters with folders of checkpoints

@@ -24,6 +24,7 @@ from mlx_lm.models.cache import (
     ArraysCache,
     BatchKVCache,
     BatchRotatingKVCache,
+    CacheList,
     RotatingKVCache,
     load_prompt_cache,
     make_prompt_cache,
@@ -74,6 +75,8 @@ def test_with_a_prompt_cache_from_a_file(source, tmp_path):
 
 def padded(cache, padding):
     """The cache of a batch, for a layer that has this cache for one request."""
+    if isinstance(cache, CacheList):
+        return CacheList(*(padded(part, padding) for part in cache.caches))
     if isinstance(cache, ArraysCache):
         return ArraysCache(len(cache.cache), padding)
     return BatchRotatingKVCache(cache.max_size, padding) if isinstance(cache, RotatingKVCache) else BatchKVCache(padding)
