@@ -94,9 +94,17 @@ TEST(MlxLmFigures, OtherProgramsAreNullWhereTheyAreNotMeasured) {
 }
 
 TEST(MlxLmFigures, AimsOfDecodingHaveALimitOfDram) {
-  EXPECT_EQ(aim_of(8, "decode after 64", "gqmm bfloat16").value().of_dram, 0.75);
-  EXPECT_EQ(aim_of(8, "prompt of 512", "gqmm bfloat16").value().of_dram, std::nullopt);
-  EXPECT_EQ(aim_of(1, "decode after 64", "gqmm bfloat16").value().of_dram, std::nullopt);
+  EXPECT_EQ(aim_of(8, false, "decode after 64", "gqmm bfloat16").value().of_dram, 0.75);
+  EXPECT_EQ(aim_of(8, false, "prompt of 512", "gqmm bfloat16").value().of_dram, std::nullopt);
+  EXPECT_EQ(aim_of(1, false, "decode after 64", "gqmm bfloat16").value().of_dram, std::nullopt);
+}
+
+TEST(MlxLmFigures, AimsWithLinearLayersAreOfDramForATokenAndBesideStockForPrompts) {
+  const Aim of_token = aim_of(4, true, "decode after 512", "gqmm float32").value();
+  EXPECT_EQ(of_token.of_dram, 0.8);
+  EXPECT_EQ(of_token.times, std::nullopt);
+  EXPECT_EQ(aim_of(4, true, "prompt of 2048", "gqmm bfloat16").value().times, 20);
+  EXPECT_EQ(aim_of(4, true, "prompt of 2048", "MLX bfloat16"), std::nullopt);
 }
 
 TEST(MlxLmFigures, SlicesDecideWhichLimitBinds) {
