@@ -52,6 +52,19 @@ TEST(MlxLmCommand, WindowsNeedAnEvenNumberOfLayers) {
   EXPECT_NE(message.find("use 4"), std::string::npos) << message;
 }
 
+TEST(MlxLmCommand, LinearLayersComeInWholePeriods) {
+  const std::string message = message_of("mlx-lm --model qwen3-next-80b-a3b --layers 6");
+  EXPECT_NE(message.find("--layers = 6 is not a multiple of 4"), std::string::npos) << message;
+  EXPECT_NE(message.find("use 8"), std::string::npos) << message;
+}
+
+TEST(MlxLmFigures, ShapesWithLinearLayersSaySo) {
+  const std::string linear = description_of(to_json(model_from_name("qwen3-next-80b-a3b")));
+  EXPECT_NE(linear.find("in every 4th layer, else 16 heads of keys and 32 of values with states of 128 x 128"), std::string::npos)
+      << linear;
+  EXPECT_EQ(description_of(to_json(model_from_name("qwen3-4b"))).find("states"), std::string::npos);
+}
+
 /// Turns of a side. The machine does 100 int8 and 10 fma operations and reads 50 bytes per second.
 Turn turn(int round, double seconds, double int8_after = 100, double dram_after = 50) {
   return {seconds, 0.0625, {100, 10, 50}, {int8_after, 10, dram_after}, round};
@@ -81,9 +94,17 @@ TEST(MlxLmFigures, OtherProgramsAreNullWhereTheyAreNotMeasured) {
 }
 
 TEST(MlxLmFigures, AimsOfDecodingHaveALimitOfDram) {
-  EXPECT_EQ(aim_of(8, "decode after 64", "gqmm bfloat16").value().of_dram, 0.75);
-  EXPECT_EQ(aim_of(8, "prompt of 512", "gqmm bfloat16").value().of_dram, std::nullopt);
-  EXPECT_EQ(aim_of(1, "decode after 64", "gqmm bfloat16").value().of_dram, std::nullopt);
+  EXPECT_EQ(aim_of(8, false, "decode after 64", "gqmm bfloat16").value().of_dram, 0.75);
+  EXPECT_EQ(aim_of(8, false, "prompt of 512", "gqmm bfloat16").value().of_dram, std::nullopt);
+  EXPECT_EQ(aim_of(1, false, "decode after 64", "gqmm bfloat16").value().of_dram, std::nullopt);
+}
+
+TEST(MlxLmFigures, AimsWithLinearLayersAreOfDramForATokenAndBesideStockForPrompts) {
+  const Aim of_token = aim_of(4, true, "decode after 512", "gqmm float32").value();
+  EXPECT_EQ(of_token.of_dram, 0.8);
+  EXPECT_EQ(of_token.times, std::nullopt);
+  EXPECT_EQ(aim_of(4, true, "prompt of 2048", "gqmm bfloat16").value().times, 20);
+  EXPECT_EQ(aim_of(4, true, "prompt of 2048", "MLX bfloat16"), std::nullopt);
 }
 
 TEST(MlxLmFigures, SlicesDecideWhichLimitBinds) {
