@@ -62,6 +62,8 @@ TEST(MlxLmFigures, ShapesWithLinearLayersSaySo) {
   const std::string linear = description_of(to_json(model_from_name("qwen3-next-80b-a3b")));
   EXPECT_NE(linear.find("in every 4th layer, else 16 heads of keys and 32 of values with states of 128 x 128"), std::string::npos)
       << linear;
+  const std::string mamba = description_of(to_json(model_from_name("nemotron-3-nano-30b-a3b")));
+  EXPECT_NE(mamba.find("else 8 heads of keys and 64 of values with states of 64 x 128"), std::string::npos) << mamba;
   EXPECT_EQ(description_of(to_json(model_from_name("qwen3-4b"))).find("states"), std::string::npos);
 }
 
