@@ -41,9 +41,19 @@ const Aims beside_llama = {{{"prompt of 64", "gqmm bfloat16"}, 1.25},
                            {{"8 requests after 512", "gqmm bfloat16 fast"}, 1.6},
                            {{"8 requests after 512", "gqmm float32"}, 1.1}};
 
+std::optional<Aim> aim_with_linear_layers(const std::string& case_name) {
+  if (case_name == "prompt of 512" || case_name == "prompt of 2048") {
+    return Aim{.times = 20};
+  }
+  return case_name.starts_with("decode after ") ? std::optional(Aim{.of_dram = 0.8}) : std::nullopt;
+}
+
 }  // namespace
 
-std::optional<Aim> aim_of(std::int64_t layers, const std::string& case_name, const std::string& side) {
+std::optional<Aim> aim_of(std::int64_t layers, bool has_linear_layers, const std::string& case_name, const std::string& side) {
+  if (has_linear_layers) {
+    return side.starts_with("gqmm ") ? aim_with_linear_layers(case_name) : std::nullopt;
+  }
   const Aims& aims = layers == 1 ? beside_stock : beside_llama;
   const auto found = aims.find({case_name, side});
   if (found == aims.end()) {

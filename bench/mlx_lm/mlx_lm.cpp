@@ -178,12 +178,13 @@ void add_shape_options(CLI::App& command, Arguments& arguments) {
   };
   command
       .add_option("--model", arguments.models,
-                  "models whose layers are measured: qwen3-30b-a3b, gpt-oss-20b, qwen3-4b, qwen3-next-80b-a3b")
+                  "models whose layers are measured: qwen3-30b-a3b, gpt-oss-20b, qwen3-4b, qwen3-next-80b-a3b, "
+                  "nemotron-3-nano-30b-a3b")
       ->delimiter(',')
       ->group(shape);
   command
       .add_option("--layers", arguments.layers,
-                  "layers of the model (1, 2 of gpt-oss-20b, 4 of qwen3-next-80b-a3b); several make other cases the default")
+                  "layers of the model (1, 2 of gpt-oss-20b, 4 with linear layers); several make other cases the default")
       ->check(tools::above_zero<std::int64_t>())
       ->group(shape)
       ->capture_default_str();

@@ -33,11 +33,15 @@ std::string rate(double value) { return value < 100 ? fmt::format("{:.3g}", valu
 std::string times(const json& summary) { return summary.is_null() ? "-" : fmt::format("{:.2f}", median(summary)); }
 
 std::string aim_text(const json& shape, const json& figures, const json& side) {
-  const auto aim = aim_of(shape.at("layers"), text(figures.at("name")), text(side.at("side")));
+  const bool has_linear_layers = shape.at("linear").at("attention_every").get<std::int64_t>() > 0;
+  const auto aim = aim_of(shape.at("layers"), has_linear_layers, text(figures.at("name")), text(side.at("side")));
   if (!aim) {
     return "-";
   }
-  return fmt::format("{:g} × {}", aim->times, aim->other == Who::stock ? "MLX" : "llama.cpp") +
+  if (!aim->times) {
+    return fmt::format("{:g} of DRAM", aim->of_dram.value());
+  }
+  return fmt::format("{:g} × {}", *aim->times, aim->other == Who::stock ? "MLX" : "llama.cpp") +
          (aim->of_dram ? fmt::format(", or {:g} of DRAM if that is less", *aim->of_dram) : "");
 }
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
-from mlx_lm.models import gpt_oss, qwen3, qwen3_moe, qwen3_next
+from mlx_lm.models import gpt_oss, nemotron_h, qwen3, qwen3_moe, qwen3_next
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
 # The rope of gpt-oss, as its checkpoint has it.
@@ -154,11 +154,55 @@ def _qwen3_next(shape: Shape) -> Any:
     )
 
 
+def _nemotron_h(shape: Shape) -> Any:
+    """Make blocks of Mamba-2 or attention, each with a block of experts behind it. Both together count as a layer."""
+    linear = shape.linear
+    model = nemotron_h.Model(
+        nemotron_h.ModelArgs(
+            model_type=shape.family,
+            hybrid_override_pattern=[
+                block for layer in range(shape.layers) for block in ("M" if linear.holds(layer) else "*", "E")
+            ],
+            hidden_size=shape.hidden,
+            intermediate_size=shape.width,  # the width of dense layers, which this model does not have
+            moe_intermediate_size=shape.width,
+            moe_shared_expert_intermediate_size=2 * shape.width,
+            n_routed_experts=shape.experts,
+            n_shared_experts=1,
+            num_experts_per_tok=shape.top,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            mamba_num_heads=linear.value_heads,
+            mamba_head_dim=linear.value_dim,
+            ssm_state_size=linear.key_dim,
+            n_groups=linear.key_heads,
+            conv_kernel=linear.kernel,
+            vocab_size=shape.vocabulary,
+            n_group=1,
+            topk_group=1,
+            norm_topk_prob=True,
+            routed_scaling_factor=2.5,
+            layer_norm_epsilon=1e-5,
+            max_position_embeddings=262144,
+            attention_bias=False,
+            mamba_proj_bias=False,
+            mlp_bias=False,
+            use_bias=False,
+            use_conv_bias=True,
+        )
+    )
+    for layer in model.layers[1::2]:  # mlx-lm makes routers of zeros, with which all tokens have the same experts
+        layer.mixer.gate.weight = mx.random.normal((shape.experts, shape.hidden), scale=shape.hidden**-0.5)
+    return model
+
+
 FAMILIES: dict[str, Callable[[Shape], Any]] = {
     "qwen3_moe": _qwen3_moe,
     "qwen3": _qwen3,
     "gpt_oss": _gpt_oss,
     "qwen3_next": _qwen3_next,
+    "nemotron_h": _nemotron_h,
 }
 
 
@@ -223,7 +267,15 @@ class RandomModel:
         return a.astype(self.dtype) if mx.issubdtype(a.dtype, mx.floating) else a
 
     @property
+    def layers(self) -> list[list[Any]]:
+        """The blocks of each layer."""
+        blocks = self.model.layers
+        of_layer = len(blocks) // self.shape.layers
+        return [blocks[first : first + of_layer] for first in range(0, len(blocks), of_layer)]
+
+    @property
     def experts(self) -> Any | None:
         """The experts of the first layer, or None."""
-        mlp = self.model.layers[0].mlp
+        last = self.layers[0][-1]
+        mlp = last.get("mlp", last.get("mixer"))
         return mlp.get("switch_mlp", mlp.get("experts"))

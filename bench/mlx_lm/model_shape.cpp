@@ -20,6 +20,7 @@ std::span<const ModelShape> known_models() {
       {"gpt-oss-20b", "gpt_oss", 2, 2880, 32, 4, 2880, 64, 8, 64, 128, 256},
       {"qwen3-4b", "qwen3", 1, 2560, 0, 0, 9728, 32, 8, 128, 0, 256},
       {"qwen3-next-80b-a3b", "qwen3_next", 4, 2048, 512, 10, 512, 16, 2, 256, 0, 256, {4, 16, 32, 128, 128, 4}},
+      {"nemotron-3-nano-30b-a3b", "nemotron_h", 4, 2688, 128, 6, 1856, 32, 2, 128, 0, 256, {4, 8, 64, 128, 64, 4}},
   };
   return models;
 }

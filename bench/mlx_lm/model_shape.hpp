@@ -25,7 +25,7 @@ struct LinearLayers {
 
 struct ModelShape {
   std::string name;
-  std::string family;  ///< the module of mlx_lm.models: qwen3_moe, gpt_oss, qwen3 or qwen3_next
+  std::string family;  ///< the module of mlx_lm.models: qwen3_moe, gpt_oss, qwen3, qwen3_next or nemotron_h
   std::int64_t layers = 1;
   std::int64_t hidden = 0;
   std::int64_t experts = 0;  ///< 0 for a dense model
@@ -41,8 +41,9 @@ struct ModelShape {
   bool operator==(const ModelShape&) const = default;
 };
 
-/// The models whose layers are measured: Qwen3-30B-A3B, gpt-oss-20b, Qwen3-4B and Qwen3-Next-80B-A3B. They have as few layers as
-/// the model can have (two with windows, attention_every with linear layers, else one) and a vocabulary of 256.
+/// The models whose layers are measured: Qwen3-30B-A3B, gpt-oss-20b, Qwen3-4B, Qwen3-Next-80B-A3B and Nemotron-3-Nano-30B-A3B.
+/// They have as few layers as the model can have (two with windows, attention_every with linear layers, else one) and a
+/// vocabulary of 256. Nemotron's own layers of attention have no experts; here all layers have them.
 std::span<const ModelShape> known_models();
 /// Returns the known model of this name. Throws std::invalid_argument for another name.
 ModelShape model_from_name(std::string_view name);

@@ -57,15 +57,15 @@ def products_of(module: Any, top: int) -> int:
 def work_of(model: RandomModel, case: Case) -> dict[str, float]:
     """Count a call's operations, of products and of attention, and the bytes that it reads: weights, cache and states.
 
-    A multiply-add counts as two operations. An element of a state needs four for a token. mlx-lm evaluates only the caches of a
-    prompt, so of the last layer all tokens but one need the keys and values alone.
+    A multiply-add counts as two operations. An element of a state needs four for a token, or three in Mamba-2. mlx-lm evaluates
+    only the caches of a prompt, so of the last layer all tokens but one need the keys and values alone.
     """
-    shape, layers = model.shape, model.model.layers
+    shape, layers = model.shape, model.layers
     linear = shape.linear
     T = case.tokens_of_call
     full = 1 if case.job == "prompt" else T  # the tokens that need the last layer
     keys_and_values = 2 * shape.hidden * shape.kv_heads * shape.head_dim
-    of_layers = [products_of(layer, shape.top) for layer in layers]
+    of_layers = [sum(products_of(block, shape.top) for block in layer) for layer in layers]
     products = 2.0 * (T * sum(of_layers[:-1]) + full * of_layers[-1] + (T - full) * keys_and_values)
     products += 2.0 * full * shape.hidden * shape.vocabulary
 
@@ -75,7 +75,7 @@ def work_of(model: RandomModel, case: Case) -> dict[str, float]:
     attention, cached = 0.0, 0.0
     for i, window in enumerate(windows(shape)):
         if linear.holds(i):
-            attention += 8.0 * T * state
+            attention += (6.0 if shape.family == "nemotron_h" else 8.0) * T * state
             cached += 4 * state + (linear.kernel - 1) * channels * model.dtype.size
             continue
         if case.job == "decode":
@@ -87,7 +87,7 @@ def work_of(model: RandomModel, case: Case) -> dict[str, float]:
         cached += row * min(case.tokens, window or case.tokens)
 
     of_experts = 0 if model.experts is None else nbytes(model.experts)
-    read = sum(nbytes(layer) - of_experts for layer in layers) + nbytes(model.model.lm_head)
+    read = sum(nbytes(block) for layer in layers for block in layer) - shape.layers * of_experts + nbytes(model.model.lm_head)
     if of_experts > 0:
         read += (shape.layers - 1) * of_experts * experts_hit(shape, T) / shape.experts
         read += of_experts * experts_hit(shape, full) / shape.experts

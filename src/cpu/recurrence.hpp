@@ -15,7 +15,7 @@ namespace gqmm::cpu {
 /// many tokens.
 inline constexpr std::int64_t tokens_of_block = 16;
 
-/// Tokens of a head of v that count, ascending.
+/// Tokens that count, ascending, for a head of v.
 struct TokenBlock {
   std::int64_t head;
   std::int64_t count = 0;

@@ -62,6 +62,8 @@ TEST(MlxLmFigures, ShapesWithLinearLayersSaySo) {
   const std::string linear = description_of(to_json(model_from_name("qwen3-next-80b-a3b")));
   EXPECT_NE(linear.find("in every 4th layer, else 16 heads of keys and 32 of values with states of 128 x 128"), std::string::npos)
       << linear;
+  const std::string mamba = description_of(to_json(model_from_name("nemotron-3-nano-30b-a3b")));
+  EXPECT_NE(mamba.find("else 8 heads of keys and 64 of values with states of 64 x 128"), std::string::npos) << mamba;
   EXPECT_EQ(description_of(to_json(model_from_name("qwen3-4b"))).find("states"), std::string::npos);
 }
 
@@ -94,9 +96,17 @@ TEST(MlxLmFigures, OtherProgramsAreNullWhereTheyAreNotMeasured) {
 }
 
 TEST(MlxLmFigures, AimsOfDecodingHaveALimitOfDram) {
-  EXPECT_EQ(aim_of(8, "decode after 64", "gqmm bfloat16").value().of_dram, 0.75);
-  EXPECT_EQ(aim_of(8, "prompt of 512", "gqmm bfloat16").value().of_dram, std::nullopt);
-  EXPECT_EQ(aim_of(1, "decode after 64", "gqmm bfloat16").value().of_dram, std::nullopt);
+  EXPECT_EQ(aim_of(8, false, "decode after 64", "gqmm bfloat16").value().of_dram, 0.75);
+  EXPECT_EQ(aim_of(8, false, "prompt of 512", "gqmm bfloat16").value().of_dram, std::nullopt);
+  EXPECT_EQ(aim_of(1, false, "decode after 64", "gqmm bfloat16").value().of_dram, std::nullopt);
+}
+
+TEST(MlxLmFigures, AimsWithLinearLayersAreOfDramForATokenAndBesideStockForPrompts) {
+  const Aim of_token = aim_of(4, true, "decode after 512", "gqmm float32").value();
+  EXPECT_EQ(of_token.of_dram, 0.8);
+  EXPECT_EQ(of_token.times, std::nullopt);
+  EXPECT_EQ(aim_of(4, true, "prompt of 2048", "gqmm bfloat16").value().times, 20);
+  EXPECT_EQ(aim_of(4, true, "prompt of 2048", "MLX bfloat16"), std::nullopt);
 }
 
 TEST(MlxLmFigures, SlicesDecideWhichLimitBinds) {

@@ -38,7 +38,9 @@ FAMILIES = {
     "qwen3": TINY_SHAPE | {"family": "qwen3", "experts": 0, "top": 0},
     "gpt_oss": TINY_SHAPE | {"family": "gpt_oss", "window": 8},
     "qwen3_next": TINY_SHAPE | {"family": "qwen3_next", "linear": LINEAR},
+    "nemotron_h": TINY_SHAPE | {"family": "nemotron_h", "linear": LINEAR},
 }
+WITHOUT_STATES = [name for name, shape in FAMILIES.items() if not shape["linear"]]
 
 
 def has_drop_in() -> bool:
@@ -102,7 +104,7 @@ class TestMlxLm:
                     assert llama["tokens_per_second"] > 0
                     assert case["sides"][0]["times_llama"]["median"] > 0
 
-    @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "qwen3_next"])
+    @pytest.mark.parametrize("family", WITHOUT_STATES)
     def test_the_work_of_a_call_is_counted(self, family: str) -> None:
         if not has_drop_in():
             pytest.skip("mlx-lm or gqmm.mlx is not installed")
@@ -123,6 +125,24 @@ class TestMlxLm:
         many = work.work_of(model, work.Case("decode", 20, 10**6))
         everything = work.nbytes(model.model) - work.nbytes(model.model.model.embed_tokens) - work.nbytes(model.model.model.norm)
         assert many["weight_bytes"] == pytest.approx(everything)
+
+    def test_the_work_of_layers_of_mamba_is_counted(self) -> None:
+        if not has_drop_in():
+            pytest.skip("mlx-lm or gqmm.mlx is not installed")
+        work, shape = load_mlx_lm("work"), load_mlx_lm("model").Shape.of(FAMILIES["nemotron_h"])
+        model = load_mlx_lm("model").RandomModel(shape, "bfloat16")
+        of_experts = 2 * 128 * 64 * 2 + 2 * 128 * 2 * 64  # two experts, and a shared one of twice the width
+        inner, channels = 4 * 64, 2 * 2 * 32 + 4 * 64
+        mamba = 128 * (inner + channels + 4) + inner * 128
+        attention = 128 * 4 * 32 + 2 * 128 * 2 * 32 + 4 * 32 * 128
+        one = work.work_of(model, work.Case("decode", 20, 3))
+        assert one["products"] == 2 * 3 * (mamba + attention + 2 * of_experts + 128 * 64)
+        assert one["attention"] == 3 * (6 * 4 * 64 * 32 + 4 * 4 * 32 * 21)
+        assert one["cache_bytes"] == 3 * (4 * 4 * 64 * 32 + 2 * 3 * channels + 2 * 2 * 2 * 32 * 20)
+        chosen = work.experts_hit(shape, 3) / shape.experts
+        experts = work.nbytes(model.experts)
+        rest = sum(work.nbytes(block) for block in model.model.layers) - 2 * experts + work.nbytes(model.model.lm_head)
+        assert one["weight_bytes"] == pytest.approx(rest + 2 * experts * chosen)
 
     def test_the_work_of_layers_with_states_is_counted(self) -> None:
         if not has_drop_in():
@@ -210,7 +230,7 @@ class TestMlxLm:
 
 
 class TestLlamaModel:
-    @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "qwen3_next"])
+    @pytest.mark.parametrize("family", WITHOUT_STATES)
     def test_llama_loads_and_runs_the_shapes(self, family: str) -> None:
         pytest.importorskip("llama_cpp")
         shape = FAMILIES[family] | {"hidden": 256, "width": 256}
