@@ -68,8 +68,8 @@ Arrays of_tokens(const mx::array& a, mx::Stream s) {
 
 /// An array with dimensions (B, T, …) where the mask is true, and `other` elsewhere.
 mx::array where_counted(const mx::array& mask, const mx::array& a, float other, mx::Stream s) {
-  const mx::array of_tokens = mx::reshape(mask, concatenate(mask.shape(), mx::Shape(a.ndim() - 2, 1)), s);
-  return mx::where(of_tokens, a, mx::array(other, a.dtype()), s);
+  const mx::array counted = mx::reshape(mask, concatenate(mask.shape(), mx::Shape(a.ndim() - 2, 1)), s);
+  return mx::where(counted, a, mx::array(other, a.dtype()), s);
 }
 
 /// The rule in MLX's functions, token by token, as gated_delta_ops of mlx-lm has it.
