@@ -12,21 +12,25 @@ namespace gqmm::mlx {
 namespace {
 
 /// Gives the memory of the state to the new one, if nothing else needs it. A token then reads and writes one state and not two.
-/// Each output of a primitive holds the inputs, which count as users of the state's memory. MLX lets go of all of them after the
-/// evaluation, if no transform traces the outputs. Here those of the other outputs go before.
+/// Each output of a primitive holds the inputs, so the other outputs count as users of the state's memory. They let go of it for
+/// the question whether it may be given away. No transform may trace the outputs, because it would need the state.
 void reuse_memory(const std::vector<mx::array>& inputs, const mx::array& state, std::vector<mx::array>& outputs,
                   mx::array& next) {
   if (std::any_of(outputs.begin(), outputs.end(), [](const mx::array& output) { return output.is_tracer(); })) {
     return;
   }
-  for (mx::array& output : outputs) {
-    if (&output.inputs() != &inputs) {
-      output.inputs().clear();
+  const auto for_each_other = [&](const auto& function) {
+    for (mx::array& output : outputs) {
+      if (&output.inputs() != &inputs) {
+        function(output.inputs());
+      }
     }
-  }
+  };
+  for_each_other([](std::vector<mx::array>& held) { held.clear(); });
   if (state.is_donatable() && state.flags().row_contiguous && state.data_size() == state.size()) {
     next.copy_shared_buffer(state);
   }
+  for_each_other([&](std::vector<mx::array>& held) { held = inputs; });  // a vector that has been cleared has room for them
 }
 
 }  // namespace
