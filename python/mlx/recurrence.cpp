@@ -60,8 +60,8 @@ std::vector<mx::array> with_given(std::vector<mx::array> arrays, const std::vect
 }
 
 mx::array where_counted(const mx::array& mask, const mx::array& a, float other, mx::Stream s) {
-  const mx::array of_tokens = mx::reshape(mask, concatenate(mask.shape(), mx::Shape(a.ndim() - 2, 1)), s);
-  return mx::where(of_tokens, a, mx::array(other, a.dtype()), s);
+  const mx::array counted = mx::reshape(mask, concatenate(mask.shape(), mx::Shape(a.ndim() - 2, 1)), s);
+  return mx::where(counted, a, mx::array(other, a.dtype()), s);
 }
 
 }  // namespace gqmm::mlx
