@@ -105,7 +105,7 @@ mx::array call_softmax(const mx::array& a, const std::variant<std::monostate, in
     axes.resize(a.ndim());
     std::iota(axes.begin(), axes.end(), 0);
   }
-  return softmax(a, axes, precise, stream);
+  return mlx::softmax(a, axes, precise, stream);
 }
 
 mx::array call_quantized_attention(const mx::array& q, const QuantizedHeads& q_keys, const QuantizedHeads& q_values, float scale,

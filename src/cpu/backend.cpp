@@ -30,7 +30,7 @@ KernelLimits limits_for(const PlannedProduct& product, const KernelTable& kernel
   const QuantizedMatrices* matrices = quantized(product.weights);
   const bool nibbles = matrices != nullptr && kernels.formats[index_of(matrices->format())].panel == PanelKind::nibbles;
   return {.isa = active_instruction_set(),
-          .gemv_rows = max_gemv_rows,
+          .gemv_rows = kernels.gemv_rows,
           .gemm_tile = kernels.gemm_tile[product.slices - 1],
           .float_tile = kernels.float_tile,
           .float_gemv_rows = kernels.float_gemv_rows,

@@ -8,11 +8,12 @@
 #include <array>
 
 namespace gqmm::cpu {
-// Multiplies each strip by four rows in a pass, while the strip is in L1.
+// Multiplies each strip by as many rows in a pass as a kernel takes, while the strip is in L1.
 void ExpertProduct::integer_gemv(const ItemWork& work, const Item* next) const {
   const Item& item = work.item;
   const auto& kernels = weights_.format_kernels().gemv[plan_.slices - 1];
-  const std::int64_t passes = (item.rows + max_gemv_rows - 1) / max_gemv_rows;
+  const std::int64_t rows_of_pass = plan_.limits.gemv_rows;
+  const std::int64_t passes = (item.rows + rows_of_pass - 1) / rows_of_pass;
   std::array<const std::int32_t*, max_gemv_rows> x = {};
   std::array<const float*, max_gemv_rows> x_scales = {};
   GemvArguments arguments;
@@ -23,7 +24,7 @@ void ExpertProduct::integer_gemv(const ItemWork& work, const Item* next) const {
   arguments.c_stride = work.c_stride;
   std::size_t rows = 0;
   const auto set_rows = [&](std::int64_t first) {
-    const std::int64_t left = std::min<std::int64_t>(max_gemv_rows, item.rows - first);
+    const std::int64_t left = std::min(rows_of_pass, item.rows - first);
     // Computing one row twice is cheaper than a kernel for three rows.
     rows = static_cast<std::size_t>(left == 3 ? 4 : left);
     for (std::size_t r = 0; r < rows; ++r) {
@@ -33,7 +34,7 @@ void ExpertProduct::integer_gemv(const ItemWork& work, const Item* next) const {
     }
   };
   const auto multiply = [&](std::int64_t s, std::int64_t pass) {
-    const std::int64_t first = pass * max_gemv_rows;
+    const std::int64_t first = pass * rows_of_pass;
     if (s == 0 || passes > 1) {
       set_rows(first);
     }

@@ -141,7 +141,8 @@ std::uint32_t gemv(const GemvArguments& a) {
   StripSums<V, F, slices, rows> sums(a);
   typename BundleWalker<V, F>::Copies copies;
   BundleWalker<V, F> bundles(weights, 0, weights.words, copies);
-  constexpr bool looped = rows > 1 && BundleWalker<V, F>::can_loop;
+  // Plain C++ pipelines nothing, so there a loop costs little and saves most of the code.
+  constexpr bool looped = V::pipelined_words == 0 || (rows > 1 && BundleWalker<V, F>::can_loop);
   for (std::int64_t g = 0; g < groups; g += scale_groups) {
     const std::int64_t count = std::min(scale_groups, groups - g);
     if (V::pipelined_words > 0 && has_gemv_scale_groups<F>(weights)) [[likely]] {

@@ -27,7 +27,7 @@ inline constexpr int max_tile_strips = 3;
 /// The GEMV has kernels for 1, 2 and 4 rows; three rows run as four. The limit comes from AVX-512's 32 registers, for 4-bit codes
 /// in place. They hold rows · slices integer sums, rows float sums, 4 transposed words, 4 words in transposition, as many words
 /// being loaded, and weights and mask. Four rows need 22, 26, 30 registers with 1, 2, 3 slices. Eight rows would need 30, 38, 46.
-/// So eight rows take two passes over a strip, which is in cache in the second pass.
+/// So eight rows take two passes over a strip, which is in cache in the second pass. Plain C++ has a kernel for one row.
 inline constexpr int max_gemv_rows = 4;
 
 /// How scales and biases are stored.
@@ -229,13 +229,14 @@ struct FormatKernels {
   /// The float GEMV for 2^i rows: c = x · ŵ for formats without an integer form, and c += x · ŵ for weights with rows along n.
   void (*float_gemv[float_gemv_sizes])(const StripStream&, const FloatGemvArguments&) = {};
   void (*float_gemv_along_n[float_gemv_sizes])(const CodesAlongN&, const FloatGemvArguments&) = {};
-  /// The integer GEMV: [slices − 1][rows − 1] for 1, 2 and 4 rows. Returns a mask of lanes as pack_scales does.
+  /// The integer GEMV: [slices − 1][rows − 1] for the powers of two up to gemv_rows. Returns a mask of lanes as pack_scales does.
   std::uint32_t (*gemv[max_slices][max_gemv_rows])(const GemvArguments&) = {};
 };
 
 struct KernelTable {
   TileSize gemm_tile[max_slices];
   TileSize float_tile;
+  int gemv_rows;        // rows of the largest kernel in FormatKernels::gemv
   int float_gemv_rows;  // rows of the largest kernel in FormatKernels::float_gemv
   GemvCrossover float_gemv_crossover;
   const FormatKernels* formats;  // [index_of(format)]

@@ -42,7 +42,11 @@ constexpr FormatKernels make_format_kernels() {
       return pack_scales<V, F::scale_encoding>(strip, g0, count, F::integer.unit, out);
     };
     for_each(IntList<1, 2, 3>{}, [&]<int slices>() {
-      for_each(IntList<1, 2, 4>{}, [&]<int rows>() { kernels.gemv[slices - 1][rows - 1] = gemv<V, F, slices, rows>; });
+      for_each(IntList<1, 2, 4>{}, [&]<int rows>() {
+        if constexpr (rows <= V::gemv_rows) {
+          kernels.gemv[slices - 1][rows - 1] = gemv<V, F, slices, rows>;
+        }
+      });
     });
   }
   return kernels;
@@ -68,11 +72,13 @@ consteval KernelTable make_table() {
   static_assert(std::has_single_bit(static_cast<unsigned>(V::float_gemv_crossover.along_n)) &&
                     V::float_gemv_crossover.along_n <= V::float_gemv_rows,
                 "rows are rounded up to a power of two, and a larger one has no kernel along N");
+  static_assert(std::has_single_bit(static_cast<unsigned>(V::gemv_rows)) && V::gemv_rows <= max_gemv_rows);
   KernelTable table = {};
   for (int p = 0; p < max_slices; ++p) {
     table.gemm_tile[p] = V::gemm_tile[p];
   }
   table.float_tile = V::float_tile;
+  table.gemv_rows = V::gemv_rows;
   table.float_gemv_rows = V::float_gemv_rows;
   table.float_gemv_crossover = V::float_gemv_crossover;
   table.formats = FormatTable<V, AllFormats>::kernels;

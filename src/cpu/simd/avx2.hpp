@@ -28,6 +28,7 @@ struct Avx2 {
   // of nibbles, and they spill. One more row is 2 % slower with one slice, equally fast with two, and 1 % faster with three.
   // (This is on Zen 4; two runs differ by as much.)
   static constexpr TileSize gemm_tile[3] = {{3, 1}, {2, 1}, {1, 1}};
+  static constexpr int gemv_rows = 4;
   // 5 rows × 1 strip are 10 sums + 2 weights + 1 broadcast. An fma takes 4 cycles, and 2 start per cycle, so 8 sums hide its
   // latency.
   static constexpr TileSize float_tile = {5, 1};

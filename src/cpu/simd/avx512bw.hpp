@@ -21,6 +21,7 @@ struct Avx512Bw {
   // One more row with 2 and 3 slices would need 32 as well, but the number of instructions stays the same: what it saves by
   // sharing, it spends on spills.
   static constexpr TileSize gemm_tile[3] = {{6, 2}, {3, 2}, {2, 2}};
+  static constexpr int gemv_rows = 4;
   // 8 rows × 3 strips are 24 sums + 3 weights; every broadcast of x is an operand in memory. An fma takes 4 cycles, and at most 2
   // start per cycle, so 8 sums would hide its latency. The other sums reduce the loads: a tile needs 11 loads for 24 fma.
   static constexpr TileSize float_tile = {8, 3};

@@ -26,6 +26,7 @@ struct NeonDotprod {
   // The next larger tiles, 6 and 3 rows, have fewer unpacking instructions per sdot, but they spill. In all they have as many
   // instructions of the vector units, or more. These numbers were counted in Clang 19's code; nothing here has been measured.
   static constexpr TileSize gemm_tile[3] = {{5, 1}, {2, 1}, {2, 1}};
+  static constexpr int gemv_rows = 4;
   // 6 rows × 1 strip are 24 sums + 4 weights + 1 broadcast. An fma takes 4 cycles, and 4 start per cycle on the widest cores. So
   // 16 sums hide its latency.
   static constexpr TileSize float_tile = {6, 1};

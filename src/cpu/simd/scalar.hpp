@@ -21,6 +21,8 @@ struct Scalar {
 
   static constexpr TileSize gemm_tile[3] = {{1, 1}, {1, 1}, {1, 1}};
   static constexpr TileSize float_tile = {1, 1};
+  // With kernels for 2 and 4 rows too, compilers took twice the time for this vocabulary (docs/notebook/compiling.md).
+  static constexpr int gemv_rows = 1;
   static constexpr int float_gemv_rows = 1;
   static constexpr GemvCrossover float_gemv_crossover = {.along_k = 1, .along_n = 1};
   static constexpr bool wide_dot_differs = false;

@@ -26,6 +26,8 @@ concept Vocabulary = requires(typename V::f32 f, typename V::i32 i, typename V::
   // The sizes of the tiles: of the GEMM for 1, 2, 3 slices, and of the float GEMM.
   { V::gemm_tile[0] } -> std::convertible_to<TileSize>;
   { V::float_tile } -> std::convertible_to<TileSize>;
+  /// The most rows that one integer GEMV kernel takes: a power of two, at most max_gemv_rows.
+  { V::gemv_rows } -> std::convertible_to<int>;
   /// The most rows that one float GEMV kernel takes: a power of two.
   { V::float_gemv_rows } -> std::convertible_to<int>;
   { V::float_gemv_crossover } -> std::convertible_to<GemvCrossover>;
