@@ -1,12 +1,15 @@
-"""Writes docs/guide/families.md: what gqmm computes of each model file of mlx-lm, and how fast. `./dev families` runs it."""
+"""Writes docs/guide/families.md: what gqmm computes of each model file of mlx-lm, and how fast. `./dev families` runs it.
+
+With names of families, it measures these alone. The others keep their figures, if they are of the same machine.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import re
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import gqmm.mlx as drop_in
@@ -25,22 +28,7 @@ ROWS = {name: family for name, family in sorted(FAMILIES.items(), key=lambda eac
 
 HEADER = ["family", "gqmm's", "MLX's own", "MLX's own above 5 %", "times stock", "logits"]
 EXACT = 3  # so many columns are the same on every machine
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the table says about a family."""
-
-    family: str
-    primitives: Primitives
-    times: Times
-
-    def cells(self) -> list[str]:
-        of_prompt, of_token = (theirs / ours for theirs, ours in zip(self.times.stock, self.times.ours, strict=True))
-        shares = [f"{name}: {text}" for name, each in zip(("prompt", "token"), self.times.of_mlx, strict=True)
-                  if (text := shares_text(each))]  # fmt: skip
-        speed = f"{coarse(of_prompt)}, {coarse(of_token)}"
-        return [*exact_cells(self.family, self.primitives), "; ".join(shares) or "nothing", speed, f"{self.times.difference:.0e}"]
+PIECES = ("prompt", "token")
 
 
 def exact_cells(family: str, primitives: Primitives) -> list[str]:
@@ -49,18 +37,18 @@ def exact_cells(family: str, primitives: Primitives) -> list[str]:
     return [family, ", ".join(primitives.of_gqmm), ", ".join(sorted(of_mlx))]
 
 
-def coarse(ratio: float) -> str:
-    """A ratio with one significant digit."""
-    return f"{float(f'{ratio:.1g}'):g}"
+def measured_cells(times: Times) -> list[str]:
+    """The other columns."""
+    shares = [
+        f"{piece}: {', '.join(large)}" for piece, each in zip(PIECES, times.of_mlx, strict=True) if (large := large_shares(each))
+    ]
+    speed = [f"{float(f'{stock / ours:.1g}'):g}" for stock, ours in zip(times.stock, times.ours, strict=True)]
+    return ["; ".join(shares) or "nothing", ", ".join(speed), f"{times.difference:.0e}"]
 
 
-def large_shares(shares: dict[str, float]) -> dict[str, float]:
-    found = [(name, share) for name, share in shares.items() if share >= LEAST_SHARE]
-    return dict(sorted(found, key=lambda each: -each[1]))
-
-
-def shares_text(shares: dict[str, float]) -> str:
-    return ", ".join(f"`{name}` {5 * round(20 * share)} %" for name, share in large_shares(shares).items())
+def large_shares(shares: dict[str, float]) -> list[str]:
+    large = [(name, share) for name, share in shares.items() if share >= LEAST_SHARE]
+    return [f"`{name}` {5 * round(20 * share)} %" for name, share in sorted(large, key=lambda each: -each[1])]
 
 
 def primitives_of_family(family: Family) -> Primitives:
@@ -114,31 +102,34 @@ Times have one significant digit and shares are multiples of 5 %, because they d
 """
 
 
-def page(rows: list[Row]) -> str:
+def page(rows: list[list[str]]) -> str:
     """The text of the page."""
-    lines = [*introduction(), *measurement()]
-    lines += markdown(HEADER, [row.cells() for row in rows])
+    lines = [*introduction(), *measurement(), *markdown(HEADER, rows)]
     lines += [
         "",
         "## What is left to MLX",
         "",
-        "Operations above 5 % of a layer, by the number of families in which they are:",
+        "Operations above 5 % of a layer, with the number of families where they are:",
         "",
     ]
-    lines += markdown(["operation", "of a prompt", "of a token"], operations_in_families(rows))
-    lines += ["", "## Not run", ""]
-    lines += markdown(["family", "why"], [[name, why] for name, why in sorted(LEFT_OUT.items())])
+    lines += markdown(["operation", *(f"of a {piece}" for piece in PIECES)], operations_in_families(rows))
+    lines += ["", "## Not run", "", *not_run()]
     return "\n".join(lines) + "\n"
 
 
-def operations_in_families(rows: list[Row]) -> list[list[str]]:
-    counts: dict[str, list[int]] = {}
+def not_run() -> Iterator[str]:
+    return markdown(["family", "why"], [[name, why] for name, why in sorted(LEFT_OUT.items())])
+
+
+def operations_in_families(rows: list[list[str]]) -> list[list[str]]:
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        for i, shares in enumerate(row.times.of_mlx):
-            for name in large_shares(shares):
-                counts.setdefault(name, [0, 0])[i] += 1
-    ordered = sorted(counts.items(), key=lambda each: (-sum(each[1]), each[0]))
-    return [[f"`{name}`", *map(str, of_both)] for name, of_both in ordered]
+        for shares in row[EXACT].split("; "):
+            piece, _, large = shares.partition(": ")
+            for name in re.findall(r"`[^`]+`", large):
+                counts[name][piece] += 1
+    ordered = sorted(counts.items(), key=lambda each: (-each[1].total(), each[0]))
+    return [[name, *(str(of_pieces[piece]) for piece in PIECES)] for name, of_pieces in ordered]
 
 
 def rows_of_page(text: str) -> dict[str, list[str]]:
@@ -148,17 +139,30 @@ def rows_of_page(text: str) -> dict[str, list[str]]:
     return {row[0]: row for row in rows}
 
 
-def main() -> int:
+def main(names: list[str]) -> int:
+    if unknown := sorted(set(names) - set(ROWS)):
+        print(f"there is no family {', '.join(unknown)}; the families are {', '.join(ROWS)}", file=sys.stderr)
+        return 2
+    known: dict[str, list[str]] = {}
+    if names:
+        known = rows_of_page(PAGE.read_text())
+        if machine() not in PAGE.read_text():
+            print(f"{PAGE} has figures of another machine; measure all families", file=sys.stderr)
+            return 2
     rows = []
     for name, family in ROWS.items():
-        print(f"{name} ({len(rows) + 1} of {len(ROWS)})", file=sys.stderr)
-        rows.append(Row(name, primitives_of_family(family), times_of(family)))
-        if not rows[-1].times.difference <= PROMISED_TOLERANCE:
-            print(f"{name}: logits are {rows[-1].times.difference:.2g} apart, more than {PROMISED_TOLERANCE:g}", file=sys.stderr)
-            return 1
+        figures = known[name][EXACT:] if name in known and name not in names else None
+        if figures is None:
+            print(f"measuring {name} ({len(rows) + 1} of {len(ROWS)})", file=sys.stderr)
+            times = times_of(family)
+            if not times.difference <= PROMISED_TOLERANCE:
+                print(f"{name}: logits are {times.difference:.2g} apart, more than {PROMISED_TOLERANCE:g}", file=sys.stderr)
+                return 1
+            figures = measured_cells(times)
+        rows.append([*exact_cells(name, primitives_of_family(family)), *figures])
     PAGE.write_text(page(rows))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
