@@ -6,14 +6,16 @@ import importlib
 import os
 import re
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # Primitives of MLX that make, move or copy elements. They round nothing.
 _MOVES = re.compile(
@@ -39,6 +41,30 @@ def _names_in_graph(array: mx.array) -> set[str]:
         return set(re.findall(r'label ="([^"]+)", shape=rectangle', Path(file).read_text()))
 
 
+@contextmanager
+def _watched_evaluations(see: Callable[[mx.array], None]) -> Iterator[None]:
+    """Let `see` have every array that a model evaluates itself, before it does so. Afterwards the array has no graph any more."""
+
+    def watched(evaluate: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            for _, array in tree_flatten(list(arguments)):
+                if isinstance(array, mx.array):
+                    see(array)
+            return evaluate(*arguments, **named)
+
+        return call
+
+    places: list[tuple[Any, str]] = [(mx, "eval"), (mx, "async_eval"), (mx.array, "item"), (mx.array, "tolist")]
+    originals = [(owner, name, getattr(owner, name)) for owner, name in places]
+    try:
+        for owner, name, evaluate in originals:
+            setattr(owner, name, watched(evaluate))
+        yield
+    finally:
+        for owner, name, evaluate in originals:
+            setattr(owner, name, evaluate)
+
+
 def cache_of(model: Any) -> list[Any]:
     """Make the cache of a model of mlx-lm, one object for each layer."""
     caches: list[Any] = importlib.import_module("mlx_lm.models.cache").make_prompt_cache(model)
@@ -50,8 +76,9 @@ def primitives_of(model: Any, pieces: Sequence[mx.array]) -> Primitives:
     names: set[str] = set()
     cache = cache_of(model)
     for piece in pieces:
-        logits = model(piece, cache=cache)
-        names |= _names_in_graph(logits)
+        with _watched_evaluations(lambda array: names.update(_names_in_graph(array))):
+            logits = model(piece, cache=cache)
+        names.update(_names_in_graph(logits))
         mx.eval(logits)
     of_gqmm = {name for name in names if name.startswith(_OF_GQMM)}
     return Primitives(

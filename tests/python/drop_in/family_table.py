@@ -79,8 +79,8 @@ def markdown(header: list[str], rows: list[list[str]]) -> Iterator[str]:
 def introduction() -> Iterator[str]:
     yield f"""# Families of models
 
-What gqmm computes of each model of {versions()}. `./dev families` writes this page, and a test compares it with
-what is so, but for the figures that were measured. [MLX and mlx-lm](mlx.md) explains the operators.
+What gqmm computes of each model of {versions()}. `./dev families` writes this page. A test compares it with the
+models' graphs, except for the figures that were measured. [MLX and mlx-lm](mlx.md) explains the operators.
 
 Each model file has a small model with random weights, most of them quantized to 4 bits. It evaluates a prompt of {PROMPT} tokens
 and then {STEPS} single tokens, on stock MLX and with `gqmm.mlx.install()`. The columns are:

@@ -11,10 +11,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gqmm
 import gqmm.mlx as drop_in
@@ -71,14 +72,10 @@ class _Layers:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        calls = {each: each.__call__ for each in self._types}
-        for each, call in calls.items():
-            each.__call__ = self._replacement(call)
-        try:
+        with ExitStack() as stack:
+            for each, call in [(each, each.__call__) for each in self._types]:
+                stack.enter_context(patch.object(each, "__call__", self._replacement(call)))
             yield
-        finally:
-            for each, call in calls.items():
-                each.__call__ = call
 
 
 class _OfMlx(breakdown.Profile):

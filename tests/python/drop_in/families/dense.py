@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from .experts import GRANITE, LATENT, SLIDING, YARN
+from .experts import GRANITE, HUNYUAN_ROPE, LATENT, ROPE_OF_EACH_TYPE, SLIDING, YARN
 from .family import LAYERS, VOCABULARY, dense
 
 GPT2 = {"n_embd": 128, "n_head": 4, "n_layer": LAYERS, "n_positions": 256, "layer_norm_epsilon": 1e-5}
 GEMMA3 = {"sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 32}
-HUNYUAN_ROPE = {"factor": 1.0, "type": "dynamic", "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1}
 MINICPM = {"dim_model_base": 64, "scale_depth": 1.4, "scale_emb": 2.0}
 
 DENSE = {
@@ -119,7 +118,7 @@ DENSE = {
     "qwen3_vl": dense("qwen3_vl", nested=True),
     "seed_oss": dense("seed_oss"),
     "smollm3": dense("smollm3", no_rope_layer_interval=2),
-    "spark2_5": dense("spark2_5", **SLIDING, rope_parameters={kind: {"rope_theta": 10000.0} for kind in SLIDING["layer_types"]}),
+    "spark2_5": dense("spark2_5", **SLIDING, rope_parameters=ROPE_OF_EACH_TYPE),
     "stablelm": dense("stablelm", None, use_qkv_bias=True, partial_rotary_factor=0.25, layer_norm_eps=1e-5, qk_layernorm=True),
     "starcoder2": dense("starcoder2"),
     "talkie": dense("talkie"),

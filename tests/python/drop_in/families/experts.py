@@ -105,6 +105,8 @@ GEMMA4 = {
 }
 MISTRAL4 = {**DEEPSEEK_V3, "rope_parameters": {**YARN, "rope_theta": 10000.0, "llama_4_scaling_beta": 0.1}}
 SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+ROPE_OF_EACH_TYPE = {kind: {"rope_theta": 10000.0} for kind in SLIDING["layer_types"]}
+HUNYUAN_ROPE = {"factor": 1.0, "type": "dynamic", "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1}
 KIMI_LINEAR = {
     **LATENT,
     "linear_attn_config": {
@@ -238,7 +240,7 @@ EXPERTS = {
             "use_qk_norm": True,
             "use_cla": True,
             "cla_share_factor": 2,
-            "rope_scaling": {"factor": 1.0, "type": "dynamic", "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1},
+            "rope_scaling": HUNYUAN_ROPE,
         },
         AFFINE4,
     ),
@@ -309,9 +311,7 @@ EXPERTS = {
     "longcat_flash_ngram": Family(
         "longcat_flash_ngram", {**LONGCAT, "ngram_vocab_size_ratio": 1, "emb_split_num": 2, "emb_neighbor_num": 2}, AFFINE4
     ),
-    "mellum": Family(
-        "mellum", {**SLIDING, "rope_parameters": {kind: {"rope_theta": 10000.0} for kind in SLIDING["layer_types"]}}, AFFINE4
-    ),
+    "mellum": Family("mellum", {**SLIDING, "rope_parameters": ROPE_OF_EACH_TYPE}, AFFINE4),
     "mimo_v2_flash": Family(
         "mimo_v2_flash",
         {
