@@ -17,8 +17,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm_support import build, checkpoints, evaluated
 
 # Families with operators that they must run: one for each kind of attention, which are grouped heads, MLA, sliding windows with
-# sinks, the gated delta rule, with a factor for each head and for each element, and state spaces; then dense models, which have
-# other norms and activations. DeepSeek's router is a dense product.
+# sinks, the gated delta rule, with a factor for each head and for each element, and state spaces; then models without experts,
+# which have other norms and activations. DeepSeek's router is a dense product.
 _OPERATORS = {
     "qwen3_moe": ("gather_qmm", "rms_norm", "rope", "softmax", "scaled_dot_product_attention"),
     "deepseek_v3": ("gather_qmm", "matmul", "scaled_dot_product_attention"),
@@ -34,6 +34,8 @@ _OPERATORS = {
     "olmo2": ("matmul", "activations", "rms_norm", "rope"),
     "starcoder2": ("quantized_matmul", "layer_norm", "activations", "rope"),
     "nemotron": ("quantized_matmul", "activations", "rope"),
+    "falcon_h1": ("quantized_matmul", "ssm_update", "rms_norm", "rope"),
+    "mamba2": ("quantized_matmul", "ssm_update", "activations", "rms_norm"),
 }
 RANDOM = {name: (FAMILIES[name], operators) for name, operators in _OPERATORS.items()}
 MODELS = [*RANDOM, *checkpoints()]  # names of random models, and pytest parameters with folders of checkpoints
