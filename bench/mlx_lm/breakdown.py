@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -28,7 +28,7 @@ class _CacheIsComplete(Exception):  # noqa: N818  (it ends a call; nothing went 
     """Ends a prompt when the last layer's cache has its keys and values: mlx_lm.generate evaluates nothing after that."""
 
 
-def _arrays(values: Any) -> list[mx.array]:
+def arrays_in(values: Any) -> list[mx.array]:
     return [value for _, value in tree_flatten(values) if type(value) is mx.array]
 
 
@@ -36,10 +36,11 @@ class Profile:
     """The seconds of each operation: the part that gqmm computed, and the rest, which is MLX's.
 
     MLX is lazy, so the arguments of an operation are evaluated before it begins, and its result before the next one. Each such
-    border costs time, which is measured with an operation that computes nothing, and taken off.
+    border costs time, which is measured with an operation that computes nothing, and taken off. `clock` gives seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.calls: Counter[str] = Counter()
         self.ours: defaultdict[str, float] = defaultdict(float)
         self.others: defaultdict[str, float] = defaultdict(float)
@@ -50,21 +51,25 @@ class Profile:
         one, seconds = mx.array([1.0]), []
         mx.eval(one)
         for _ in range(BORDERS):
-            start = time.perf_counter()
+            start = self.clock()
             mx.eval(-one)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(self.clock() - start)
         return statistics.median(seconds)
 
     def section(self, name: str, function: Any, *arguments: Any, **named: Any) -> Any:
-        mx.eval(_arrays((list(arguments), named)))
-        ours, start = extension.seconds_of_tasks(), time.perf_counter()
+        mx.eval(arrays_in((list(arguments), named)))
+        ours, start = extension.seconds_of_tasks(), self.clock()
         result = function(*arguments, **named)
-        mx.eval(_arrays([result, arguments[0] if name == "setitem" else None]))
-        seconds, ours = time.perf_counter() - start, extension.seconds_of_tasks() - ours
+        mx.eval(arrays_in([result, arguments[0] if name == "setitem" else None]))
+        seconds, ours = self.clock() - start, extension.seconds_of_tasks() - ours
+        self.add(name, seconds - self.border, ours)
+        return result
+
+    def add(self, name: str, seconds: float, ours: float) -> None:
+        """Count a call that took this long, of which gqmm computed for `ours`."""
         self.calls[name] += 1
         self.ours[name] += ours
-        self.others[name] += max(0.0, seconds - ours - self.border)
-        return result
+        self.others[name] += max(0.0, seconds - ours)
 
     def run(self, job: Job) -> float:
         """Profile a call, and return its seconds."""

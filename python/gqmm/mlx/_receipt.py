@@ -13,10 +13,8 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,6 +27,7 @@ import numpy as np
 
 import gqmm
 from gqmm.mlx._patch import install, status
+from gqmm.mlx._primitives import Primitives, cache_of, primitives_of
 
 # The lengths of the requests. Attention sums over blocks of 128 positions, so one request has more than a block. The last tokens
 # of each are evaluated one at a time, all requests together.
@@ -36,13 +35,6 @@ _LENGTHS = (160, 43, 9)
 _STEPS = 3
 _CHUNKS = (64, 7)
 _THREADS = (1, 2, 7)
-
-# Primitives of MLX that make, move or copy elements. They round nothing.
-_MOVES = re.compile(
-    "Arange|AsStrided|Broadcast|BroadcastAxes|Concatenate|Contiguous|Copy|CustomTransforms|Depends|DynamicSlice|DynamicSliceUpdate|"
-    "ExpandDims|Flatten|Full|Gather|GatherAxis|Load|NumberOfElements|Pad|Reshape|Scatter|ScatterAxis|Slice|SliceUpdate|Split|"
-    r"Squeeze|StopGradient|Transpose|Unflatten|View \w+"
-)
 
 Rows = list[list[str]]
 """For each request, a digest for the logits of each token."""
@@ -66,8 +58,7 @@ class Facts:
     formats: tuple[str, ...]  # with the number of layers that have each
     dtype: str  # of the logits
     versions: dict[str, str]
-    of_gqmm: tuple[str, ...]  # primitives in the model's graphs
-    of_mlx: tuple[str, ...]  # likewise, without those that only move elements
+    primitives: Primitives
     notes: tuple[str, ...]  # what status() says about calls and layers that stayed MLX's own
 
 
@@ -102,8 +93,8 @@ class Receipt:
             f"formats:    {'; '.join(facts.formats) or 'dense'}",
             f"type:       {facts.dtype}, precision {settings.precision}{', packed' if settings.pack else ''}",
             f"covers:     the logits of every token of {len(_LENGTHS)} requests, of {', '.join(map(str, _LENGTHS))} tokens",
-            f"gqmm's:     {', '.join(facts.of_gqmm) or 'nothing'}",
-            f"MLX's own:  {', '.join(facts.of_mlx) or 'nothing'}; and what only moves elements",
+            f"gqmm's:     {', '.join(facts.primitives.of_gqmm) or 'nothing'}",
+            f"MLX's own:  {', '.join(facts.primitives.of_mlx) or 'nothing'}; and what only moves elements",
         ]
         lines += [f"            {note}" for note in facts.notes]
         lines += [f"same bits:  {instruction_set}: {', '.join(ways)}" for instruction_set, ways in self.same.items() if ways]
@@ -136,15 +127,10 @@ def _digests(logits: mx.array) -> list[str]:
     return [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]
 
 
-def _cache_of(model: Any) -> list[Any]:
-    caches: list[Any] = importlib.import_module("mlx_lm.models.cache").make_prompt_cache(model)
-    return caches
-
-
 def _in_chunks(model: Any, requests: list[list[int]], size: int = max(_LENGTHS)) -> Rows:
     rows: Rows = []
     for tokens in requests:
-        cache = _cache_of(model)
+        cache = cache_of(model)
         rows.append([])
         for begin in range(0, len(tokens), size):
             rows[-1] += _digests(model(mx.array([tokens[begin : begin + size]]), cache=cache)[0])
@@ -162,7 +148,7 @@ def _in_batch(model: Any, requests: list[list[int]]) -> Rows:
 
     A chunk is padded on the right. The caches are rolled after it, so that what follows has the padding on the left.
     """
-    caches = [_cache_of(model) for _ in requests]
+    caches = [cache_of(model) for _ in requests]
     if alone := sorted({type(cache).__name__ for cache in caches[0] if not hasattr(cache, "merge")}):
         raise _NoSuchWayError(f"mlx-lm does not batch {', '.join(alone)}")
     merged = [of_layer[0].merge(list(of_layer)) for of_layer in zip(*caches, strict=True)]
@@ -204,20 +190,6 @@ _WAYS = [
 ]
 
 
-def _primitives(model: Any) -> set[str]:
-    """Return the names of the primitives in the graphs of a prompt and of a single token after it."""
-    names: set[str] = set()
-    cache = _cache_of(model)
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "graph.dot")
-        for tokens in ([[1, 2, 3]], [[4]]):
-            logits = model(mx.array(tokens), cache=cache)
-            mx.export_to_dot(file, logits)
-            names |= set(re.findall(r'label ="([^"]+)", shape=rectangle', Path(file).read_text()))
-            mx.eval(logits)
-    return names
-
-
 def _formats_of(model: Any) -> tuple[str, ...]:
     formats = Counter(
         f"{getattr(layer, 'mode', 'affine')} {layer.bits} bits, groups of {layer.group_size}"
@@ -236,15 +208,12 @@ def _notes() -> tuple[str, ...]:
 
 
 def _facts_of(model: Any, config: dict[str, Any]) -> Facts:
-    names = _primitives(model)
-    of_gqmm = {name for name in names if name.startswith("Gqmm")}
     return Facts(
         model_type=config.get("model_type", "no model_type"),
         formats=_formats_of(model),
         dtype=str(model(mx.array([[0]])).dtype).removeprefix("mlx.core."),
         versions={**status().versions, "mlx-lm": importlib.metadata.version("mlx-lm")},
-        of_gqmm=tuple(sorted(name.removeprefix("Gqmm") for name in of_gqmm)),
-        of_mlx=tuple(sorted(name for name in names - of_gqmm if not _MOVES.fullmatch(name))),
+        primitives=primitives_of(model, [mx.array([[1, 2, 3]]), mx.array([[4]])]),
         notes=_notes(),
     )
 
@@ -275,7 +244,8 @@ def _run_on(instruction_set: str, folder: str, settings: Settings, every_way: bo
     if result.returncode != 0:
         raise RuntimeError(f"[gqmm.mlx] --receipt: the run on {instruction_set} failed:\n{result.stderr}")
     found = json.loads(result.stdout.splitlines()[-1])  # mlx-lm may print before it
-    return Run(Facts(**found["facts"]), found["ways"], found["skipped"])
+    primitives = Primitives(**found["facts"].pop("primitives"))
+    return Run(Facts(**found["facts"], primitives=primitives), found["ways"], found["skipped"])
 
 
 def _difference(rows: Rows, expected: Rows) -> str | None:

@@ -12,15 +12,14 @@ import gqmm.mlx as drop_in
 import mlx.core as mx
 import mlx_lm
 import numpy as np
-from dense_models import DENSE
 from families import FAMILIES
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm_support import build, checkpoints, evaluated
 
-# A family for each kind of attention, with the operators that it must run: grouped heads, MLA, sliding windows with sinks, the
-# gated delta rule, with a factor for each head and for each element, and state spaces. DeepSeek's router is a dense product. The
-# dense models have other norms and activations.
-_ATTENTION = {
+# Families with operators that they must run: one for each kind of attention, which are grouped heads, MLA, sliding windows with
+# sinks, the gated delta rule, with a factor for each head and for each element, and state spaces; then models without experts,
+# which have other norms and activations. DeepSeek's router is a dense product.
+_OPERATORS = {
     "qwen3_moe": ("gather_qmm", "rms_norm", "rope", "softmax", "scaled_dot_product_attention"),
     "deepseek_v3": ("gather_qmm", "matmul", "scaled_dot_product_attention"),
     "gpt_oss": ("scaled_dot_product_attention", "softmax"),
@@ -29,8 +28,16 @@ _ATTENTION = {
     "kimi_linear": ("gated_delta_update", "matmul"),
     "nemotron_h": ("ssm_update", "scaled_dot_product_attention"),
     "granitemoehybrid": ("ssm_update", "scaled_dot_product_attention"),
+    "qwen3": ("quantized_matmul", "activations", "rms_norm", "rope"),
+    "stablelm": ("matmul", "layer_norm", "activations", "rope"),
+    "gpt2": ("matmul", "layer_norm", "activations"),
+    "olmo2": ("matmul", "activations", "rms_norm", "rope"),
+    "starcoder2": ("quantized_matmul", "layer_norm", "activations", "rope"),
+    "nemotron": ("quantized_matmul", "activations", "rope"),
+    "falcon_h1": ("quantized_matmul", "ssm_update", "rms_norm", "rope"),
+    "mamba2": ("quantized_matmul", "ssm_update", "activations", "rms_norm"),
 }
-RANDOM = {**{name: (FAMILIES[name], operators) for name, operators in _ATTENTION.items()}, **DENSE}
+RANDOM = {name: (FAMILIES[name], operators) for name, operators in _OPERATORS.items()}
 MODELS = [*RANDOM, *checkpoints()]  # names of random models, and pytest parameters with folders of checkpoints
 THREADS = (1, 2, 7)
 PROMPT = 70

@@ -1,57 +1,8 @@
-"""Tiny configurations of the mixture-of-experts models of mlx-lm, at least one for each of its model files that has experts."""
+"""Tiny configurations of the mixture-of-experts models of mlx-lm."""
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-VOCABULARY, LAYERS, GROUP = 192, 2, 64
-AFFINE4 = {"mode": "affine", "bits": 4, "group_size": GROUP}
-
-COMMON = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 128,
-    "intermediate_size": 192,
-    "moe_intermediate_size": 64,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "num_experts": 16,
-    "num_experts_per_tok": 3,  # times the tokens of a batch of prompts is more than 64, from where on mlx-lm sorts by expert
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 256,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "norm_topk_prob": True,
-}
-
-
-@dataclass
-class Family:
-    """A model of mlx_lm.models, and how many layers of it have experts."""
-
-    module: str
-    config: dict[str, Any]  # in addition to COMMON
-    quantization: dict[str, Any] | None = None  # None leaves the weights as they are
-    others: dict[str, Any] | None = None  # the format of all layers but the experts', where it is another
-    nested: bool = False  # whether the configuration stands under text_config
-    expert_layers: int = LAYERS
-
-    def full_config(self, **changes: Any) -> dict[str, Any]:
-        """The configuration as a checkpoint's config.json has it."""
-        text = {"model_type": self.module, **COMMON, **self.config, **changes}
-        return {"model_type": self.module, "text_config": text, "vocab_size": VOCABULARY} if self.nested else text
-
-    @property
-    def products(self) -> list[str]:
-        """The functions of MLX that the model calls."""
-        return ["gather_qmm", "quantized_matmul"] if self.quantization else ["gather_mm"]
-
+from .family import AFFINE4, LAYERS, VOCABULARY, Family
 
 # Attention over a latent vector, as of DeepSeek V2 and later. It multiplies by the quantized matrices of each head, one of them
 # from both sides.
@@ -97,6 +48,12 @@ LINEAR_ATTENTION = {  # Qwen3-Next's, in one of two layers
     "decoder_sparse_step": 1,
     "mlp_only_layers": [],
     "shared_expert_intermediate_size": 64,
+}
+WIDE_LINEAR_ATTENTION = {
+    "linear_num_value_heads": 8,
+    "linear_num_key_heads": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
 }
 QWEN3_5 = {
     **LINEAR_ATTENTION,
@@ -148,6 +105,8 @@ GEMMA4 = {
 }
 MISTRAL4 = {**DEEPSEEK_V3, "rope_parameters": {**YARN, "rope_theta": 10000.0, "llama_4_scaling_beta": 0.1}}
 SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+ROPE_OF_EACH_TYPE = {kind: {"rope_theta": 10000.0} for kind in SLIDING["layer_types"]}
+HUNYUAN_ROPE = {"factor": 1.0, "type": "dynamic", "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1}
 KIMI_LINEAR = {
     **LATENT,
     "linear_attn_config": {
@@ -164,9 +123,10 @@ KIMI_LINEAR = {
     "routed_scaling_factor": 2.5,
     "model_max_length": 256,
 }
+WIDE_KIMI = {"linear_attn_config": {**KIMI_LINEAR["linear_attn_config"], "num_heads": 8, "head_dim": 128}}
 MAMBA2 = {"mamba_proj_bias": False, "mlp_bias": False, "time_step_limit": (0.001, 100.0)}
 
-FAMILIES = {
+EXPERTS = {
     "Klear": Family("Klear", {"decoder_sparse_step": 1, "mlp_only_layers": [0], "n_shared_experts": 1}, AFFINE4, expert_layers=1),
     "afmoe": Family("afmoe", {**SLIDING, "num_dense_layers": 1, "n_group": 4, "topk_group": 2}, AFFINE4, expert_layers=1),
     "bailing_hybrid": Family("bailing_hybrid", {**LATENT, **BAILING}, AFFINE4, expert_layers=1),
@@ -174,6 +134,19 @@ FAMILIES = {
     "bailing_moe_linear": Family("bailing_moe_linear", BAILING, AFFINE4, expert_layers=1),
     "bailing_moe_v3": Family(
         "bailing_moe_v3", {**LATENT, **BAILING, "moe_shared_expert_intermediate_size": 64}, AFFINE4, expert_layers=1
+    ),
+    # Its experts are no expert layers of mlx-lm, but modules of their own, which it calls token by token.
+    "dbrx": Family(
+        "dbrx",
+        {
+            "d_model": 128,
+            "n_layers": LAYERS,
+            "n_heads": 4,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+            "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 16, "moe_top_k": 3},
+        },
+        AFFINE4,
+        expert_layers=0,
     ),
     "deepseek": Family(
         "deepseek", {"n_shared_experts": 2, "n_routed_experts": 16, "first_k_dense_replace": 1}, AFFINE4, expert_layers=1
@@ -256,6 +229,7 @@ FAMILIES = {
             "mamba_conv_bias": True,
         },
         AFFINE4,
+        wide={"mamba_d_state": 128},
     ),
     "hunyuan": Family(
         "hunyuan",
@@ -266,7 +240,7 @@ FAMILIES = {
             "use_qk_norm": True,
             "use_cla": True,
             "cla_share_factor": 2,
-            "rope_scaling": {"factor": 1.0, "type": "dynamic", "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1},
+            "rope_scaling": HUNYUAN_ROPE,
         },
         AFFINE4,
     ),
@@ -296,8 +270,9 @@ FAMILIES = {
         },
         AFFINE4,
         nested=True,
+        wide=WIDE_KIMI,
     ),
-    "kimi_linear": Family("kimi_linear", KIMI_LINEAR, AFFINE4),
+    "kimi_linear": Family("kimi_linear", KIMI_LINEAR, AFFINE4, wide=WIDE_KIMI),
     "kimi_vl": Family("kimi_vl", DEEPSEEK_V3, AFFINE4, nested=True, expert_layers=1),
     "laguna": Family(
         "laguna", {**SLIDING, "shared_expert_intermediate_size": 64, "moe_routed_scaling_factor": 2.5}, AFFINE4, expert_layers=1
@@ -336,9 +311,7 @@ FAMILIES = {
     "longcat_flash_ngram": Family(
         "longcat_flash_ngram", {**LONGCAT, "ngram_vocab_size_ratio": 1, "emb_split_num": 2, "emb_neighbor_num": 2}, AFFINE4
     ),
-    "mellum": Family(
-        "mellum", {**SLIDING, "rope_parameters": {kind: {"rope_theta": 10000.0} for kind in SLIDING["layer_types"]}}, AFFINE4
-    ),
+    "mellum": Family("mellum", {**SLIDING, "rope_parameters": ROPE_OF_EACH_TYPE}, AFFINE4),
     "mimo_v2_flash": Family(
         "mimo_v2_flash",
         {
@@ -403,6 +376,7 @@ FAMILIES = {
             "moe_latent_size": 64,
         },
         AFFINE4,
+        wide={"ssm_state_size": 128},
     ),
     "olmoe": Family("olmoe", {"intermediate_size": 64}, {"mode": "affine", "bits": 6, "group_size": 32}),
     "phimoe": Family(
@@ -424,11 +398,11 @@ FAMILIES = {
         "phixtral", {"num_vocab": VOCABULARY, "model_dim": 128, "num_heads": 4, "num_layers": LAYERS, "rotary_dim": 16}, AFFINE4
     ),
     "qwen2_moe": Family("qwen2_moe", {"shared_expert_intermediate_size": 192, "num_experts": 10}, AFFINE4),
-    "qwen3_5": Family("qwen3_5", QWEN3_5, AFFINE4, nested=True),
-    "qwen3_5_moe": Family("qwen3_5_moe", QWEN3_5, AFFINE4, nested=True),
+    "qwen3_5": Family("qwen3_5", QWEN3_5, AFFINE4, nested=True, wide=WIDE_LINEAR_ATTENTION),
+    "qwen3_5_moe": Family("qwen3_5_moe", QWEN3_5, AFFINE4, nested=True, wide=WIDE_LINEAR_ATTENTION),
     "qwen3_moe": Family("qwen3_moe", QWEN3_MOE, AFFINE4, expert_layers=1),
     "qwen3_moe, nvfp4": Family("qwen3_moe", QWEN3_MOE, {"mode": "nvfp4", "bits": 4, "group_size": 16}, expert_layers=1),
-    "qwen3_next": Family("qwen3_next", LINEAR_ATTENTION, AFFINE4),
+    "qwen3_next": Family("qwen3_next", LINEAR_ATTENTION, AFFINE4, wide=WIDE_LINEAR_ATTENTION),
     "qwen3_vl_moe": Family("qwen3_vl_moe", QWEN3_MOE, AFFINE4, nested=True, expert_layers=1),
     "solar_open": Family("solar_open", GLM4_MOE, AFFINE4, expert_layers=1),
     "step3p5": Family(
@@ -448,12 +422,6 @@ FAMILIES = {
     ),
 }
 
-# Model files without a family, and why.
-LEFT_OUT = {
-    "muse_spark": "its attention is a Metal kernel, which MLX does not have on the CPU",
-    "prism_hadamard_qwen35": "it packs dense layers of qwen3_5, and has experts only as that has them",
-}
-
 # Model files whose own code adds up the slots, and why.
 SUM_STAYS = {
     "bailing_moe": "the sum is a function of its own, compiled by mx.compile",
@@ -462,17 +430,3 @@ SUM_STAYS = {
     "longcat_flash": "it calls mx.sum",
     "longcat_flash_ngram": "its layers are longcat_flash's",
 }
-
-
-def files_with_experts() -> set[str]:
-    """The names of the installed mlx-lm's model files that use its expert layers, or that use another such file."""
-    folder = Path(importlib.util.find_spec("mlx_lm").origin).parent / "models"
-    texts = {path.stem: path.read_text() for path in folder.glob("*.py") if path.stem not in ("__init__", "switch_layers")}
-    found = {name for name, text in texts.items() if re.search(r"\bSwitch(GLU|MLP|Linear)\b", text)}
-    while True:
-        any_found = "|".join(found)
-        imports = re.compile(rf"^\s*(from \.({any_found}) import|from \. import .*\b({any_found})\b)", re.MULTILINE)
-        more = {name for name, text in texts.items() if imports.search(text)} - found
-        if not more:
-            return found
-        found |= more
