@@ -12,7 +12,6 @@
 #include <gqmm/infer.hpp>
 #include <gqmm/ssm.hpp>
 
-#include <cmath>
 #include <string_view>
 #include <utility>
 
@@ -63,7 +62,7 @@ void check_parameters(const array& hidden_states, const Parameters& parameters) 
   }
 }
 
-void check_limits(const array& hidden_states, const SsmOptions& options) {
+void check_own_options(const array& hidden_states, const SsmOptions& options) {
   const auto [smallest, largest] = options.time_step_limit;
   if (!(largest >= smallest && largest >= 0)) {
     fail(ssm_op, "time_step_limit is ({}, {}); it must be two numbers, of which the second is not below the first or 0", smallest,
@@ -96,7 +95,7 @@ SsmTypes infer_ssm_update(const array& hidden_states, const array& A_log, const 
   const RecurrenceOperands operands = name_operands(hidden_states, B, C, parameters, options);
   check_recurrence(operands, {ssm_op, options});
   check_parameters(hidden_states, parameters);
-  check_limits(hidden_states, options);
+  check_own_options(hidden_states, options);
   return {.y = {hidden_states.shape(), promote(hidden_states.dtype(), D.dtype())},
           .state = {operands.shape_of_state(), Dtype::float32}};
 }

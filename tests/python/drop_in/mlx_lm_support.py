@@ -81,6 +81,26 @@ def both(function: Callable[[], Result], *products: str, pack: bool = False) -> 
         return theirs, function()
 
 
+def assert_trains_as_with_stock(layer: Any, x: mx.array, operator: str) -> set[str]:
+    """Compare the gradients of a layer's parameters. The operator must run. Return the names of the parameters."""
+    layer.train()
+    mx.eval(layer.parameters(), x)
+    gradient = nn.value_and_grad(layer, lambda x: (layer(x, None) ** 2).sum())
+
+    def gradients() -> tuple[mx.array, dict[str, mx.array]]:
+        value, of_parameters = gradient(x)
+        mx.eval(value, of_parameters)
+        return value, dict(tree_flatten(of_parameters))
+
+    (theirs, expected), (loss, found) = both(gradients, operator)
+    assert mx.allclose(loss, theirs, rtol=1e-4)
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        assert mx.abs(wanted).max().item() > 0, name
+        assert mx.allclose(found[name], wanted, rtol=1e-3, atol=1e-4 * mx.abs(wanted).max().item()), name
+    return set(found)
+
+
 def evaluated(array: mx.array) -> np.ndarray:
     return np.array(array.astype(mx.float32))
 

@@ -15,8 +15,9 @@ pytest.importorskip("gqmm.mlx")
 import gqmm
 import gqmm.mlx as drop_in
 import mlx.core as mx
-from mlx_lm.models import mamba2, ssm
-from mlx_lm_support import evaluated, stock
+from families import FAMILIES
+from mlx_lm.models import mamba2, nemotron_h, ssm
+from mlx_lm_support import assert_trains_as_with_stock, evaluated, stock
 from ssm_oracle import exact
 
 pytestmark = pytest.mark.mlx
@@ -217,6 +218,14 @@ def test_gradients_of_padding_that_is_not_finite_are_zero():
     for a, expected in zip(mx.grad(loss, argnums)(*unclean), mx.grad(loss, argnums)(*clean), strict=True):
         np.testing.assert_array_equal(evaluated(a), evaluated(expected))
         assert (evaluated(a)[~np.array(mask)] == 0).all()
+
+
+def test_a_layer_of_nemotron_h_trains_as_with_stock():
+    config = FAMILIES["nemotron_h"].full_config()
+    layer = nemotron_h.NemotronHMamba2Mixer(nemotron_h.ModelArgs.from_dict(config))
+    x = mx.random.normal((2, T, config["hidden_size"]), key=mx.random.key(1))
+    names = assert_trains_as_with_stock(layer, x, "ssm_update")
+    assert names >= {"A_log", "D", "dt_bias", "conv1d.weight", "in_proj.weight"}
 
 
 def test_the_function_of_models_is_replaced_and_restored():

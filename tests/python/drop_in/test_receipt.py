@@ -118,10 +118,11 @@ def test_a_way_with_other_bits_is_named_and_there_is_no_digest(tmp_path):
     assert result.stdout.endswith("\nno digest, because not all ways gave the same bits\n")
 
 
-def test_a_model_with_gated_delta_nets_has_a_digest(tmp_path):
-    result = run_receipt("--receipt", saved("qwen3_next", tmp_path))
+@pytest.mark.parametrize(("family", "primitive"), [("qwen3_next", "GatedDelta"), ("nemotron_h", "Ssm")])
+def test_a_model_with_states_has_a_digest(tmp_path, family, primitive):
+    result = run_receipt("--receipt", saved(family, tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "GatedDelta" in line_of(result.stdout, "gqmm's:").split(", ")
+    assert primitive in line_of(result.stdout, "gqmm's:").split(", ")
     assert line_of(result.stdout, "digest:").startswith("sha256:")
 
 
