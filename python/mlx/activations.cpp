@@ -103,8 +103,6 @@ class Activate final : public Composed {
   Activation activation_;
 };
 
-bool is_on_cpu(mx::Stream stream) { return stream.device == mx::Device::cpu; }
-
 }  // namespace
 
 mx::array activation_in_functions(const mx::array& gate, const std::optional<mx::array>& up, const Activation& activation,

@@ -4,6 +4,7 @@
 #include <gqmm/array.hpp>
 
 #include <mlx/array.h>
+#include <mlx/stream.h>
 
 namespace mx = ::mlx::core;
 
@@ -13,6 +14,8 @@ namespace gqmm::mlx {
 Dtype dtype_of(const mx::array& a);
 /// Whether gqmm computes in the array's type: float32, bfloat16 or float16.
 bool is_compute_type(const mx::array& a);
+/// Whether gqmm computes on the stream's device.
+inline bool is_on_cpu(const mx::Stream& stream) { return stream.device == mx::Device::cpu; }
 /// Returns MLX's name of an element type that results can have.
 mx::Dtype mlx_dtype(Dtype dtype);
 

@@ -106,7 +106,7 @@ class Attention final : public Composed {
 /// Whether gqmm has an operator for these arguments. MLX's function judges all others.
 bool serves(const mx::array& q, const mx::array& k, const mx::array& v, const AttentionArguments& a, mx::Stream stream) {
   const auto fits = [](const mx::array& array) { return is_compute_type(array) && array.ndim() == 4; };
-  return stream.device == mx::Device::cpu && !a.force_fused && fits(q) && fits(k) && fits(v) &&
+  return is_on_cpu(stream) && !a.force_fused && fits(q) && fits(k) && fits(v) &&
          (!a.mask || a.mask->dtype() == mx::bool_ || is_compute_type(*a.mask)) && (!a.sinks || is_compute_type(*a.sinks));
 }
 

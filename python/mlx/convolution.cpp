@@ -95,9 +95,9 @@ std::optional<DepthwiseSettings> settings_of(const mx::array& x, const mx::array
                                              mx::Stream stream) {
   const auto is_short = [](const std::vector<int>& list) { return list.size() <= 1; };
   const auto first = [](const std::vector<int>& list, int otherwise) { return list.empty() ? otherwise : list.front(); };
-  if (stream.device != mx::Device::cpu || !is_compute_type(x) || !is_compute_type(weight) || x.ndim() != 3 ||
-      weight.ndim() != 3 || a.groups != x.shape(2) || a.flip || first(a.input_dilation, 1) != 1 || !is_short(a.stride) ||
-      !is_short(a.padding_before) || !is_short(a.padding_after) || !is_short(a.kernel_dilation) || !is_short(a.input_dilation)) {
+  if (!is_on_cpu(stream) || !is_compute_type(x) || !is_compute_type(weight) || x.ndim() != 3 || weight.ndim() != 3 ||
+      a.groups != x.shape(2) || a.flip || first(a.input_dilation, 1) != 1 || !is_short(a.stride) || !is_short(a.padding_before) ||
+      !is_short(a.padding_after) || !is_short(a.kernel_dilation) || !is_short(a.input_dilation)) {
     return std::nullopt;
   }
   return DepthwiseSettings{.stride = first(a.stride, 1),

@@ -187,7 +187,7 @@ mx::array moe_ffn(const ExpertLayerArguments& a) {
   const mx::Stream stream = mx::to_stream(a.stream);
   LayerInputs layer = inputs_of(a);
   const ResultType result = result_of(a, layer.settings);
-  if (stream.device != mx::Device::cpu) {
+  if (!is_on_cpu(stream)) {
     ++counts().moe_ffn.stock;
     return layer_of_products(a, stream);
   }

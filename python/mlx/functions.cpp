@@ -13,8 +13,6 @@
 namespace gqmm::mlx {
 namespace {
 
-bool is_on_cpu(mx::Stream stream) { return stream.device == mx::Device::cpu; }
-
 mx::array stock(const mx::array& x, const QuantizedArguments& a, bool gathers) {
   return gathers ? stock_gather_qmm(x, a)
                  : mx::quantized_matmul(x, a.w, a.scales, a.biases, a.transpose, a.group_size, a.bits, a.mode, a.stream);

@@ -166,7 +166,7 @@ mx::array grouped_mm(const mx::array& x, const mx::array& b, const mx::array& of
 mx::array moe_combine(const mx::array& slots, const mx::array& topk_weights, mx::StreamOrDevice stream) {
   const mx::Stream s = mx::to_stream(stream);
   const ResultType result = infer_moe_combine(outline_of(slots), outline_of(topk_weights));
-  if (s.device != mx::Device::cpu) {
+  if (!is_on_cpu(s)) {
     return sum_of_slots({slots, topk_weights}, s);
   }
   return mx::array({result.shape.begin(), result.shape.end()}, mlx_dtype(result.dtype), std::make_shared<Combine>(s),

@@ -25,8 +25,6 @@ namespace {
 
 using Arrays = std::vector<mx::array>;
 
-bool is_on_cpu(mx::Stream stream) { return stream.device == mx::Device::cpu; }
-
 class RmsNorm final : public Composed {
  public:
   RmsNorm(mx::Stream stream, float eps) : Composed(stream), eps_(eps) {}

@@ -181,7 +181,7 @@ bool serves(const Arrays& operands, const QuantizedAttentionArguments& a, mx::St
     const mx::Dtype type = type_of_result(operands[0], keys_of(operands), values_of(operands));
     return mask.dtype() == mx::bool_ || (is_compute_type(mask) && mx::promote_types(mask.dtype(), type) == type);
   };
-  return stream.device == mx::Device::cpu && (!a.mask || fits(*a.mask));
+  return is_on_cpu(stream) && (!a.mask || fits(*a.mask));
 }
 
 }  // namespace

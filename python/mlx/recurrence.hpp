@@ -44,6 +44,4 @@ std::vector<mx::array> with_given(std::vector<mx::array> arrays, const std::vect
 /// An array with dimensions (B, T, …) where the mask is true, and `other` elsewhere.
 mx::array where_counted(const mx::array& mask, const mx::array& a, float other, mx::Stream s);
 
-inline bool is_on_cpu(mx::Stream stream) { return stream.device == mx::Device::cpu; }
-
 }  // namespace gqmm::mlx
