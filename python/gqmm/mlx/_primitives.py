@@ -47,7 +47,8 @@ def _watched_evaluations(see: Callable[[mx.array], None]) -> Iterator[None]:
 
     def watched(evaluate: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
-            for _, array in tree_flatten(list(arguments)):
+            leaves: Any = tree_flatten(list(arguments))  # its hint also allows a dict
+            for _, array in leaves:
                 if isinstance(array, mx.array):
                     see(array)
             return evaluate(*arguments, **named)
