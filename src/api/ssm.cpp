@@ -64,7 +64,8 @@ void check_parameters(const array& hidden_states, const Parameters& parameters) 
 
 void check_own_options(const array& hidden_states, const SsmOptions& options) {
   const auto [smallest, largest] = options.time_step_limit;
-  if (!(largest >= smallest && largest >= 0)) {
+  const bool have_order = largest >= smallest && largest >= 0;  // a NaN has none
+  if (!have_order) {
     fail(ssm_op, "time_step_limit is ({}, {}); it must be two numbers, of which the second is not below the first or 0", smallest,
          largest);
   }
