@@ -51,6 +51,14 @@ def tokens(arguments, part):
     return [x[part], a_log, b[part], c[part], d, dt[part], dt_bias]
 
 
+def needs_masked_decay():
+    """Skips the test if the installed mlx-lm lets a state decay at tokens that the mask leaves out, as 0.32.0 does."""
+    *arrays, state, _ = operands()
+    _, after = ssm.ssm_update(*arrays, state=state, mask=mx.zeros((B, T), dtype=mx.bool_))
+    if not mx.allclose(after, state):
+        pytest.skip("this mlx-lm lets a state decay at tokens that the mask leaves out")
+
+
 def assert_equal(results, expected):
     for result, wanted in zip(results, expected, strict=True):
         np.testing.assert_array_equal(evaluated(result), evaluated(wanted))
@@ -70,6 +78,8 @@ def test_values(dtype, given):
     assert counts() == (before[0] + 1, before[1])
     assert (y.shape, y.dtype, after.shape, after.dtype) == ((B, T, H, DH), dtype, (B, H, DH, N), mx.float32)
     assert_equal((y, after), gqmm.ssm_update(*arrays, **options))
+    if given in ("state and mask", "state and lengths"):
+        needs_masked_decay()
     # mlx-lm's function needs the mask of the lengths besides these.
     stock_options = options | ({"mask": mx.array(counted)} if "lengths" in given else {})
     stock_y, stock_after = ssm.ssm_update(*arrays, **stock_options)
@@ -163,6 +173,7 @@ def test_transforms(name):
     *arrays, mask = operands()
     ours, theirs = drop_in.ssm_update, ssm.ssm_update
     if name == "all":
+        needs_masked_decay()
 
         def ours(*arrays):
             return drop_in.ssm_update(*arrays, mask=mask)
