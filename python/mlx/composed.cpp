@@ -69,4 +69,22 @@ std::vector<mx::array> batch_in_front(std::vector<mx::array> inputs, const std::
   return inputs;
 }
 
+std::vector<mx::array> one_call_for_both_batches(const std::vector<mx::array>& inputs, const std::vector<int>& axes,
+                                                 const std::vector<std::size_t>& shared, mx::Stream s,
+                                                 const ArrayFunction& function) {
+  std::vector<mx::array> moved = batch_in_front(inputs, axes, inputs.size(), s);
+  const mx::Shape batches = {moved[0].shape(0), moved[0].shape(1)};
+  for (mx::array& input : moved) {
+    input = mx::flatten(input, 0, 1, s);
+  }
+  for (const std::size_t i : shared) {
+    moved[i] = inputs[i];
+  }
+  std::vector<mx::array> results = function(moved);
+  for (mx::array& result : results) {
+    result = mx::unflatten(result, 0, batches, s);
+  }
+  return results;
+}
+
 }  // namespace gqmm::mlx

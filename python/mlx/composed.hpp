@@ -43,6 +43,13 @@ ArrayFunction function_of(const std::vector<mx::array>& arrays, const std::vecto
 std::vector<mx::array> batch_in_front(std::vector<mx::array> inputs, const std::vector<int>& axes, std::size_t count,
                                       mx::Stream s);
 
+/// Makes one batch of the two batches of a vmap, calls function(inputs) with it, and divides the results again, with the batch of
+/// the vmap in front. The first dimension of each input is a batch, but of those at the positions `shared`, which must have no
+/// axis.
+std::vector<mx::array> one_call_for_both_batches(const std::vector<mx::array>& inputs, const std::vector<int>& axes,
+                                                 const std::vector<std::size_t>& shared, mx::Stream s,
+                                                 const ArrayFunction& function);
+
 /// Calls function(inputs of one) for each element of the batch of a vmap, and stacks the results in front.
 template <class Function>
 mx::array stack_of_calls(const std::vector<mx::array>& inputs, const std::vector<int>& axes, mx::Stream s,

@@ -75,10 +75,8 @@ class DepthwiseConv1d final : public Composed {
     if (axes[1] >= 0) {
       return {{stack_of_calls(inputs, axes, stream(), convolve)}, {0}};
     }
-    // One call computes the elements of both batches.
-    const mx::array x = mx::moveaxis(inputs[0], axes[0], 0, stream());
-    const mx::array y = convolve({mx::flatten(x, 0, 1, stream()), inputs[1]});
-    return {{mx::unflatten(y, 0, {x.shape(0), x.shape(1)}, stream())}, {0}};
+    const auto all = [&](const Arrays& arrays) { return Arrays{convolve(arrays)}; };
+    return {one_call_for_both_batches(inputs, axes, {1}, stream(), all), {0}};
   }
 
  protected:

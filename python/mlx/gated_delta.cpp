@@ -112,15 +112,11 @@ class GatedDelta final : public Recurrence {
     const mx::array& v = inputs[2];
     return {v.shape(), {v.shape(0), v.shape(2), v.shape(3), inputs[1].shape(3)}};
   }
-  /// One call computes the elements of both batches.
   std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    Arrays moved = batch_in_front(inputs, axes, inputs.size(), stream());
-    const mx::Shape batches = {moved[0].shape(0), moved[0].shape(1)};
-    for (mx::array& input : moved) {
-      input = mx::flatten(input, 0, 1, stream());
-    }
-    const auto [y, state] = gated_delta_update(settings_.arguments(moved, stream()));
-    return {{mx::unflatten(y, 0, batches, stream()), mx::unflatten(state, 0, batches, stream())}, {0, 0}};
+    const auto update = [&](const Arrays& arrays) {
+      return as_vector(gated_delta_update(settings_.arguments(arrays, stream())));
+    };
+    return {one_call_for_both_batches(inputs, axes, {}, stream(), update), {0, 0}};
   }
 
  protected:
@@ -152,8 +148,7 @@ std::pair<mx::array, mx::array> gated_delta_update(const GatedDeltaArguments& ar
   const GatedDeltaTypes types = types_of(arguments);
   if (!is_on_cpu(s)) {
     ++counts().gated_delta_update.stock;
-    const Arrays results = in_functions(arguments, s);
-    return {results[0], results[1]};
+    return as_pair(in_functions(arguments, s));
   }
   ++counts().gated_delta_update.ours;
   const GatedDeltaSettings settings = {.has_state = arguments.state.has_value(), .has_mask = arguments.mask.has_value()};

@@ -60,10 +60,10 @@ Returns:
 
 Raises:
     ValueError: shapes or types contradict each other.)");
-  m.def("gated_delta_if_served", &gated_delta_if_served, "q"_a, "k"_a, "v"_a, "g"_a, "beta"_a, "state"_a.none(), "mask"_a.none(),
-        "stream"_a = nb::none(),
+  m.def("gated_delta_if_served", &gated_delta_if_served, "q"_a, "k"_a, "v"_a, "g"_a, "beta"_a, "state"_a = nb::none(),
+        "mask"_a = nb::none(), "stream"_a = nb::none(),
         nb::sig("def gated_delta_if_served(q: mlx.core.array, k: mlx.core.array, v: mlx.core.array, g: mlx.core.array, "
-                "beta: mlx.core.array, state: mlx.core.array | None, mask: mlx.core.array | None, "
+                "beta: mlx.core.array, state: mlx.core.array | None = None, mask: mlx.core.array | None = None, "
                 "stream: mlx.core.Stream | mlx.core.Device | None = None) -> tuple[mlx.core.array, mlx.core.array] | None"),
         "The same. Returns None, and counts a call of MLX's, if gqmm does not compute it.");
 }

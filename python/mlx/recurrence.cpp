@@ -42,12 +42,16 @@ void Recurrence::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::
   evaluate_on_stream(stream(), inputs, outputs, task_of(weak_copies(inputs)));
 }
 
+std::pair<mx::array, mx::array> as_pair(const std::vector<mx::array>& y_and_state) { return {y_and_state[0], y_and_state[1]}; }
+std::vector<mx::array> as_vector(const std::pair<mx::array, mx::array>& y_and_state) {
+  return {y_and_state.first, y_and_state.second};
+}
+
 std::pair<mx::array, mx::array> make_results(const ResultType& y, const ResultType& state,
                                              const std::shared_ptr<Recurrence>& primitive, const std::vector<mx::array>& inputs) {
   const auto shape = [](const ResultType& type) { return mx::Shape(type.shape.begin(), type.shape.end()); };
-  const std::vector<mx::array> results =
-      mx::array::make_arrays({shape(y), shape(state)}, {mlx_dtype(y.dtype), mlx_dtype(state.dtype)}, primitive, inputs);
-  return {results[0], results[1]};
+  return as_pair(
+      mx::array::make_arrays({shape(y), shape(state)}, {mlx_dtype(y.dtype), mlx_dtype(state.dtype)}, primitive, inputs));
 }
 
 std::vector<mx::array> with_given(std::vector<mx::array> arrays, const std::vector<std::optional<mx::array>>& optional) {

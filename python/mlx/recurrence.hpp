@@ -34,6 +34,10 @@ class Recurrence : public Composed {
   std::optional<std::size_t> state_;
 };
 
+/// y and the state, as the operators return them and as primitives do.
+std::pair<mx::array, mx::array> as_pair(const std::vector<mx::array>& y_and_state);
+std::vector<mx::array> as_vector(const std::pair<mx::array, mx::array>& y_and_state);
+
 /// Makes y and the state of these types.
 std::pair<mx::array, mx::array> make_results(const ResultType& y, const ResultType& state,
                                              const std::shared_ptr<Recurrence>& primitive, const std::vector<mx::array>& inputs);

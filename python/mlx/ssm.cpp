@@ -180,22 +180,13 @@ class Ssm final : public Recurrence {
     const mx::array& x = inputs[0];
     return {x.shape(), {x.shape(0), x.shape(2), x.shape(3), inputs[2].shape(3)}};
   }
-  /// One call computes the elements of both batches, if they share what belongs to heads alone.
   std::pair<Arrays, std::vector<int>> vmap(const Arrays& inputs, const std::vector<int>& axes) override {
-    constexpr std::size_t of_heads[] = {1, 4, 6};  // A_log, D and dt_bias
-    if (std::any_of(std::begin(of_heads), std::end(of_heads), [&](std::size_t i) { return axes[i] >= 0; })) {
+    const std::vector<std::size_t> of_heads = {1, 4, 6};  // A_log, D and dt_bias, which one call has once
+    if (std::any_of(of_heads.begin(), of_heads.end(), [&](std::size_t i) { return axes[i] >= 0; })) {
       return Recurrence::vmap(inputs, axes);
     }
-    Arrays moved = batch_in_front(inputs, axes, inputs.size(), stream());
-    const mx::Shape batches = {moved[0].shape(0), moved[0].shape(1)};
-    for (mx::array& input : moved) {
-      input = mx::flatten(input, 0, 1, stream());
-    }
-    for (const std::size_t i : of_heads) {
-      moved[i] = inputs[i];
-    }
-    const auto [y, state] = ssm_update(settings_.arguments(moved, stream()));
-    return {{mx::unflatten(y, 0, batches, stream()), mx::unflatten(state, 0, batches, stream())}, {0, 0}};
+    const auto update = [&](const Arrays& arrays) { return as_vector(ssm_update(settings_.arguments(arrays, stream()))); };
+    return {one_call_for_both_batches(inputs, axes, of_heads, stream(), update), {0, 0}};
   }
 
  protected:
@@ -222,8 +213,7 @@ std::pair<mx::array, mx::array> ssm_update(const SsmArguments& arguments) {
   const SsmTypes types = types_of(arguments);
   if (!is_on_cpu(s)) {
     ++counts().ssm_update.stock;
-    const Arrays results = in_functions(arguments, s);
-    return {results[0], results[1]};
+    return as_pair(in_functions(arguments, s));
   }
   ++counts().ssm_update.ours;
   const SsmSettings settings = {.smallest_step = arguments.time_step_limit.smallest,

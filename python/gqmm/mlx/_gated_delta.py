@@ -28,21 +28,8 @@ def gated_delta_update(
     return list(results)
 
 
-def _gated_delta_ops(  # the names are mlx-lm's
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    g: mx.array,
-    beta: mx.array,
-    state: mx.array | None = None,
-    mask: mx.array | None = None,
-) -> tuple[mx.array, mx.array] | None:
-    results: tuple[mx.array, mx.array] | None = extension.gated_delta_if_served(q, k, v, g, beta, state, mask)
-    return results
-
-
-# mlx-lm's gated_delta_update computes the gates, and calls this function on the CPU.
+# mlx-lm's gated_delta_update computes the gates, and calls this function on the CPU. The extension's has the same arguments.
 gated_delta_of_models: FunctionsReplacedAfterImport = extension.__dict__.setdefault(
     "gated_delta_of_models",  # the one object, because this module may be imported again
-    FunctionsReplacedAfterImport({"mlx_lm.models.gated_delta": {"gated_delta_ops": _gated_delta_ops}}),
+    FunctionsReplacedAfterImport({"mlx_lm.models.gated_delta": {"gated_delta_ops": extension.gated_delta_if_served}}),
 )

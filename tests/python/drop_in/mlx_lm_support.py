@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 PROMISED_TOLERANCE = 1e-4  # of float32 logits, in root mean squares of stock's; docs/guide/families.md says it
 
 Result = TypeVar("Result")
+Function = Callable[..., tuple[mx.array, ...]]
 
 
 def checkpoints() -> list[Any]:
@@ -99,6 +100,23 @@ def assert_trains_as_with_stock(layer: Any, x: mx.array, operator: str) -> set[s
         assert mx.abs(wanted).max().item() > 0, name
         assert mx.allclose(found[name], wanted, rtol=1e-3, atol=1e-4 * mx.abs(wanted).max().item()), name
     return set(found)
+
+
+def assert_same_derivatives(ours: Function, theirs: Function, arrays: list[mx.array]) -> None:
+    """Compare the derivatives of recurrences of at most some hundred tokens, in both modes, by all arrays.
+
+    Each derivative is a sum of at most some thousand rounded terms, in another order. No term is much above the largest sum.
+    """
+    argnums = tuple(range(len(arrays)))
+
+    def squares(function: Function) -> Callable[..., mx.array]:
+        return lambda *arrays: sum((result**2).sum() for result in function(*arrays))
+
+    gradients = [mx.grad(squares(function), argnums)(*arrays) for function in (ours, theirs)]
+    tangents = [mx.jvp(function, arrays, [mx.ones_like(a) for a in arrays])[1] for function in (ours, theirs)]
+    for derivatives in (gradients, tangents):
+        for a, b in zip(*derivatives, strict=True):
+            assert mx.allclose(a, b, rtol=0, atol=2000 * 2.0**-24 * mx.abs(b).max().item())
 
 
 def evaluated(array: mx.array) -> np.ndarray:
