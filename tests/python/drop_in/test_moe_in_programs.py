@@ -206,7 +206,7 @@ def test_a_step_of_training_by_adapters_beside_the_experts():
         "model_type": "qwen3_moe",
         "vocab_size": 96,
         "hidden_size": 64,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,  # MLX compiles each layer by a C++ compiler
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 32,
@@ -226,7 +226,7 @@ def test_a_step_of_training_by_adapters_beside_the_experts():
     nn.quantize(model, group_size=32, bits=4)
     model.freeze()
     keys = ["self_attn.q_proj", "self_attn.v_proj", "mlp.gate"]
-    linear_to_lora_layers(model, 2, {"rank": 4, "scale": 20.0, "dropout": 0.0, "keys": keys})
+    linear_to_lora_layers(model, 1, {"rank": 4, "scale": 20.0, "dropout": 0.0, "keys": keys})
     model.apply_to_modules(
         lambda _, module: module.update({"lora_b": 0.01 * mx.random.normal(module.lora_b.shape)}) if "lora_b" in module else None
     )
@@ -239,7 +239,7 @@ def test_a_step_of_training_by_adapters_beside_the_experts():
         return {name: evaluated(gradient) for name, gradient in tree_flatten(step(tokens, lengths))}
 
     theirs, mine = both(gradients, "moe", "quantized_matmul")
-    assert len(mine) == 2 * 2 * len(keys)
+    assert len(mine) == 2 * len(keys)
     for name, gradient in mine.items():
         # As in test_checkpoints.py: the root mean square of float32's rounding in sums of 12,000 terms is 3e-6 of a gradient.
         largest = np.abs(theirs[name]).max()
